@@ -1,0 +1,59 @@
+# Everything that is needed is installed into .venv; nothing else on the machine is touched.
+# PYTHON may name the interpreter to use; the first of at least 3.10 is found by itself.
+
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; \
+	done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test check lint types layers clean
+
+help:
+	@echo "make demo    run the whole on this machine: job server, proxy and client"
+	@echo "make test    run the tests"
+	@echo "make check   lint, types, layers, and the tests"
+	@echo "make clean   remove what the others made"
+
+demo: $(VENV)/.run
+	@$(BIN)/jobproxy-demo
+
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest
+
+check: lint types layers test
+
+lint: $(VENV)/.lint
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/towncrier build --draft --version check >/dev/null
+
+types: $(VENV)/.lint $(VENV)/.test
+	@$(BIN)/mypy
+
+layers: $(VENV)/.lint
+	@$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache twisted/plugins/dropin.cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "make: Python 3.10 or newer is needed; none was found" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON) …"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made setup.py pyproject.toml
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.run
+	@$(PIP) --editable '.[lint]'
+	@touch $@

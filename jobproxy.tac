@@ -1,0 +1,11 @@
+"""The proxy for ``twistd -ny jobproxy.tac``: every option comes from the environment."""
+
+from twisted.application.service import Application
+
+from jobproxy.tap import Options, makeService
+
+options = Options()
+options.parseOptions([])
+
+application = Application("jobproxy")
+makeService(options).setServiceParent(application)

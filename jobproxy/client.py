@@ -1,0 +1,140 @@
+"""The HTTP client that every call of ours goes through: treq, without what we must not have."""
+
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, cast
+
+from attrs import define, field
+from treq.client import HTTPClient
+from treq.cookies import IndexableCookieJar
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IConsumer, IPushProducer, IReactorTime, ITransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, _HTTP11ClientFactory
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer, IResponse
+from zope.interface import implementer
+
+
+def make_client(reactor: Any, *, connect_timeout: float, idle_connections: int) -> HTTPClient:
+    """Return an HTTP client that keeps no cookies and says nothing in the log.
+
+    :param connect_timeout: seconds.
+    :param idle_connections: how many connections to a host may be kept for the next request;
+        with none, each request says ``Connection: close``.
+    """
+    pool = HTTPConnectionPool(reactor, persistent=idle_connections > 0)
+    pool.maxPersistentPerHost = idle_connections
+    pool.cachedConnectionTimeout = 10
+    # An idle connection may be closed under a request, which is then sent again; but only one
+    # without a body, and we have none of these.
+    pool.retryAutomatically = False
+    pool._factory = _QuietClientFactory
+    agent = Agent(reactor, connectTimeout=connect_timeout, pool=pool)
+    # A cookie set in one account's answer would be sent with the next account's request.
+    no_cookies = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+    return HTTPClient(agent, cookiejar=no_cookies, data_to_body_producer=BytesProducer)
+
+
+def post_json(
+    client: HTTPClient, clock: IReactorTime, url: str, body: bytes
+) -> Deferred[IResponse]:
+    """POST a body that is JSON already.
+
+    No redirect is followed: of a POST it would make a GET somewhere else (RFC 9110, 15.4.4).
+
+    :param clock: what ``client`` was made with; treq would take the global reactor.
+    """
+    posting: Deferred[Any] = client.post(
+        url,
+        data=body,
+        headers=Headers({"Content-Type": ["application/json"]}),
+        allow_redirects=False,
+        unbuffered=True,
+        reactor=cast(Any, clock),
+    )
+    return posting
+
+
+class _QuietClientFactory(_HTTP11ClientFactory):
+    noisy = False
+
+
+class BodyTooBig(Exception):
+    """A response's body went over its bound; its connection has been closed."""
+
+
+@implementer(IBodyProducer)
+@define(eq=False, init=False)
+class BytesProducer:
+    """Writes a body at once; treq's own would take some turns of the reactor for it."""
+
+    _body: bytes
+    length: int
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Nothing is left to hold back."""
+
+    def resumeProducing(self) -> None:
+        """Nothing is left to send."""
+
+    def stopProducing(self) -> None:
+        """Nothing is left to give up."""
+
+
+def collect_body(response: IResponse, limit: int) -> Deferred[bytes]:
+    """Receive the body of a response.
+
+    Unlike ``treq.content`` this bounds the body, and closes the connection when it is cancelled
+    (`treq #83 <https://github.com/twisted/treq/issues/83>`_).
+
+    :param limit: bytes; the Deferred fails with :class:`BodyTooBig` above it.
+    """
+    collector = _Collector(limit=limit)
+    response.deliverBody(collector)
+    return collector.finished
+
+
+@define(eq=False)
+class _Collector(Protocol):
+    _limit: int
+    _chunks: list[bytes] = field(factory=list, init=False)
+    _size: int = field(default=0, init=False)
+    finished: Deferred[bytes] = field(init=False)
+    transport: ITransport | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.finished = Deferred(lambda _: self._close())
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.finished.called:
+            return
+        self._size += len(data)
+        if self._size > self._limit:
+            self._chunks.clear()
+            self.finished.errback(BodyTooBig(f"more than {self._limit} bytes"))
+            self._close()
+        else:
+            self._chunks.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.finished.called:
+            return
+        # A body without a length ends with its connection; what is in it tells if it is whole.
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.finished.callback(b"".join(self._chunks))
+        else:
+            self.finished.errback(reason)
+
+    def _close(self) -> None:
+        if self.transport is not None:
+            cast(IPushProducer, self.transport).stopProducing()

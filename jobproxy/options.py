@@ -1,0 +1,206 @@
+"""Options of a twistd plugin that also come from the environment, with one-line errors.
+
+twistd answers a usage error with the whole help text on standard output; whoever starts a daemon
+from a unit file wants one line in the journal instead, and an exit code that says why.
+"""
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NoReturn, cast
+from urllib.parse import urlsplit
+
+from attrs import frozen
+from twisted.internet.endpoints import serverFromString
+from twisted.python import usage
+
+from jobproxy import __version__
+
+#: ``EX_CONFIG`` of sysexits.h: something was found in an unconfigured or misconfigured state.
+EX_CONFIG = 78
+
+_HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]+")
+_PATH = re.compile(r"[A-Za-z0-9._~/-]*")
+
+
+@frozen
+class Option:
+    """One option.
+
+    :param name: as on the command line, without the dashes.
+    :param default: the text that is read when the option is not given; :data:`None` if there is
+        no value then.
+    :param read: turns text into the value, or raises :class:`ValueError` with what is wrong.
+    :param doc: what it is for, in a few words.
+    :param required: whether the daemon cannot do without it.
+    :param aliases: more environment variables by which it is known.
+    :param repeatable: whether the flag may come several times; ``read`` then gets all its texts
+        with spaces between them, as they also stand in the environment variable.
+    """
+
+    name: str
+    default: str | None
+    read: Callable[[str], Any]
+    doc: str
+    required: bool = False
+    aliases: tuple[str, ...] = ()
+    repeatable: bool = False
+
+
+class DaemonOptions(usage.Options):
+    """Options whose flags beat their environment variables, which beat their defaults.
+
+    Subclasses list them in :attr:`table` and name the :attr:`program`, whose upper-case form
+    starts the environment variables. Once parsed, the options map names to read values.
+    """
+
+    program: ClassVar[str]
+    optParameters: ClassVar[list[list[Any]]]
+    table: ClassVar[tuple[Option, ...]]
+
+    def __init_subclass__(cls) -> None:
+        cls.optParameters = []
+        for option in cls.table:
+            doc = _document(option, cls.variable(option))
+            if option.repeatable:
+                setattr(cls, f"opt_{option.name.replace('-', '_')}", _gatherer(option.name, doc))
+            else:
+                cls.optParameters.append([option.name, None, None, doc])
+
+    @classmethod
+    def variable(cls, option: Option) -> str:
+        """Return the environment variable of an option."""
+        return f"{cls.program}_{option.name}".upper().replace("-", "_")
+
+    def parseOptions(self, options: Any = None) -> None:
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            self.refuse(str(error))
+
+    def opt_version(self) -> NoReturn:
+        """Display the version of jobproxy and exit."""
+        sys.stdout.write(f"{self.program} {__version__}\n")
+        raise SystemExit(0)
+
+    def parseArgs(self, *args: str) -> None:
+        if args:
+            raise usage.UsageError(f"{args[0]!r} is not an option; see --help")
+
+    def postOptions(self) -> None:
+        for option in self.table:
+            source, text = self._find(option)
+            if text is None and option.required:
+                raise usage.UsageError(f"--{option.name} is missing (or {self.variable(option)})")
+            try:
+                self[option.name] = None if text is None else option.read(text)
+            except ValueError as error:
+                raise usage.UsageError(f"{source} {error}") from error
+
+    def refuse(self, message: str) -> NoReturn:
+        """End the process with one line that says what to change."""
+        sys.stderr.write(f"{self.program}: {message}\n")
+        raise SystemExit(EX_CONFIG)
+
+    def _find(self, option: Option) -> tuple[str, str | None]:
+        given = self.get(option.name)
+        if given is not None:
+            return f"--{option.name}", given
+        for variable in (self.variable(option), *option.aliases):
+            if os.environ.get(variable):
+                return variable, os.environ[variable]
+        return f"--{option.name}", option.default
+
+
+def _document(option: Option, variable: str) -> str:
+    rest = "required" if option.required else f"default {option.default or 'none'}"
+    return f"{option.doc} [{variable}; {rest}]"
+
+
+def _gatherer(name: str, doc: str) -> Callable[[DaemonOptions, str], None]:
+    """Return the method by which twistd's option parser hands over each use of a flag."""
+
+    def gather(self: DaemonOptions, text: str) -> None:
+        before = self.get(name)
+        self[name] = text if before is None else f"{before} {text}"
+
+    gather.__doc__ = doc
+    return gather
+
+
+def read_seconds(text: str) -> float:
+    """Read a duration in seconds, above zero."""
+    seconds = _read_number(text)
+    if not seconds > 0:
+        raise ValueError(f"must be a number of seconds above 0, not {text!r}")
+    return seconds
+
+
+def read_delay(text: str) -> float:
+    """Read a duration in seconds, zero included."""
+    seconds = _read_number(text)
+    if not seconds >= 0:
+        raise ValueError(f"must be a number of seconds, 0 or more, not {text!r}")
+    return seconds
+
+
+def read_count(text: str) -> int:
+    """Read a whole number above zero."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise ValueError(f"must be a whole number above 0, not {text!r}")
+    return int(text)
+
+
+def read_url(text: str) -> str:
+    """Read an absolute URL of HTTP or HTTPS, without query, fragment or credentials."""
+    wrong = ValueError(f"must be a URL like http://host:port/path, not {text!r}")
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise wrong from None
+    if url.scheme not in ("http", "https") or not url.hostname or port == 0:
+        raise wrong
+    if url.query or url.fragment or "?" in text or "#" in text:
+        raise ValueError(f"must have no query and no fragment, unlike {text!r}")
+    if not _HOST.fullmatch(url.netloc):
+        raise wrong
+    return text
+
+
+def read_base_url(text: str) -> str:
+    """Read the base of URLs that we make and serve: its path has plain characters only.
+
+    :return: the URL without a slash at its end.
+    """
+    url = urlsplit(read_url(text))
+    if not _PATH.fullmatch(url.path) or "//" in url.path:
+        raise ValueError(f"must have a path of letters, digits and ._~-/ only, unlike {text!r}")
+    return text.rstrip("/")
+
+
+def read_endpoints(text: str) -> list[str]:
+    """Read server endpoint descriptions (strports), with spaces between them."""
+    return list(_check_endpoints(text))
+
+
+def _check_endpoints(text: str) -> Iterator[str]:
+    for description in text.split():
+        try:
+            # Only the description is parsed; the reactor is not looked at before listen().
+            serverFromString(cast(Any, None), description)
+        except (ValueError, TypeError, LookupError, OSError) as error:
+            raise ValueError(
+                f"must be an endpoint like tcp:8080:interface=127.0.0.1, not {description!r}"
+            ) from error
+        yield description
+
+
+def _read_number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan

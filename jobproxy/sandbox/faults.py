@@ -1,0 +1,62 @@
+"""The faults that the simulator can be told to have, each with its rate."""
+
+import random
+
+from attrs import field, frozen
+
+#: Every fault, and the seconds that those which take time do by default.
+KINDS: dict[str, float | None] = {
+    "drop": None,  # the callback is never sent
+    "duplicate": None,  # the callback is sent twice
+    "early": None,  # the callback is sent, and answered, before the ack
+    "late": 35.0,  # the callback is sent this much later
+    "reset": None,  # the connection is reset instead of an ack; the job runs
+    "busy": None,  # 503 with Retry-After; the job does not run
+    "error": None,  # 500; the job does not run
+    "garbage": None,  # the ack is not JSON; the job runs
+    "slow": 12.0,  # the ack is held back this long; the job runs
+    "failed": None,  # the job ends with state failed
+}
+
+
+@frozen
+class Fault:
+    """
+    :param rate: the part of all jobs that have the fault, 0 to 1.
+    :param seconds: for faults that take time, how much.
+    """
+
+    rate: float
+    seconds: float = 0.0
+
+
+@frozen
+class Faults:
+    """Draws the faults of each job, independently of each other."""
+
+    rates: dict[str, Fault] = field(factory=dict)
+
+    def draw(self, source: random.Random) -> dict[str, Fault]:
+        """Return the faults of the next job, by their kind."""
+        return {kind: fault for kind, fault in self.rates.items() if source.random() < fault.rate}
+
+
+def read_faults(text: str) -> Faults:
+    """Read ``kind=rate`` or ``kind=rate:seconds``, with commas between.
+
+    :raises ValueError: if that is not what the text is.
+    """
+    rates: dict[str, Fault] = {}
+    for part in filter(None, text.replace(" ", "").split(",")):
+        kind, _, amount = part.partition("=")
+        if kind not in KINDS:
+            raise ValueError(f"has no fault {kind!r}; there are {', '.join(KINDS)}")
+        rate, _, seconds = amount.partition(":")
+        try:
+            fault = Fault(float(rate), float(seconds) if seconds else KINDS[kind] or 0.0)
+        except ValueError:
+            raise ValueError(f"must be like drop=0.01,slow=0.1:5, not {part!r}") from None
+        if not (0 <= fault.rate <= 1 and 0 <= fault.seconds < float("inf")):
+            raise ValueError(f"must have rates from 0 to 1 and seconds from 0, unlike {part!r}")
+        rates[kind] = fault
+    return Faults(rates)

@@ -1,0 +1,274 @@
+"""jobclient: runs many jobs at once through any URL, and says whether that was fast enough.
+
+It speaks the job server's own protocol with ``wait: true`` and knows nothing of jobproxy.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from attrs import define, field, frozen
+from tqdm import tqdm
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import react
+
+from jobproxy import __version__
+from jobproxy.client import collect_body, make_client, post_json
+from jobproxy.lifecycle import raise_file_limit
+from jobproxy.sandbox.jobs import Job
+from jobproxy.sandbox.proofs import BadProof, pack_proof, unpack_proof
+
+PASSED, FAILED = 0, 1
+MAX_BODY = 1_000_000
+
+_BAR = "{n_fmt} / {total_fmt} [{bar:58}] {percentage:.2f} % {elapsed_s:.0f}s"
+
+
+class JobFailed(Exception):
+    """A job that did not succeed; the message is fit to be counted."""
+
+
+@frozen
+class Tally:
+    """How a run went.
+
+    :param durations: seconds that each job took that succeeded.
+    :param jobs: what is known of those jobs.
+    :param errors: how often each error was met.
+    :param total: seconds from the first request to the last answer.
+    :param limit: seconds that ``total`` may be.
+    """
+
+    durations: Sequence[float]
+    jobs: Sequence[Job]
+    errors: Counter[str]
+    total: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return not self.errors and self.total <= self.limit
+
+    def to_text(self) -> str:
+        """Return the report for people."""
+        verdict = "PASSED" if self.passed else "FAILED"
+        lines = [f"Succeeded: {len(self.jobs)}"]
+        lines += [f"Failed: {count} ({error})" for error, count in self.errors.most_common()]
+        if self.durations:
+            lines.append(f"Average Duration: {fmean(self.durations):.9f} seconds")
+        lines += [f"Total Duration: {self.total:.9f} seconds", ""]
+        lines.append(f"WORK SAMPLE RESULT: {verdict}")
+        if self.passed:
+            lines += ["", "Proof:", pack_proof(self.jobs)]
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """Return the report for programs; durations are in seconds."""
+        report = {
+            "result": "PASSED" if self.passed else "FAILED",
+            "succeeded": len(self.jobs),
+            "failed": self.errors.total(),
+            "errors": dict(self.errors),
+            "total": self.total,
+            "limit": self.limit,
+            "average": fmean(self.durations) if self.durations else None,
+            **{f"p{percent}": _percentile(self.durations, percent) for percent in (50, 95, 99)},
+            "max": max(self.durations, default=None),
+            "proof": pack_proof(self.jobs),
+        }
+        return json.dumps(report, indent=2)
+
+
+@define(eq=False)
+class LoadClient:
+    """Runs jobs.
+
+    :param concurrency: jobs that are waited for at once, each on a connection of its own.
+    :param timeout: seconds after which an answer is no longer waited for.
+    """
+
+    _treq: HTTPClient
+    _clock: IReactorTime
+    _url: str
+    _account: str
+    _concurrency: int
+    _timeout: float
+    _durations: list[float] = field(factory=list, init=False)
+    _jobs: list[Job] = field(factory=list, init=False)
+    _errors: Counter[str] = field(factory=Counter, init=False)
+
+    async def run(self, jobs: int, limit: float, advance: Callable[[], Any]) -> Tally:
+        """Run this many jobs, and call ``advance`` after each."""
+        todo = iter(range(jobs))
+        begun = self._clock.seconds()
+
+        async def work() -> None:
+            for _ in todo:
+                await self._run_one()
+                advance()
+
+        workers = min(self._concurrency, jobs)
+        await gatherResults([Deferred.fromCoroutine(work()) for _ in range(workers)])
+        total = self._clock.seconds() - begun
+        return Tally(self._durations, self._jobs, self._errors, total, limit)
+
+    async def _run_one(self) -> None:
+        begun = self._clock.seconds()
+        try:
+            job = await self._request()
+        except JobFailed as error:
+            self._errors[str(error)] += 1
+        else:
+            self._durations.append(self._clock.seconds() - begun)
+            self._jobs.append(job)
+
+    async def _request(self) -> Job:
+        exchange = Deferred.fromCoroutine(self._exchange())
+        exchange.addTimeout(self._timeout, self._clock)
+        try:
+            status, body = await exchange
+        except Exception as error:  # any failure of a job is a result to be counted
+            raise JobFailed(_name_failure(error)) from error
+        if status != 200:
+            raise JobFailed(f"status {status}: {body[:200].decode('utf-8', 'replace')}")
+        try:
+            result = json.loads(body)
+            job = Job(result["id"], result["startedAt"], result["proof"])
+            state = result["state"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise JobFailed("an answer that is no result") from error
+        if state != "completed":
+            raise JobFailed(f"a job with state {state}")
+        return job
+
+    async def _exchange(self) -> tuple[int, bytes]:
+        body = json.dumps({"account": self._account, "wait": True}).encode()
+        response = await post_json(self._treq, self._clock, self._url, body)
+        return response.code, await collect_body(response, MAX_BODY)
+
+
+def _name_failure(error: BaseException) -> str:
+    """Return the name of what went wrong, and not of what Twisted packs it in."""
+    reasons = getattr(error, "reasons", None)
+    return _name_failure(reasons[0].value) if reasons else type(error).__name__
+
+
+def _percentile(durations: Sequence[float], percent: int) -> float | None:
+    """Return the duration that so many percent of the jobs did not exceed (nearest rank)."""
+    if not durations:
+        return None
+    return sorted(durations)[math.ceil(len(durations) * percent / 100) - 1]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+
+    def count(text: str) -> int:
+        number = int(text)
+        if number < 1:
+            raise ValueError
+        return number
+
+    def seconds(text: str) -> float:
+        number = float(text)
+        if not 0 < number < math.inf:
+            raise ValueError
+        return number
+
+    parser = argparse.ArgumentParser(
+        prog="jobclient",
+        description="Run jobs that are waited for, and pass if all succeed within the limit.",
+        epilog="Exit codes: 0 passed, 1 failed, 2 wrong usage.",
+    )
+    parser.add_argument("--url", default="http://jobs.asgateway.com/start", help="%(default)s")
+    parser.add_argument("--account", help="whose jobs they are; required to run jobs")
+    parser.add_argument("--jobs", type=count, default=50, metavar="N", help="%(default)s")
+    parser.add_argument(
+        "--concurrency", type=count, default=50, metavar="N", help="jobs at once; %(default)s"
+    )
+    parser.add_argument(
+        "--limit", type=seconds, default=5.0, metavar="S", help="seconds for all; %(default)s"
+    )
+    parser.add_argument(
+        "--timeout", type=seconds, default=120.0, metavar="S", help="seconds for one; %(default)s"
+    )
+    parser.add_argument("--json", action="store_true", help="report in JSON, with percentiles")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    parser.add_argument(
+        "--check-proof", metavar="FILE", help="print the jobs of a proof (- for standard input)"
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def check_proof(name: str, as_json: bool) -> int:
+    """Print the jobs of a proof."""
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        jobs = unpack_proof(text)
+    except (OSError, UnicodeDecodeError, BadProof) as error:
+        print(f"jobclient: --check-proof: {error}", file=sys.stderr)
+        return FAILED
+    if as_json:
+        rows = [{"id": job.job_id, "startedAt": job.started_at, "proof": job.proof} for job in jobs]
+        print(json.dumps(rows, indent=2))
+    else:
+        for job in jobs:
+            print(f"{job.job_id:>16}  {job.started_at}  {job.proof}")
+        print(f"{len(jobs)} jobs, {len(set(jobs))} of them different")
+    return PASSED
+
+
+async def run_jobs(reactor: Any, arguments: argparse.Namespace) -> None:
+    """Run the jobs, print the report and end with its exit code."""
+    client = LoadClient(
+        make_client(
+            reactor,
+            connect_timeout=arguments.timeout,
+            idle_connections=arguments.concurrency,
+        ),
+        reactor,
+        arguments.url,
+        arguments.account,
+        arguments.concurrency,
+        arguments.timeout,
+    )
+    is_quiet = arguments.json or arguments.no_progress
+    is_watched = sys.stderr.isatty()
+    with tqdm(
+        total=arguments.jobs,
+        bar_format=_BAR,
+        ascii=" =",
+        disable=is_quiet,
+        mininterval=0.1 if is_watched else math.inf,
+    ) as bar:
+        tally = await client.run(arguments.jobs, arguments.limit, bar.update)
+    print(tally.to_json() if arguments.json else f"\n{tally.to_text()}")
+    sys.stdout.flush()
+    raise SystemExit(PASSED if tally.passed else FAILED)
+
+
+def main() -> None:
+    """Run the command."""
+    parser = make_parser()
+    arguments = parser.parse_args()
+    if arguments.check_proof is not None:
+        raise SystemExit(check_proof(arguments.check_proof, arguments.json))
+    if not arguments.account:
+        parser.error("--account is required")
+    if not arguments.url.startswith(("http://", "https://")):
+        parser.error(f"--url must start with http:// or https://, unlike {arguments.url!r}")
+    raise_file_limit()
+    react(lambda reactor: Deferred.fromCoroutine(run_jobs(reactor, arguments)))
+
+
+if __name__ == "__main__":
+    main()

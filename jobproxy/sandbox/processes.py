@@ -1,0 +1,140 @@
+"""Real ``twistd`` processes on this machine: started, waited for, and always stopped."""
+
+import random
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from attrs import define, field
+
+#: Ports for our daemons; outgoing connections get theirs from 32768 up, so none is in the way.
+_PORTS = range(20_000, 32_000)
+
+START_TIMEOUT = 20.0
+STOP_TIMEOUT = 10.0
+
+
+class DaemonFailed(Exception):
+    """A daemon did not start; the message ends with what it logged."""
+
+
+def find_script(name: str) -> str:
+    """Return the path of a console script of this Python environment."""
+    return str(Path(sysconfig.get_path("scripts")) / name)
+
+
+def find_free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody listens on."""
+    for port in random.sample(_PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise DaemonFailed("no free port was found")
+
+
+@define(eq=False)
+class DaemonProcess:
+    """A twistd plugin that runs in a process of its own while the context lasts.
+
+    :param plugin: its name.
+    :param options: its options, by name without dashes; ``listen`` is made from ``port``.
+    :param port: the port of 127.0.0.1 that it serves on.
+    """
+
+    plugin: str
+    options: dict[str, str]
+    port: int = field(factory=find_free_port)
+    process: subprocess.Popen[bytes] = field(init=False, repr=False)
+    _log: "tempfile._TemporaryFileWrapper[bytes]" = field(init=False, repr=False)
+
+    @property
+    def url(self) -> str:
+        """Where it serves, without a slash at the end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return Path(self._log.name).read_text(encoding="utf-8", errors="replace")
+
+    def __enter__(self) -> "DaemonProcess":
+        self._log = tempfile.NamedTemporaryFile(prefix=f"{self.plugin}-", suffix=".log")
+        command = [find_script("twistd"), "--nodaemon", "--pidfile=", self.plugin]
+        command += [f"--listen=tcp:{self.port}:interface=127.0.0.1:backlog=4096"]
+        command += [f"--{name}={value}" for name, value in self.options.items()]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
+        )
+        try:
+            self._wait_until_served()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process, in good order if it can."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._log.close()
+
+    def _wait_until_served(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise DaemonFailed(f"{self.plugin} ended at once:\n{self.log}")
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.02)
+        raise DaemonFailed(f"{self.plugin} does not listen:\n{self.log}")
+
+
+@contextmanager
+def run_pair(
+    job_server: dict[str, str], proxy: dict[str, str]
+) -> Iterator[tuple[DaemonProcess, DaemonProcess]]:
+    """Run the simulator, and a proxy in front of it, while the context lasts.
+
+    :param job_server: more options of the simulator, by name.
+    :param proxy: more options of the proxy.
+    """
+    with DaemonProcess("jobserver", job_server) as server:
+        port = find_free_port()
+        options = {
+            "callback-url": f"http://127.0.0.1:{port}/callback",
+            "job-server-url": f"{server.url}/start",
+            **proxy,
+        }
+        with DaemonProcess("jobproxy", options, port) as front:
+            yield server, front
+
+
+def read_memory(pid: int) -> int:
+    """Return the bytes of memory that a process has resident."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(pid)

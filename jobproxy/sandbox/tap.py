@@ -1,0 +1,108 @@
+"""``twistd jobserver``: the options of the simulator, and the wiring of its services."""
+
+from random import Random
+from typing import Any
+
+from twisted.application import strports
+from twisted.application.service import MultiService
+from twisted.web.server import Site
+
+from jobproxy import lifecycle
+from jobproxy.client import make_client
+from jobproxy.options import DaemonOptions, Option, read_count, read_delay, read_endpoints
+from jobproxy.sandbox.faults import KINDS, read_faults
+from jobproxy.sandbox.jobs import Workshop
+from jobproxy.sandbox.network import LatentFactory
+from jobproxy.sandbox.server import Simulator
+from jobproxy.sandbox.slots import Slots
+
+
+def read_holding(text: str) -> str:
+    """Read what holds an account's slot."""
+    if text not in ("request", "connection"):
+        raise ValueError(f"must be request or connection, not {text!r}")
+    return text
+
+
+def read_seed(text: str) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"must be a whole number, not {text!r}") from None
+
+
+class Options(DaemonOptions):
+    program = "jobserver"
+    synopsis = "[options]"
+    longdesc = (
+        "Simulates a job server that is hard to wait for. POST /start runs a job, GET /stats "
+        "says what happened, POST /verify checks the proof that jobclient prints."
+    )
+    table = (
+        Option(
+            "listen",
+            "tcp:9000:interface=127.0.0.1:backlog=4096",
+            read_endpoints,
+            "endpoint to serve on (strports); may come several times",
+            repeatable=True,
+        ),
+        Option("duration", "0.5", read_delay, "seconds that a job takes"),
+        Option("jitter", "0", read_delay, "seconds by which that varies, up and down"),
+        Option("latency", "0", read_delay, "seconds of network delay, each way"),
+        Option("slots-per-account", "1", read_count, "connections of an account served at once"),
+        Option(
+            "hold-slot",
+            "request",
+            read_holding,
+            "what holds a slot: a request until its answer, or a connection until its end",
+        ),
+        Option(
+            "faults",
+            "",
+            read_faults,
+            f"kind=rate or kind=rate:seconds, with commas between; kinds: {', '.join(KINDS)}",
+        ),
+        Option("seed", None, read_seed, "makes ids, proofs and faults the same each time"),
+    )
+
+
+class QuietSite(Site):
+    """A site whose log is its ``/stats``."""
+
+    noisy = False
+
+    def log(self, request: Any) -> None:
+        """Write no access log."""
+
+
+def makeService(config: Options, reactor: Any = None) -> MultiService:
+    """Return the simulator as a service.
+
+    :param config: parsed options.
+    :param reactor: by default the global one.
+    """
+    if reactor is None:
+        from twisted.internet import reactor as global_reactor
+
+        reactor = global_reactor
+
+    source = Random(config["seed"])
+    simulator = Simulator(
+        make_client(reactor, connect_timeout=10, idle_connections=256),
+        reactor,
+        Workshop(source),
+        Slots(config["slots-per-account"], config["hold-slot"]),
+        random=source,
+        faults=config["faults"],
+        duration=config["duration"],
+        jitter=config["jitter"],
+        latency=config["latency"],
+    )
+    site = QuietSite(simulator.resource(), reactor=reactor)
+    factory = LatentFactory(site, reactor, config["latency"])
+
+    daemon = lifecycle.Daemon("jobserver")
+    for description in config["listen"]:
+        strports.service(description, factory, reactor).setServiceParent(daemon)
+    return daemon

@@ -1,0 +1,72 @@
+"""Packaging of jobproxy: one distribution with two twistd plugins and two console scripts."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "jobproxy/__init__.py").read_text())
+assert VERSION is not None
+
+TEST = [
+    "build>=1.2",
+    "hypothesis>=6.100",
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-twisted>=1.14",
+]
+
+setup(
+    name="jobproxy",
+    version=VERSION[1],
+    description="Lets synchronous HTTP clients use a server that answers only by callback.",
+    long_description=(HERE / "README.rst").read_text(),
+    long_description_content_type="text/x-rst",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    # An editable install is then a plain path entry; with an import hook instead,
+    # Twisted's plugin search, which scans sys.path, would not see the plugins.
+    package_dir={"": "."},
+    # twisted.plugins must not hold an __init__.py of ours: it would replace Twisted's own.
+    packages=[*find_packages(include=["jobproxy", "jobproxy.*"]), "twisted.plugins"],
+    package_data={"jobproxy": ["py.typed"]},
+    zip_safe=False,
+    install_requires=[
+        "attrs>=23.1",
+        "klein>=24.8",
+        "tqdm>=4.60",
+        "treq>=24.9",
+        "Twisted[tls]>=24.7",
+        "zope.interface>=6",
+    ],
+    extras_require={
+        "test": TEST,
+        "lint": [
+            "import-linter>=2",
+            "mypy>=1.13",
+            "mypy-zope>=1.0.9",
+            "ruff==0.17.6",
+            "towncrier>=24.8",
+            "types-tqdm",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "jobclient = jobproxy.sandbox.jobclient:main",
+            "jobproxy-demo = jobproxy.sandbox.demo:main",
+        ],
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Framework :: Twisted",
+        "Intended Audience :: Developers",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Topic :: Internet :: Proxy Servers",
+        "Topic :: Internet :: WWW/HTTP",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,158 @@
+"""The daemons as processes: how they start, serve and stop."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobproxy.sandbox.processes import (
+    DaemonFailed,
+    DaemonProcess,
+    find_free_port,
+    find_script,
+    run_pair,
+)
+from tests.processes.support import ROOT, fetch_json, run
+
+JOB = json.dumps({"account": "example", "wait": True})
+HEADERS = {"Content-Type": "application/json"}
+
+
+def post(connection: HTTPConnection, body: str = JOB) -> tuple[int, Any]:
+    connection.request("POST", "/proxy", body, HEADERS)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "jobproxy: --callback-url is missing (or JOBPROXY_CALLBACK_URL)\n"),
+        (
+            ["--callback-url=http://a.example/", "--wait=soon"],
+            "jobproxy: --wait must be a number of seconds above 0, not 'soon'\n",
+        ),
+    ],
+)
+def test_bad_options(arguments: list[str], line: str) -> None:
+    """A bad or missing option is one line on standard error, and exit code 78."""
+    done = run("twistd", "-n", "--pidfile=", "jobproxy", *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (78, "", line)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "arguments"),
+    [("jobproxy", ["--callback-url=http://a.example/"]), ("jobserver", [])],
+)
+def test_taken_port(plugin: str, arguments: list[str]) -> None:
+    """G5: a port that is taken is one line on standard error, and exit code 1."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        listen = f"--listen=tcp:{port}:interface=127.0.0.1"
+        done = run("twistd", "-n", "--pidfile=", "--logfile=/dev/null", plugin, listen, *arguments)
+    line = f"{plugin}: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert (done.returncode, done.stderr) == (1, line)
+
+
+def test_port_out_of_range() -> None:
+    """A port that does not exist is one line on standard error, and exit code 1."""
+    done = run(
+        "twistd", "-n", "--pidfile=", "--logfile=/dev/null", "jobserver", "--listen=tcp:70000"
+    )
+    assert done.returncode == 1
+    assert done.stderr == "jobserver: cannot listen: bind(): port must be 0-65535.\n"
+
+
+def test_keeps_connections_alive() -> None:
+    """A client that keeps its connection gets job after job over it."""
+    with run_pair({"duration": "0.05"}, {}) as (server, proxy):
+        connection = HTTPConnection("127.0.0.1", proxy.port)
+        connection.connect()
+        used = connection.sock
+        results = [post(connection) for _ in range(5)]
+        assert connection.sock is used
+        connection.close()
+        stats = fetch_json(f"{server.url}/stats")
+    assert [status for status, _ in results] == [200] * 5
+    assert len({result["id"] for _, result in results}) == 5
+    assert stats["started"] == stats["callbacks_accepted"] == 5
+
+
+def test_serves_what_is_asked_wrongly() -> None:
+    """Q23: a wrong path is answered in JSON, over a real connection too."""
+    options = {"callback-url": "http://a.example/callback"}
+    with DaemonProcess("jobproxy", options) as proxy:
+        connection = HTTPConnection("127.0.0.1", proxy.port)
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        assert response.status == 405
+        assert json.load(response)["type"] == "urn:jobproxy:problem:method-not-allowed"
+        connection.close()
+
+
+def test_stops() -> None:
+    """A held client is told when the proxy is stopped, and the process ends."""
+    with run_pair({"duration": "60"}, {}) as (server, proxy):
+        answers: list[tuple[int, Any]] = []
+        connection = HTTPConnection("127.0.0.1", proxy.port)
+        client = threading.Thread(target=lambda: answers.append(post(connection)))
+        client.start()
+        while fetch_json(f"{server.url}/stats")["started"] == 0:
+            time.sleep(0.01)
+        proxy.process.send_signal(signal.SIGTERM)
+        client.join()
+        proxy.process.wait(10)
+        connection.close()
+        log = proxy.log
+    ((status, problem),) = answers
+    assert status == 503
+    assert problem["type"] == "urn:jobproxy:problem:draining"
+    assert "Traceback" not in log
+
+
+def test_tac(tmp_path: Path) -> None:
+    """``jobproxy.tac`` runs the same service, with its options from the environment."""
+    port = find_free_port()
+    environment = {
+        "JOBPROXY_CALLBACK_URL": f"http://127.0.0.1:{port}/callback",
+        "JOBPROXY_LISTEN": f"tcp:{port}:interface=127.0.0.1",
+    }
+    with DaemonProcess("jobserver", {"duration": "0.05"}) as server:
+        command = [find_script("twistd"), "-n", "--pidfile=", "-y", str(ROOT / "jobproxy.tac")]
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, **environment, "JOBPROXY_JOB_SERVER_URL": f"{server.url}/start"},
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            connection = HTTPConnection("127.0.0.1", port)
+            for _ in range(500):
+                try:
+                    connection.connect()
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.02)
+            status, result = post(connection)
+            connection.close()
+        finally:
+            process.terminate()
+            process.wait()
+    assert (status, result["state"]) == (200, "completed")
+
+
+def test_failed_start_is_told() -> None:
+    """A daemon that does not start is told with what it said."""
+    daemon = DaemonProcess("jobproxy", {"wait": "soon"})
+    with pytest.raises(DaemonFailed, match="--callback-url is missing"), daemon:
+        pass
+    assert sys.exc_info() == (None, None, None)

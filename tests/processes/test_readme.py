@@ -1,0 +1,131 @@
+"""README.rst: every command in it is run, and every option and problem in it exists."""
+
+import os
+import re
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobproxy import problems, tap
+from jobproxy.options import Option
+from jobproxy.sandbox.processes import find_free_port
+from tests.processes.support import ROOT
+
+README = (ROOT / "README.rst").read_text(encoding="utf-8")
+
+
+def read_blocks(language: str) -> list[str]:
+    """Return the code blocks of a language, without their indentation."""
+    blocks = re.findall(
+        rf"^\.\. code-block:: {language}\n\n((?:   .*\n|\n)+)", README, re.MULTILINE
+    )
+    return [re.sub("^   ", "", block, flags=re.MULTILINE) for block in blocks]
+
+
+def read_commands() -> list[list[str]]:
+    """Return the commands of each console block: what is typed into one terminal."""
+    return [re.findall(r"^\$ (.*)$", block, re.MULTILINE) for block in read_blocks("console")]
+
+
+class Machine:
+    """Runs the README's commands, on ports of its own and with a tunnel that only takes notes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ports = {"8080": find_free_port(), "9000": find_free_port()}
+        tunnel = folder / "ngrok"
+        tunnel.write_text("#!/bin/sh\nprintf '%s' \"$*\" > tunnel\n")
+        tunnel.chmod(0o755)
+        path = [str(folder), sysconfig.get_path("scripts"), os.environ["PATH"]]
+        bare = {name: value for name, value in os.environ.items() if "JOB" not in name}
+        self.environment = {**bare, "PATH": os.pathsep.join(path)}
+
+    def translate(self, command: str) -> str:
+        for known, mine in self.ports.items():
+            command = command.replace(known, str(mine))
+        return command
+
+    def run(self, command: str) -> str:
+        """Run a command to its end, and return what it prints."""
+        done = subprocess.run(
+            ["bash", "-c", self.translate(command)],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def keep_running(self, command: str) -> Iterator[None]:
+        """Run a daemon in its terminal until the end."""
+        port = self.ports["9000" if "jobserver" in command else "8080"]
+        if "CALLBACK_URL=" in command:
+            # The proxy of an earlier terminal still has its port.
+            port = find_free_port()
+        listening = f"{self.translate(command)} --listen tcp:{port}:interface=127.0.0.1"
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec env {listening}"],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            self.run(f"curl -s --retry 50 --retry-delay 0 --retry-connrefused localhost:{port}")
+            assert process.poll() is None
+            yield
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def test_commands(tmp_path: Path) -> None:
+    """Each command does what the README says, in order, but for those that CI runs itself."""
+    machine = Machine(tmp_path)
+    commands = [command for block in read_commands() for command in block]
+    printed = {}
+    with ExitStack() as terminals:
+        for command in commands[2:]:
+            if "twistd -n" in command:
+                terminals.enter_context(machine.keep_running(command))
+            else:
+                printed[command.split()[0]] = machine.run(command)
+    assert commands[:2] == ["make demo", "make test"]
+    assert printed.keys() == {"curl", "jobclient", "ngrok", "python3"}
+    assert '"state":"completed"' in printed["curl"]
+    assert "WORK SAMPLE RESULT: PASSED" in printed["jobclient"]
+    assert (tmp_path / "tunnel").read_text() == machine.translate("http 8080")
+    assert len(tap.read_keys(str(tmp_path / "secret"))) == 1
+
+
+def test_ci_runs_the_rest() -> None:
+    """The commands that set up an environment are those that CI runs."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make demo\n" in script
+    assert "make check\n" in script
+    assert re.search("^check:.* test$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("option", tap.Options.table, ids=lambda option: option.name)
+def test_options(option: Option) -> None:
+    """Each option is in the README, with its default."""
+    rows = re.findall(r"   \* - ``--([\w-]+)``\n     - (.*)\n", README)
+    default = dict(rows)[option.name].strip("`")
+    expected = {"callback-url": "required", "secret-file": "a random key"}
+    assert default == expected.get(option.name, option.default)
+    assert len(rows) == len(tap.Options.table)
+
+
+def test_problems() -> None:
+    """Each problem that a client can be told of is in the README, and no other."""
+    table = README.partition("``urn:jobproxy:problem:…``")[2].partition("\nA job is started")[0]
+    told = set(re.findall(r"``([a-z]+(?:-[a-z]+)*)``", table)) - {"problem"}
+    slugs = {getattr(kind, "slug", None) for kind in vars(problems).values()} - {None}
+    assert told == slugs - {problems.CallbackConflict.slug}

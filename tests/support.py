@@ -1,0 +1,275 @@
+"""A whole proxy in memory: clients on raw bytes, a job server through treq, and a clock."""
+
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+from attrs import define, field, frozen
+from klein import Klein
+from treq.client import HTTPClient
+from treq.testing import StubTreq
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http import Request
+from twisted.web.iweb import IAgent
+from twisted.web.server import Site
+from zope.interface import implementer
+
+from jobproxy.correlation import CorrelationTable
+from jobproxy.gateway import Gateway
+from jobproxy.lanes import Lanes
+from jobproxy.tokens import TokenSigner
+from jobproxy.upstream import JobServer
+from jobproxy.web import ProxySite, Web
+
+CALLBACK_URL = "http://proxy.example/callback"
+KEY = b"k" * 32
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+
+
+def result_of(job_id: str, state: str = "completed") -> bytes:
+    """Return the body of a callback, oddly spaced, so that a copy that is not exact shows."""
+    return (
+        f'{{ "id":"{job_id}","state":"{state}",\t"startedAt":"2015-06-29T15:34:16.850Z",'
+        '"proof":"078DC91F2980650231E94E67777078D5C926B9A3"}\n'
+    ).encode()
+
+
+@frozen
+class Answer:
+    """An HTTP answer, whole."""
+
+    status: int
+    reason: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def parse_answers(data: bytes) -> list[Answer]:
+    """Read answers one after another; each has to say how long it is."""
+    answers = []
+    while data:
+        head, _, rest = data.partition(b"\r\n\r\n")
+        status_line, *lines = head.decode().split("\r\n")
+        _, status, reason = status_line.split(" ", 2)
+        headers = {}
+        for line in lines:
+            name, _, value = line.partition(": ")
+            assert name.lower() not in headers, f"{name} is there twice"
+            headers[name.lower()] = value
+        length = int(headers["content-length"])
+        assert len(rest) >= length
+        answers.append(Answer(int(status), reason, headers, rest[:length]))
+        data = rest[length:]
+    return answers
+
+
+@define(eq=False)
+class Client:
+    """A client's connection, as raw bytes."""
+
+    _site: Site
+    transport: StringTransportWithDisconnection = field(
+        factory=StringTransportWithDisconnection, init=False
+    )
+    _protocol: Any = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._protocol = self._site.buildProtocol(self.transport.getPeer())
+        self.transport.protocol = self._protocol
+        self._protocol.makeConnection(self.transport)
+
+    def send(self, data: bytes) -> None:
+        self._protocol.dataReceived(data)
+
+    def request(
+        self,
+        path: str = "/proxy",
+        body: bytes | None = b'{"account":"example","wait":true}',
+        *,
+        method: str = "POST",
+        headers: dict[str, str] | None = None,
+    ) -> "Client":
+        """Send a request with a body of JSON, or of what the headers say."""
+        fields = {"Host": "proxy.example", "Content-Type": JSON, **(headers or {})}
+        if body is not None:
+            fields["Content-Length"] = str(len(body))
+        lines = [f"{method} {path} HTTP/1.1", *(f"{n}: {v}" for n, v in fields.items()), "", ""]
+        self.send("\r\n".join(lines).encode("latin-1") + (body or b""))
+        return self
+
+    @property
+    def answers(self) -> list[Answer]:
+        return parse_answers(self.transport.value())
+
+    @property
+    def answer(self) -> Answer:
+        (answer,) = self.answers
+        return answer
+
+    @property
+    def is_held(self) -> bool:
+        return self.transport.connected and not self.transport.value()
+
+    def leave(self) -> None:
+        """Close the connection, if it is not closed already."""
+        if self.transport.connected:
+            self.transport.connected = False
+            self._protocol.connectionLost(Failure(ConnectionDone()))
+
+
+@define(eq=False)
+class Start:
+    """A start call that reached the job server."""
+
+    body: dict[str, Any]
+    raw: bytes
+    request: Request = field(repr=False)
+    _flush: Callable[[], None] = field(repr=False)
+    _answered: Deferred[bytes] = field(factory=Deferred, init=False, repr=False)
+
+    @property
+    def callback_path(self) -> str:
+        url: str = self.body["callback"]
+        assert url.startswith("http://proxy.example/")
+        return url.removeprefix("http://proxy.example")
+
+    def answer(self, body: bytes, status: int = 200, **headers: str) -> None:
+        self.request.setResponseCode(status)
+        for name, value in headers.items():
+            self.request.setHeader(name.replace("_", "-"), value)
+        self._answered.callback(body)
+        self._flush()
+
+    def ack(self, job_id: str = "4499a6e0c2ef4b98") -> None:
+        self.answer(json.dumps({"state": "running", "id": job_id}).encode())
+
+
+class FakeJobServer:
+    """Takes start calls, and answers them when it is told to."""
+
+    app = Klein()
+
+    def __init__(self) -> None:
+        self.starts: list[Start] = []
+        self.treq = StubTreq(self.app.resource())
+
+    @app.route("/start", methods=["POST"])
+    def start(self, request: Request) -> Deferred[bytes]:
+        assert request.content is not None
+        raw = request.content.read()
+        start = Start(json.loads(raw), raw, request, self.treq.flush)
+        self.starts.append(start)
+        return start._answered
+
+
+@implementer(IAgent)
+class FailingAgent:
+    """Fails every request with the same error."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def request(self, *args: Any, **kwargs: Any) -> Deferred[Any]:
+        return fail(self._error)
+
+
+class ProxyTestCase(SynchronousTestCase):
+    """A proxy in memory; when the test ends, nothing may be left in it.
+
+    :cvar options: what differs from the defaults below.
+    """
+
+    options: dict[str, Any] = {}
+
+    def setUp(self) -> None:
+        super().setUp()
+        options = {
+            "per_account": 2,
+            "queue_per_account": 10,
+            "total": 100,
+            "timeout": 10.0,
+            "wait": 30.0,
+            "ambiguous_grace": 2.0,
+            "max_held": 100,
+            **self.options,
+        }
+        self.clock = Clock()
+        self.job_server = FakeJobServer()
+        self.signer = TokenSigner([KEY], now=self.clock.seconds)
+        self.table = CorrelationTable(self.clock)
+        self.lanes = Lanes(options["per_account"], options["queue_per_account"], options["total"])
+        self.upstream = JobServer(
+            cast(Any, self.job_server.treq),
+            self.clock,
+            "http://jobs.example/start",
+            options["timeout"],
+        )
+        self.gateway = Gateway(
+            self.table,
+            self.lanes,
+            self.upstream,
+            self.signer,
+            CALLBACK_URL,
+            wait=options["wait"],
+            ambiguous_grace=options["ambiguous_grace"],
+            max_held=options["max_held"],
+        )
+        ids = iter(range(1000))
+        web = Web(self.gateway, "/callback", make_id=lambda: f"id-{next(ids)}")
+        self.site = ProxySite(web.resource(), reactor=self.clock)
+        self.clients: list[Client] = []
+
+    def tearDown(self) -> None:
+        super().tearDown()
+        for client in self.clients:
+            client.leave()
+        self.assertEqual(self.table.held, 0)
+        self.assertEqual(len(self.table), 0)
+        self.assertEqual(len(self.lanes), 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    @property
+    def starts(self) -> list[Start]:
+        return self.job_server.starts
+
+    def connect(self) -> Client:
+        client = Client(self.site)
+        self.clients.append(client)
+        return client
+
+    def submit(self, account: str = "example") -> Client:
+        """Have a client send a job."""
+        return self.connect().request(body=json.dumps({"account": account}).encode())
+
+    def fail_starts(self, error: Exception) -> None:
+        """Have every start call from now on fail."""
+        self.upstream._treq = HTTPClient(FailingAgent(error))
+
+    def call_back(self, start: Start, body: bytes) -> Answer:
+        """Have the job server send a callback, and return what it is answered."""
+        return self.connect().request(start.callback_path, body).answer
+
+    def assert_problem(
+        self, answer: Answer, status: int, slug: str, started: str = "no"
+    ) -> dict[str, Any]:
+        """Check all that problem documents have in common, and return the document."""
+        document: dict[str, Any] = answer.json
+        self.assertEqual(answer.status, status, document)
+        self.assertEqual(answer.headers["content-type"], PROBLEM)
+        self.assertEqual(document["type"], f"urn:jobproxy:problem:{slug}")
+        self.assertEqual(document["status"], status)
+        self.assertEqual(document["started"], started)
+        self.assertEqual(document["requestId"], answer.headers["x-request-id"])
+        self.assertTrue(document["title"])
+        self.assertTrue(document["detail"])
+        return document

@@ -1,0 +1,269 @@
+"""Options: where they come from, and what is said of bad ones."""
+
+import io
+import os
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, cast
+from unittest import mock
+
+from twisted.application.service import IServiceMaker, MultiService
+from twisted.internet.testing import MemoryReactorClock
+from twisted.plugin import getPlugins
+from twisted.trial.unittest import SynchronousTestCase
+
+from jobproxy import __version__, tap
+from jobproxy.options import DaemonOptions
+from jobproxy.sandbox import tap as sandbox_tap
+
+NEEDED = ["--callback-url=http://proxy.example/callback"]
+
+
+class OptionsTestCase(SynchronousTestCase):
+    """Options in an environment of the test's own."""
+
+    def parse(
+        self, *arguments: str, kind: type[DaemonOptions] = tap.Options, **environment: str
+    ) -> DaemonOptions:
+        options = kind()
+        with mock.patch.dict(os.environ, environment, clear=True):
+            options.parseOptions(list(arguments))
+        return options
+
+    def check_refused(
+        self,
+        arguments: list[str],
+        line: str,
+        kind: type[DaemonOptions] = tap.Options,
+        **environment: str,
+    ) -> None:
+        """Check that a start ends with exactly one line, and the code for bad configuration."""
+        errors, output = io.StringIO(), io.StringIO()
+        with (
+            redirect_stderr(errors),
+            redirect_stdout(output),
+            self.assertRaises(SystemExit) as caught,
+        ):
+            self.parse(*arguments, kind=kind, **environment)
+        self.assertEqual(caught.exception.code, 78)
+        self.assertEqual(errors.getvalue(), f"{kind.program}: {line}\n")
+        self.assertEqual(output.getvalue(), "")
+
+
+class ProxyOptionsTests(OptionsTestCase):
+    """The options of ``twistd jobproxy``."""
+
+    def test_defaults(self) -> None:
+        """Everything but the callback URL has a default."""
+        options = self.parse(*NEEDED)
+        self.assertEqual(
+            {option.name: options[option.name] for option in tap.Options.table},
+            {
+                "callback-url": "http://proxy.example/callback",
+                "job-server-url": "http://jobs.asgateway.com/start",
+                "listen": ["tcp:8080:interface=127.0.0.1:backlog=4096"],
+                "wait": 30.0,
+                "start-timeout": 10.0,
+                "ambiguous-grace": 2.0,
+                "max-held": 10_000,
+                "starts-per-account": 16,
+                "queue-per-account": 1_000,
+                "max-starts": 256,
+                "secret-file": None,
+            },
+        )
+
+    def test_environment(self) -> None:
+        """Each option has a variable; a flag beats it, and it beats the default."""
+        options = self.parse(
+            "--wait=5",
+            JOBPROXY_CALLBACK_URL="https://proxy.example/a/",
+            CALLBACK_URL="http://other.example",
+            JOBPROXY_WAIT="6",
+            JOBPROXY_MAX_HELD="7",
+            JOBPROXY_LISTEN="tcp:1 tcp:2",
+        )
+        self.assertEqual(options["callback-url"], "https://proxy.example/a")
+        self.assertEqual(options["wait"], 5.0)
+        self.assertEqual(options["max-held"], 7)
+        self.assertEqual(options["listen"], ["tcp:1", "tcp:2"])
+
+    def test_bare_callback_url(self) -> None:
+        """The callback URL is also taken from CALLBACK_URL alone."""
+        options = self.parse(CALLBACK_URL="http://0b32866f.ngrok.io/callback")
+        self.assertEqual(options["callback-url"], "http://0b32866f.ngrok.io/callback")
+
+    def test_several_endpoints(self) -> None:
+        """The endpoint's flag may come several times."""
+        options = self.parse(*NEEDED, "--listen=tcp:1", "--listen=tcp:2")
+        self.assertEqual(options["listen"], ["tcp:1", "tcp:2"])
+
+    def test_no_callback_url(self) -> None:
+        """Without a callback URL nothing starts."""
+        self.check_refused([], "--callback-url is missing (or JOBPROXY_CALLBACK_URL)")
+
+    def test_bad_values(self) -> None:
+        """Each bad value is told in one line that names the option and says what it must be."""
+        number = "must be a number of seconds above 0, not"
+        count = "must be a whole number above 0, not"
+        path = "must have a path of letters, digits and ._~-/ only"
+        url = "must be a URL like http://host:port/path, not"
+        for argument, line in (
+            ("--wait=abc", f"--wait {number} 'abc'"),
+            ("--wait=0", f"--wait {number} '0'"),
+            ("--wait=-1", f"--wait {number} '-1'"),
+            ("--wait=nan", f"--wait {number} 'nan'"),
+            ("--wait=inf", f"--wait {number} 'inf'"),
+            ("--start-timeout=", f"--start-timeout {number} ''"),
+            (
+                "--ambiguous-grace=-1",
+                "--ambiguous-grace must be a number of seconds, 0 or more, not '-1'",
+            ),
+            ("--max-held=0", f"--max-held {count} '0'"),
+            ("--max-held=1.5", f"--max-held {count} '1.5'"),
+            ("--starts-per-account=many", f"--starts-per-account {count} 'many'"),
+            ("--queue-per-account=-3", f"--queue-per-account {count} '-3'"),
+            ("--max-starts=99999999999", f"--max-starts {count} '99999999999'"),
+            ("--job-server-url=jobs.example", f"--job-server-url {url} 'jobs.example'"),
+            ("--job-server-url=ftp://a/", f"--job-server-url {url} 'ftp://a/'"),
+            ("--job-server-url=http://", f"--job-server-url {url} 'http://'"),
+            ("--job-server-url=http://a:x/", f"--job-server-url {url} 'http://a:x/'"),
+            ("--job-server-url=http://u:p@a/", f"--job-server-url {url} 'http://u:p@a/'"),
+            ("--job-server-url=http://a b/", f"--job-server-url {url} 'http://a b/'"),
+            ("--job-server-url=http://[::1/", f"--job-server-url {url} 'http://[::1/'"),
+            (
+                "--callback-url=http://a/?b=c",
+                "--callback-url must have no query and no fragment, unlike 'http://a/?b=c'",
+            ),
+            (
+                "--callback-url=http://a/<b>",
+                f"--callback-url {path}, unlike 'http://a/<b>'",
+            ),
+            (
+                "--listen=8080x",
+                "--listen must be an endpoint like tcp:8080:interface=127.0.0.1, not '8080x'",
+            ),
+            (
+                "--listen=tcp:x",
+                "--listen must be an endpoint like tcp:8080:interface=127.0.0.1, not 'tcp:x'",
+            ),
+            ("--secret-file=/nowhere", "--secret-file cannot be read: No such file or directory"),
+            ("extra", "'extra' is not an option; see --help"),
+            ("--nonsense=1", "option --nonsense not recognized"),
+        ):
+            self.check_refused([*NEEDED, argument], line)
+
+    def test_bad_variable(self) -> None:
+        """A bad value from the environment is told with its variable."""
+        self.check_refused(
+            NEEDED,
+            "JOBPROXY_WAIT must be a number of seconds above 0, not 'x'",
+            JOBPROXY_WAIT="x",
+        )
+
+    def test_help_names_everything(self) -> None:
+        """The help tells each option's variable and default."""
+        text = " ".join(str(tap.Options()).split())
+        self.assertIn("[JOBPROXY_MAX_STARTS; default 256]", text)
+        self.assertIn("[JOBPROXY_LISTEN; default tcp:8080", text)
+        self.assertIn("[JOBPROXY_CALLBACK_URL; required]", text)
+
+    def test_version(self) -> None:
+        """The version is ours, not Twisted's."""
+        output = io.StringIO()
+        with redirect_stdout(output), self.assertRaises(SystemExit) as caught:
+            self.parse("--version")
+        self.assertEqual(caught.exception.code, 0)
+        self.assertEqual(output.getvalue(), f"jobproxy {__version__}\n")
+
+
+class SecretFileTests(OptionsTestCase):
+    """The file with the keys of callback tokens."""
+
+    def write(self, content: bytes) -> str:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = Path(folder.name, "secret")
+        path.write_bytes(content)
+        return str(path)
+
+    def test_keys(self) -> None:
+        """One or two lines are keys; line ends and empty lines are none of them."""
+        old, new = b"o" * 32, b"n" * 40
+        options = self.parse(*NEEDED, f"--secret-file={self.write(old)}")
+        self.assertEqual(options["secret-file"], [old])
+        name = self.write(b"\n" + new + b"\r\n" + old + b"\n\n")
+        options = self.parse(*NEEDED, JOBPROXY_SECRET_FILE=name)
+        self.assertEqual(options["secret-file"], [new, old])
+
+    def test_bad_keys(self) -> None:
+        """Keys that are too short or too many are refused, and not told."""
+        line = "--secret-file must name a file of one or two lines of at least 32 bytes each"
+        key = b"x" * 32
+        for content in (b"", b"short", key[1:], key + b"\nshort", (key + b"\n") * 3):
+            self.check_refused([*NEEDED, f"--secret-file={self.write(content)}"], line)
+
+
+class SimulatorOptionsTests(OptionsTestCase):
+    """The options of ``twistd jobserver``."""
+
+    def test_bad_values(self) -> None:
+        """Each bad value is told in one line."""
+        count = "must be a whole number above 0, not"
+        delay = "must be a number of seconds, 0 or more, not"
+        kinds = "drop, duplicate, early, late, reset, busy, error, garbage, slow, failed"
+        example = "must be like drop=0.01,slow=0.1:5, not"
+        for argument, line in (
+            ("--duration=x", f"--duration {delay} 'x'"),
+            ("--jitter=-1", f"--jitter {delay} '-1'"),
+            ("--latency=-1", f"--latency {delay} '-1'"),
+            (
+                "--slots-per-account=0",
+                f"--slots-per-account {count} '0'",
+            ),
+            ("--hold-slot=both", "--hold-slot must be request or connection, not 'both'"),
+            ("--seed=x", "--seed must be a whole number, not 'x'"),
+            ("--faults=gone=1", f"--faults has no fault 'gone'; there are {kinds}"),
+            ("--faults=drop", f"--faults {example} 'drop'"),
+            ("--faults=drop=x", f"--faults {example} 'drop=x'"),
+            ("--faults=slow=1:x", f"--faults {example} 'slow=1:x'"),
+            (
+                "--faults=drop=2",
+                "--faults must have rates from 0 to 1 and seconds from 0, unlike 'drop=2'",
+            ),
+        ):
+            self.check_refused([argument], line, kind=sandbox_tap.Options)
+
+
+class WiringTests(OptionsTestCase):
+    """What the options are made into."""
+
+    def test_listens(self) -> None:
+        """A service listens on every endpoint it was given, and on nothing else."""
+        for kind, make in (
+            (tap.Options, tap.makeService),
+            (sandbox_tap.Options, cast(Any, sandbox_tap.makeService)),
+        ):
+            reactor = MemoryReactorClock()
+            needed = NEEDED if kind is tap.Options else []
+            options = self.parse(
+                *needed, "--listen=tcp:1234", "--listen=tcp:1235:interface=127.0.0.2", kind=kind
+            )
+            service: MultiService = make(cast(Any, options), reactor)
+            self.assertEqual(reactor.tcpServers, [])
+            service.privilegedStartService()
+            service.startService()
+            self.assertEqual(
+                [(server[0], server[3]) for server in reactor.tcpServers],
+                [(1234, ""), (1235, "127.0.0.2")],
+            )
+            self.successResultOf(service.stopService())
+
+    def test_plugins(self) -> None:
+        """Twisted finds both plugins, and makes the services by our functions."""
+        found = {maker.tapname: maker for maker in getPlugins(IServiceMaker)}
+        self.assertIs(found["jobproxy"].makeService, tap.makeService)
+        self.assertIs(found["jobproxy"].options, tap.Options)
+        self.assertIs(found["jobserver"].makeService, sandbox_tap.makeService)
+        self.assertIs(found["jobserver"].options, sandbox_tap.Options)
