@@ -35,6 +35,7 @@ setup(
     zip_safe=False,
     install_requires=[
         "attrs>=23.1",
+        "httptools>=0.6.4",
         "klein>=24.8",
         "tqdm>=4.60",
         "treq>=24.9",

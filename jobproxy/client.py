@@ -1,64 +1,69 @@
 """The HTTP client that every call of ours goes through: treq, without what we must not have."""
 
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any, cast
 
 from attrs import define, field
 from treq.client import HTTPClient
-from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IConsumer, IPushProducer, IReactorTime, ITransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, _HTTP11ClientFactory
+from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer, IResponse
 from zope.interface import implementer
 
+from jobproxy.http1.agent import PooledAgent
+from jobproxy.http1.limits import ClientLimits
+from jobproxy.http1.response import Response
 
-def make_client(reactor: Any, *, connect_timeout: float, idle_connections: int) -> HTTPClient:
-    """Return an HTTP client that keeps no cookies and says nothing in the log.
+_JSON = Headers({"Content-Type": ["application/json"]})
+_JSON_ONCE = Headers({"Content-Type": ["application/json"], "Connection": ["close"]})
 
-    :param connect_timeout: seconds.
-    :param idle_connections: how many connections to a host may be kept for the next request;
-        with none, each request says ``Connection: close``.
+
+class PlainClient(HTTPClient):
+    """treq's client without what no call of ours may have, and what that costs.
+
+    treq parses the URL, copies a cookie jar, offers gzip and builds four agents for each request.
     """
-    pool = HTTPConnectionPool(reactor, persistent=idle_connections > 0)
-    pool.maxPersistentPerHost = idle_connections
-    pool.cachedConnectionTimeout = 10
-    # An idle connection may be closed under a request, which is then sent again; but only one
-    # without a body, and we have none of these.
-    pool.retryAutomatically = False
-    pool._factory = _QuietClientFactory
-    agent = Agent(reactor, connectTimeout=connect_timeout, pool=pool)
-    # A cookie set in one account's answer would be sent with the next account's request.
-    no_cookies = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-    return HTTPClient(agent, cookiejar=no_cookies, data_to_body_producer=BytesProducer)
+
+    def post(self, url: Any, data: Any = None, **kwargs: Any) -> Deferred[Any]:
+        """POST a body of bytes, with the headers given and no others."""
+        return self._agent.request(
+            b"POST", url.encode("ascii"), kwargs.get("headers"), BytesProducer(data)
+        )
+
+
+def make_client(reactor: Any, limits: ClientLimits) -> HTTPClient:
+    """Return an HTTP client that has all its connections to itself."""
+    return PlainClient(PooledAgent(reactor, limits))
 
 
 def post_json(
-    client: HTTPClient, clock: IReactorTime, url: str, body: bytes
+    client: HTTPClient,
+    clock: IReactorTime,
+    url: str,
+    body: bytes,
+    *,
+    may_keep: bool = True,
 ) -> Deferred[IResponse]:
     """POST a body that is JSON already.
 
     No redirect is followed: of a POST it would make a GET somewhere else (RFC 9110, 15.4.4).
 
-    :param clock: what ``client`` was made with; treq would take the global reactor.
+    :param clock: what ``client`` was made with; treq's own would take the global reactor.
+    :param may_keep: whether the connection may be one that was kept, and be kept again.
     """
     posting: Deferred[Any] = client.post(
         url,
         data=body,
-        headers=Headers({"Content-Type": ["application/json"]}),
+        headers=_JSON if may_keep else _JSON_ONCE,
         allow_redirects=False,
         unbuffered=True,
         reactor=cast(Any, clock),
     )
     return posting
-
-
-class _QuietClientFactory(_HTTP11ClientFactory):
-    noisy = False
 
 
 class BodyTooBig(Exception):
@@ -99,6 +104,8 @@ def collect_body(response: IResponse, limit: int) -> Deferred[bytes]:
 
     :param limit: bytes; the Deferred fails with :class:`BodyTooBig` above it.
     """
+    if isinstance(response, Response) and len(response.body) <= limit:
+        return succeed(response.body)
     collector = _Collector(limit=limit)
     response.deliverBody(collector)
     return collector.finished

@@ -91,7 +91,8 @@ class Gateway:
         handle = token.handle
         try:
             self._table.advance(handle, State.STARTING)
-            ack = await self._job_server.start(job.to_start(f"{self._callback_url}/{token.text}"))
+            body = job.to_start(f"{self._callback_url}/{token.text}")
+            ack = await self._job_server.start(job.account, body)
         except AmbiguousStart as error:
             _log.warn("start of job {job} is ambiguous: {error}", job=handle, error=error)
             self._table.advance(handle, State.UNCONFIRMED)

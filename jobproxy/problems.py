@@ -74,6 +74,26 @@ class CallbackNotAllowed(Problem):
     title = "A callback of the client's own is not allowed"
 
 
+class Malformed(Problem):
+    slug = "malformed-request"
+    title = "This is not HTTP/1.1"
+
+
+class ExpectationFailed(Problem):
+    slug = "expectation-failed"
+    title = "The expectation cannot be met"
+
+
+class RequestTimeout(Problem):
+    slug = "request-timeout"
+    title = "The request took too long to arrive"
+
+
+class HeadersTooLarge(Problem):
+    slug = "headers-too-large"
+    title = "The headers are too large"
+
+
 class NotFound(Problem):
     """A path that does not exist, or the callback path of a job that does not: the same answer."""
 
@@ -203,12 +223,16 @@ _STATUSES: Mapping[type[Problem], int] = {
     InvalidJson: 400,
     InvalidRequest: 400,
     CallbackNotAllowed: 400,
+    Malformed: 400,
     NotFound: 404,
     MethodNotAllowed: 405,
+    RequestTimeout: 408,
     CallbackConflict: 409,
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
+    ExpectationFailed: 417,
     AccountQueueFull: 429,
+    HeadersTooLarge: 431,
     Internal: 500,
     UpstreamAuth: 502,
     UpstreamRedirect: 502,

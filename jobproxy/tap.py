@@ -10,9 +10,12 @@ from twisted.application import strports
 from twisted.application.service import MultiService
 
 from jobproxy import lifecycle
-from jobproxy.client import make_client
+from jobproxy.client import PlainClient
 from jobproxy.correlation import CorrelationTable
 from jobproxy.gateway import Gateway
+from jobproxy.http1.agent import PooledAgent
+from jobproxy.http1.limits import ClientLimits
+from jobproxy.http1.server import ServerFactory
 from jobproxy.lanes import Lanes
 from jobproxy.options import (
     DaemonOptions,
@@ -24,11 +27,10 @@ from jobproxy.options import (
     read_seconds,
     read_url,
 )
+from jobproxy.reuse import ReusePolicy
 from jobproxy.tokens import MIN_KEY, TokenSigner
 from jobproxy.upstream import JobServer
-from jobproxy.web import ProxySite, Web
-
-CONNECT_TIMEOUT = 3.0
+from jobproxy.web import Web
 
 
 def read_keys(text: str) -> list[bytes]:
@@ -85,6 +87,12 @@ class Options(DaemonOptions):
         Option("queue-per-account", "1000", read_count, "jobs of one account that may be queued"),
         Option("max-starts", "256", read_count, "start calls at once in all"),
         Option(
+            "upstream-idle",
+            "2",
+            read_delay,
+            "seconds an idle connection to the job server is kept; 0: none is",
+        ),
+        Option(
             "secret-file",
             None,
             read_keys,
@@ -110,6 +118,10 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         reactor.seconds = time.monotonic
 
     table = CorrelationTable(clock=reactor)
+    agent = PooledAgent(
+        reactor,
+        ClientLimits(connections=config["max-starts"], idle_time=config["upstream-idle"]),
+    )
     gateway = Gateway(
         table=table,
         lanes=Lanes(
@@ -118,12 +130,11 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
             total=config["max-starts"],
         ),
         job_server=JobServer(
-            # The job server serves one connection of an account at a time, and one that idles in
-            # a pool might be that one: each start has a connection of its own.
-            treq=make_client(reactor, connect_timeout=CONNECT_TIMEOUT, idle_connections=0),
+            treq=PlainClient(agent),
             clock=reactor,
             url=config["job-server-url"],
             timeout=config["start-timeout"],
+            reuse=ReusePolicy(reactor, agent.close_idle, config["upstream-idle"]),
         ),
         signer=TokenSigner(keys=config["secret-file"] or [secrets.token_bytes(MIN_KEY)]),
         callback_url=config["callback-url"],
@@ -132,7 +143,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         max_held=config["max-held"],
     )
     web = Web(gateway, callback_path=urlsplit(config["callback-url"]).path)
-    site = ProxySite(web.resource(), reactor=reactor)
+    site = ServerFactory(web.resource(), reactor)
 
     daemon = lifecycle.Daemon("jobproxy")
     # Services stop in reverse order: the ports close before the held clients are answered.

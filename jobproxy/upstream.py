@@ -1,6 +1,8 @@
 """Start calls: a POST to the job server through treq, and a name for every way it can end."""
 
-from attrs import define, field
+from typing import Any
+
+from attrs import define, field, frozen
 from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
 from treq.client import HTTPClient
@@ -26,6 +28,7 @@ from jobproxy.problems import (
     UpstreamUnreachable,
     UpstreamUntrusted,
 )
+from jobproxy.reuse import ReusePolicy
 
 MAX_ACK = 65_536
 MAX_RETRY_AFTER = 3_600
@@ -39,38 +42,63 @@ class AmbiguousStart(Exception):
     """The start may have reached the job server, although no usable ack came back."""
 
 
+@frozen
+class _Answer:
+    response: IResponse
+    #: None if it did not come to its end, or was too big.
+    body: bytes | None
+
+
 @define(eq=False)
 class JobServer:
     """The job server, as far as we call it.
 
     :param url: where starts are POSTed to.
     :param timeout: seconds for one start call, from its connect to the end of its ack.
+    :param reuse: says whether connections may be kept.
     """
 
     _treq: HTTPClient = field(repr=False)
     _clock: IReactorTime = field(repr=False)
     _url: str
     _timeout: float
+    _reuse: ReusePolicy = field(repr=False)
 
-    async def start(self, body: bytes) -> Report:
+    async def start(self, account: str, body: bytes) -> Report:
         """Start a job.
 
+        :param account: whose job it is.
         :param body: the start call's body, JSON.
         :return: the ack; without an id and a state if the job server left them out.
         :raises AmbiguousStart: if it is not known whether the job was started.
         :raises Problem: if it certainly was not: one of the ``Upstream…`` kinds.
         """
-        call = Deferred.fromCoroutine(self._call(body))
-        timer = self._clock.callLater(self._timeout, call.cancel)
+        call = self._reuse.begin(account)
+        is_acknowledged = False
         try:
-            return await call
+            report = _read(await self._exchange(body, call.may_keep))
+            is_acknowledged = True
         finally:
-            if timer.active():
-                timer.cancel()
+            self._reuse.end(call, is_acknowledged)
+        return report
 
-    async def _call(self, body: bytes) -> Report:
+    async def _exchange(self, body: bytes, may_keep: bool) -> _Answer:
+        """Return the job server's answer; one deadline covers all of it."""
+        waiting: Deferred[Any] = post_json(
+            self._treq, self._clock, self._url, body, may_keep=may_keep
+        )
+
+        def give_up() -> None:
+            waiting.cancel()
+
+        timer = self._clock.callLater(self._timeout, give_up)
         try:
-            response = await post_json(self._treq, self._clock, self._url, body)
+            response: IResponse = await waiting
+            waiting = collect_body(response, MAX_ACK)
+            try:
+                return _Answer(response, await waiting)
+            except (BodyTooBig, *_PERHAPS_SENT):
+                return _Answer(response, None)
         except _NEVER_SENT as error:
             raise UpstreamUnreachable(
                 "No connection to the job server could be made; the job was not started.",
@@ -82,28 +110,26 @@ class JobServer:
                     "The job server's TLS certificate or protocol was not accepted."
                 ) from error
             raise AmbiguousStart(f"no answer: {type(error).__name__}") from error
-        try:
-            answer = await collect_body(response, MAX_ACK)
-        except (BodyTooBig, *_PERHAPS_SENT) as error:
-            if 200 <= response.code < 300:
-                raise AmbiguousStart(f"no whole answer: {type(error).__name__}") from error
-            answer = b""
-        return _read(response, answer)
+        finally:
+            if timer.active():
+                timer.cancel()
 
 
-def _read(response: IResponse, body: bytes) -> Report:
+def _read(answer: _Answer) -> Report:
     """Tell what an answer of the job server means for the job."""
-    status = response.code
+    status = answer.response.code
     if 200 <= status < 300:
+        if answer.body is None:
+            raise AmbiguousStart(f"status {status} and an ack that is not whole")
         try:
-            return parse_report(body)
+            return parse_report(answer.body)
         except InvalidJson as error:
             raise AmbiguousStart(f"status {status} without a usable ack") from error
     if status in _REJECTIONS:
         raise UpstreamRejected(
             "The job server did not accept the job; see upstreamBody.",
             upstream_status=status,
-            upstream_body=body,
+            upstream_body=answer.body or b"",
         )
     if status in (401, 403):
         raise UpstreamAuth(
@@ -118,7 +144,7 @@ def _read(response: IResponse, body: bytes) -> Report:
         raise UpstreamBusy(
             "The job server takes no jobs at the moment; the job was not started.",
             upstream_status=status,
-            retry_after=_retry_after(response),
+            retry_after=_retry_after(answer.response),
         )
     raise AmbiguousStart(f"status {status}")
 

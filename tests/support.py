@@ -10,21 +10,23 @@ from treq.client import HTTPClient
 from treq.testing import StubTreq
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import Request
 from twisted.web.iweb import IAgent
-from twisted.web.server import Site
 from zope.interface import implementer
 
 from jobproxy.correlation import CorrelationTable
 from jobproxy.gateway import Gateway
+from jobproxy.http1.server import ServerFactory
 from jobproxy.lanes import Lanes
+from jobproxy.reuse import ReusePolicy
 from jobproxy.tokens import TokenSigner
 from jobproxy.upstream import JobServer
-from jobproxy.web import ProxySite, Web
+from jobproxy.web import Web
 
 CALLBACK_URL = "http://proxy.example/callback"
 KEY = b"k" * 32
@@ -77,7 +79,7 @@ def parse_answers(data: bytes) -> list[Answer]:
 class Client:
     """A client's connection, as raw bytes."""
 
-    _site: Site
+    _site: Factory
     transport: StringTransportWithDisconnection = field(
         factory=StringTransportWithDisconnection, init=False
     )
@@ -213,6 +215,7 @@ class ProxyTestCase(SynchronousTestCase):
             self.clock,
             "http://jobs.example/start",
             options["timeout"],
+            ReusePolicy(self.clock, lambda: None, 0),
         )
         self.gateway = Gateway(
             self.table,
@@ -225,8 +228,8 @@ class ProxyTestCase(SynchronousTestCase):
             max_held=options["max_held"],
         )
         ids = iter(range(1000))
-        web = Web(self.gateway, "/callback", make_id=lambda: f"id-{next(ids)}")
-        self.site = ProxySite(web.resource(), reactor=self.clock)
+        resource = Web(self.gateway, "/callback").resource()
+        self.site = ServerFactory(resource, self.clock, make_id=lambda: b"id-%d" % next(ids))
         self.clients: list[Client] = []
 
     def tearDown(self) -> None:

@@ -70,6 +70,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "starts-per-account": 16,
                 "queue-per-account": 1_000,
                 "max-starts": 256,
+                "upstream-idle": 2.0,
                 "secret-file": None,
             },
         )

@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as global_reactor
+from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import Clock, deferLater
-from twisted.internet.tcp import Client
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from jobproxy.client import make_client
+from jobproxy.http1.limits import ClientLimits
 from jobproxy.problems import UpstreamUnreachable, UpstreamUntrusted
+from jobproxy.reuse import ReusePolicy
 from jobproxy.upstream import AmbiguousStart, JobServer
+from tests.reactor import reactor, until_closed
 
-reactor: Any = global_reactor
 BODY = b'{"account":"a"}'
 
 
@@ -41,10 +42,10 @@ class Peer(Protocol):
         self.lost.callback(None)
 
 
-async def until_closed() -> None:
-    """Wait until our end of every connection is closed too; only then is its socket gone."""
-    while any(isinstance(end, Client) for end in [*reactor.getReaders(), *reactor.getWriters()]):
-        await deferLater(reactor, 0.001)
+async def start(client: HTTPClient, clock: Any, url: str) -> None:
+    """Make a start call that may take 5 seconds."""
+    policy = ReusePolicy(clock, lambda: None, 0)
+    await JobServer(client, clock, url, 5, policy).start("a", BODY)
 
 
 async def call(react: Callable[[Any], None], clock: Any = reactor) -> Peer:
@@ -52,10 +53,10 @@ async def call(react: Callable[[Any], None], clock: Any = reactor) -> Peer:
     peer = Peer(react)
     endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
     port = await endpoint.listen(Factory.forProtocol(lambda: peer))
-    client = make_client(reactor, connect_timeout=3, idle_connections=0)
+    client = make_client(reactor, ClientLimits(idle_time=0))
     url = f"http://127.0.0.1:{port.getHost().port}/start"
     try:
-        await JobServer(client, clock, url, 5).start(BODY)
+        await start(client, clock, url)
     finally:
         await peer.lost
         await port.stopListening()
@@ -99,17 +100,17 @@ async def test_refused() -> None:
     port = await endpoint.listen(Factory.forProtocol(Protocol))
     url = f"http://127.0.0.1:{port.getHost().port}/start"
     await port.stopListening()
-    client = make_client(reactor, connect_timeout=3, idle_connections=0)
+    client = make_client(reactor, ClientLimits(idle_time=0))
     with pytest.raises(UpstreamUnreachable):
-        await JobServer(client, reactor, url, 5).start(BODY)
+        await start(client, reactor, url)
 
 
 @run
 async def test_no_name() -> None:
     """S2: a name that cannot exist (RFC 6761, section 6.4)."""
-    client = make_client(reactor, connect_timeout=3, idle_connections=0)
+    client = make_client(reactor, ClientLimits(idle_time=0))
     with pytest.raises(UpstreamUnreachable):
-        await JobServer(client, reactor, "http://jobs.invalid/start", 5).start(BODY)
+        await start(client, reactor, "http://jobs.invalid/start")
 
 
 @run
@@ -119,10 +120,10 @@ async def test_plain_server() -> None:
     peer.dataReceived = lambda data: peer.transport.write(b"HTTP/1.1 400 Bad\r\n\r\n")  # type: ignore[method-assign, union-attr]
     endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
     port = await endpoint.listen(Factory.forProtocol(lambda: peer))
-    client = make_client(reactor, connect_timeout=3, idle_connections=0)
+    client = make_client(reactor, ClientLimits(idle_time=0))
     url = f"https://127.0.0.1:{port.getHost().port}/start"
     with pytest.raises(UpstreamUntrusted):
-        await JobServer(client, reactor, url, 5).start(BODY)
+        await start(client, reactor, url)
     await peer.lost
     await port.stopListening()
     await until_closed()

@@ -22,6 +22,7 @@ from twisted.internet.task import react
 
 from jobproxy import __version__
 from jobproxy.client import collect_body, make_client, post_json
+from jobproxy.http1.limits import ClientLimits
 from jobproxy.lifecycle import raise_file_limit
 from jobproxy.sandbox.jobs import Job
 from jobproxy.sandbox.proofs import BadProof, pack_proof, unpack_proof
@@ -132,19 +133,21 @@ class LoadClient:
 
     async def _request(self) -> Job:
         exchange = Deferred.fromCoroutine(self._exchange())
-        exchange.addTimeout(self._timeout, self._clock)
+        exchange.addTimeout(self._timeout, self._clock, onTimeoutCancel=_time_out)
         try:
             status, body = await exchange
         except Exception as error:  # any failure of a job is a result to be counted
             raise JobFailed(_name_failure(error)) from error
         if status != 200:
-            raise JobFailed(f"status {status}: {body[:200].decode('utf-8', 'replace')}")
+            raise JobFailed(f"status {status}: {_name_refusal(body)}")
         try:
             result = json.loads(body)
             job = Job(result["id"], result["startedAt"], result["proof"])
             state = result["state"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise JobFailed("an answer that is no result") from error
+        if not all(isinstance(part, str) for part in (job.job_id, job.started_at, job.proof)):
+            raise JobFailed("an answer that is no result")
         if state != "completed":
             raise JobFailed(f"a job with state {state}")
         return job
@@ -153,6 +156,20 @@ class LoadClient:
         body = json.dumps({"account": self._account, "wait": True}).encode()
         response = await post_json(self._treq, self._clock, self._url, body)
         return response.code, await collect_body(response, MAX_BODY)
+
+
+def _time_out(_: object, seconds: float) -> None:
+    """Fail with what it is; a request that was cancelled has another name for it."""
+    raise TimeoutError(f"no answer after {seconds} s")
+
+
+def _name_refusal(body: bytes) -> str:
+    """Return what an error says of its kind (RFC 9457), or else how it begins, in one line."""
+    try:
+        text = str(json.loads(body)["title"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        text = body.decode("utf-8", "replace")
+    return " ".join(text.split())[:100]
 
 
 def _name_failure(error: BaseException) -> str:
@@ -232,8 +249,7 @@ async def run_jobs(reactor: Any, arguments: argparse.Namespace) -> None:
     client = LoadClient(
         make_client(
             reactor,
-            connect_timeout=arguments.timeout,
-            idle_connections=arguments.concurrency,
+            ClientLimits(connections=arguments.concurrency, connect_time=arguments.timeout),
         ),
         reactor,
         arguments.url,

@@ -29,13 +29,17 @@ def unpack_proof(text: str) -> list[Job]:
     :raises BadProof: if it is not one.
     """
     try:
-        packed = b64decode("".join(text.split()), validate=True)
+        packed = b64decode("".join(text.split()).encode("ascii", "replace"), validate=True)
         unzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        rows = json.loads(unzip.decompress(packed, MAX_UNPACKED))
+        unpacked = unzip.decompress(packed, MAX_UNPACKED)
     except binascii.Error as error:
         raise BadProof(f"not base64: {error}") from error
     except zlib.error as error:
         raise BadProof(f"not gzip: {error}") from error
+    if not unzip.eof or unzip.unused_data:
+        raise BadProof("not gzip: cut short, too long, or followed by something else")
+    try:
+        rows = json.loads(unpacked)
     except (ValueError, RecursionError) as error:
         raise BadProof(f"not JSON: {error}") from error
     if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
@@ -44,4 +48,6 @@ def unpack_proof(text: str) -> list[Job]:
 
 
 def _is_row(row: object) -> bool:
-    return isinstance(row, list) and len(row) == 3 and all(isinstance(cell, str) for cell in row)
+    if not isinstance(row, list) or len(row) != 3:
+        return False
+    return all(isinstance(cell, str) and cell.isascii() for cell in row)

@@ -125,13 +125,14 @@ class Simulator:
         if callback_url in self._callback_urls:
             self.stats.repeated_callback_urls += 1
         self._callback_urls.add(callback_url)
+        connection = connection_of(request)
         if "early" in faults:
-            await self._call_back(callback_url, self._end(job, faults))
+            await self._deliver(callback_url, self._end(job, faults), faults)
         else:
             finishing = Deferred.fromCoroutine(self._finish(job, callback_url, faults))
             finishing.addErrback(lambda failure: _log.failure("a job crashed", failure))
         if "reset" in faults:
-            connection_of(request).abortConnection()
+            connection.abortConnection()
         if "slow" in faults:
             await self._pause(faults["slow"].seconds)
         if "garbage" in faults:
@@ -143,10 +144,14 @@ class Simulator:
         result = self._end(job, faults)
         if "late" in faults:
             await self._pause(faults["late"].seconds)
-        if "drop" not in faults:
-            await self._call_back(callback_url, result)
+        await self._deliver(callback_url, result, faults)
+
+    async def _deliver(self, url: str, result: dict[str, str], faults: Drawn) -> None:
+        if "drop" in faults:
+            return
+        await self._call_back(url, result)
         if "duplicate" in faults:
-            await self._call_back(callback_url, result)
+            await self._call_back(url, result)
 
     def _end(self, job: Job, faults: Drawn) -> dict[str, str]:
         state = "failed" if "failed" in faults else "completed"

@@ -1,5 +1,6 @@
 """What makes the job server hard to use: it serves one connection of an account at a time."""
 
+from collections import deque
 from typing import Literal
 
 from attrs import define, field
@@ -25,6 +26,7 @@ class Slots:
     _holding: Holding
     _accounts: dict[str, DeferredSemaphore] = field(factory=dict, init=False, repr=False)
     _holders: set[tuple[Connection, str]] = field(factory=set, init=False, repr=False)
+    _given_back: deque[str] = field(factory=deque, init=False, repr=False)
 
     def acquire(self, account: str, connection: Connection) -> Deferred[None]:
         """Wait for a slot; to be released when the request is answered."""
@@ -50,7 +52,12 @@ class Slots:
         self._give_back(account)
 
     def _give_back(self, account: str) -> None:
-        semaphore = self._accounts[account]
-        semaphore.release()
-        if semaphore.tokens == semaphore.limit:
-            del self._accounts[account]
+        self._given_back.append(account)
+        if len(self._given_back) > 1:
+            return  # the loop below, further up the stack, comes to it
+        while self._given_back:
+            semaphore = self._accounts[self._given_back[0]]
+            semaphore.release()  # whoever gets it may give it back before this returns
+            if semaphore.tokens == semaphore.limit:
+                del self._accounts[self._given_back[0]]
+            self._given_back.popleft()

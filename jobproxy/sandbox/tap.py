@@ -9,6 +9,7 @@ from twisted.web.server import Site
 
 from jobproxy import lifecycle
 from jobproxy.client import make_client
+from jobproxy.http1.limits import ClientLimits
 from jobproxy.options import DaemonOptions, Option, read_count, read_delay, read_endpoints
 from jobproxy.sandbox.faults import KINDS, read_faults
 from jobproxy.sandbox.jobs import Workshop
@@ -89,7 +90,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
 
     source = Random(config["seed"])
     simulator = Simulator(
-        make_client(reactor, connect_timeout=10, idle_connections=256),
+        make_client(reactor, ClientLimits(connect_time=10, connections=1_000)),
         reactor,
         Workshop(source),
         Slots(config["slots-per-account"], config["hold-slot"]),

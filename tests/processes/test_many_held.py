@@ -8,7 +8,6 @@ import pytest
 import pytest_twisted
 from attrs import define, field
 from klein import Klein
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
@@ -17,11 +16,12 @@ from twisted.web.http import Request
 from twisted.web.server import Site
 
 from jobproxy.client import collect_body, make_client, post_json
+from jobproxy.http1.limits import ClientLimits
 from jobproxy.lifecycle import raise_file_limit
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port, read_memory
+from tests.reactor import reactor, until_closed
 
 CLIENTS = 5_000
-reactor: Any = global_reactor
 
 
 @define(eq=False)
@@ -99,7 +99,7 @@ async def test_all_are_answered(record_property: Any) -> None:
         per_client = (read_memory(proxy.process.pid) - base) / clients
         record_property("bytes_per_held_client", round(per_client))
 
-        sender = make_client(reactor, connect_timeout=30, idle_connections=0)
+        sender = make_client(reactor, ClientLimits(idle_time=0))
 
         async def call_back(numbers: range) -> None:
             for number in numbers:
@@ -111,6 +111,7 @@ async def test_all_are_answered(record_property: Any) -> None:
         await gatherResults([Deferred.fromCoroutine(call_back(numbers)) for numbers in rounds])
         answers = await gatherResults([client.done for client in held])
     await port.stopListening()
+    await until_closed()
     for number, answer in enumerate(answers):
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK\r\n")

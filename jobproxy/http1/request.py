@@ -1,0 +1,186 @@
+"""A request on our edge: all that twisted.web's is, and made as it is asked for."""
+
+import re
+from functools import cached_property
+from http import HTTPStatus
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ISSLTransport
+from twisted.python.failure import Failure
+from twisted.web import server
+from twisted.web.http import parse_qs
+from twisted.web.http_headers import Headers
+
+if TYPE_CHECKING:
+    from jobproxy.http1.server import ServerProtocol
+
+_REQUEST_ID = re.compile(rb"[\w.:/=+-]{1,128}", re.ASCII)
+
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
+    for status in HTTPStatus
+}
+
+
+def write_head(status: int, headers: dict[bytes, bytes], length: int, fixed: bytes) -> bytes:
+    """Return the head of an answer.
+
+    :param headers: whole lines by lower-case name, but for ``Content-Length``.
+    :param length: of the body in bytes; said also in answers that have none (RFC 9110, 8.6).
+    :param fixed: whole lines that come first.
+    """
+    lines = b"".join(headers.values())
+    return b"%b%b%bContent-Length: %d\r\n\r\n" % (_STATUS_LINES[status], fixed, lines, length)
+
+
+class Request(server.Request):
+    """One request and its answer, which is sent in one piece.
+
+    twisted.web's own makes everything at once; here headers as :class:`Headers`, arguments, the
+    body as a file and addresses are made when somebody looks.
+
+    :ivar request_id: the request's ``X-Request-Id`` if it is fit to be sent back, else a new one.
+    :ivar body: bytes.
+    """
+
+    channel: "ServerProtocol"
+
+    def __init__(
+        self,
+        channel: "ServerProtocol",
+        method: bytes,
+        uri: bytes,
+        version: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        keep_alive: bool,
+    ) -> None:
+        self.channel = channel
+        self.method = method
+        self.uri = uri
+        self.path = uri.partition(b"?")[0]
+        self.clientproto = version
+        self.headers = headers
+        self.body = body
+        self.keep_alive = keep_alive
+        self.notifications: list[Deferred[None]] = []
+        self._lines: dict[bytes, bytes] = {}
+        self._written = b""
+
+    def getHeader(self, key: Any) -> Any:
+        """Return the last header of this name, as bytes or as str like the name."""
+        name = (key.encode("ascii") if isinstance(key, str) else key).lower()
+        for other, value in reversed(self.headers):
+            if other == name:
+                return value.decode("iso-8859-1") if isinstance(key, str) else value
+        return None
+
+    @cached_property
+    def request_id(self) -> bytes:
+        given: bytes | None = self.getHeader(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given
+        return self.channel.factory.make_id()
+
+    @cached_property
+    def requestHeaders(self) -> Headers:
+        headers = Headers()
+        for name, value in self.headers:
+            headers.addRawHeader(name, value)
+        return headers
+
+    @cached_property
+    def content(self) -> BytesIO:
+        return BytesIO(self.body)
+
+    @cached_property
+    def args(self) -> dict[bytes, list[bytes]]:
+        arguments: dict[bytes, list[bytes]] = parse_qs(self.uri.partition(b"?")[2], True)
+        return arguments
+
+    @cached_property
+    def prepath(self) -> list[bytes]:
+        return []
+
+    @cached_property
+    def postpath(self) -> list[bytes]:
+        return [unquote_to_bytes(segment) for segment in self.path.split(b"/")[1:]]
+
+    @cached_property
+    def client(self) -> Any:
+        return self.transport.getPeer()
+
+    @cached_property
+    def host(self) -> Any:
+        return self.transport.getHost()
+
+    @property
+    def transport(self) -> Any:
+        return self.channel.transport
+
+    @property
+    def site(self) -> Any:
+        return self.channel.factory
+
+    def isSecure(self) -> bool:
+        return bool(ISSLTransport.providedBy(self.transport))
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        self.code = code
+
+    def setHeader(self, name: Any, value: Any) -> None:
+        """Set a header of the answer; neither part can end its line."""
+        if isinstance(name, str):
+            name = name.encode("iso-8859-1")
+        if isinstance(value, str):
+            value = value.encode("iso-8859-1")
+        line = b"%b: %b\r\n" % (name, value)
+        if line.count(b"\n") != 1 or line.count(b"\r") != 1:
+            raise ValueError("a header cannot have a line break in it")
+        self._lines[name.lower()] = line
+
+    def write(self, data: bytes) -> None:
+        self._written += data
+
+    def finish(self) -> None:
+        """Send the answer."""
+        if self.finished or self._disconnected:
+            return
+        self.finished = 1
+        body, lines = self._written, self._lines
+        lines.pop(b"content-length", None)
+        lines[b"x-request-id"] = b"X-Request-Id: %b\r\n" % self.request_id
+        if not self.keep_alive:
+            lines[b"connection"] = b"Connection: close\r\n"
+        fixed = self.channel.factory.fixed_headers()
+        head = write_head(self.code, lines, len(body), fixed)
+        self.channel.answer(self, head, b"" if self.method == b"HEAD" else body)
+        for notification in self._take_notifications():
+            notification.callback(None)
+
+    def process(self) -> None:
+        """Have the request answered."""
+        self.channel.factory.resource.render(self)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has left, so that there is nobody to answer."""
+        return self._disconnected
+
+    def notifyFinish(self) -> Deferred[None]:
+        finished: Deferred[None] = Deferred()
+        self.notifications.append(finished)
+        return finished
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Tell whoever works on this request that its client has left."""
+        self._disconnected = True
+        for notification in self._take_notifications():
+            notification.errback(reason)
+
+    def _take_notifications(self) -> list[Deferred[None]]:
+        notifications, self.notifications = self.notifications, []
+        return notifications

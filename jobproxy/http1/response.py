@@ -1,0 +1,170 @@
+"""Reads responses off the wire, within bounds, whole or not at all."""
+
+from typing import Any
+
+from attrs import define, field
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpResponseParser,
+)
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IResponse
+from zope.interface import implementer
+
+from jobproxy.http1.limits import ClientLimits
+
+_BODILESS = frozenset({204, 304})
+
+
+class BadResponse(Exception):
+    """What the server sent is not HTTP/1.1, or more of it than is allowed."""
+
+
+@implementer(IResponse)
+@define(eq=False)
+class Response:
+    """A response that was received to its end.
+
+    :ivar body: bytes, as they came: no encoding is taken off.
+    """
+
+    code: int
+    phrase: bytes
+    version: tuple[bytes, int, int]
+    body: bytes
+    _lines: list[tuple[bytes, bytes]] = field(repr=False)
+    request: Any = None
+    previousResponse: Any = None
+
+    @property
+    def length(self) -> int:
+        return len(self.body)
+
+    @property
+    def headers(self) -> Headers:
+        headers = Headers()
+        for name, value in self._lines:
+            headers.addRawHeader(name, value)
+        return headers
+
+    def deliverBody(self, protocol: Any) -> None:
+        protocol.makeConnection(None)
+        if self.body:
+            protocol.dataReceived(self.body)
+        protocol.connectionLost(Failure(ResponseDone()))
+
+    def setPreviousResponse(self, response: Any) -> None:
+        self.previousResponse = response
+
+
+class ResponseReader:
+    """Makes one response of a connection's bytes.
+
+    :ivar response: the response, once it is whole.
+    :ivar is_reusable: whether another request may follow on the connection.
+    """
+
+    def __init__(self, limits: ClientLimits) -> None:
+        self._limits = limits
+        # The parser refers back to us: close() has to break that circle.
+        self._parser = HttpResponseParser(self)
+        self._interim = 0
+        self.response: Response | None = None
+        self.is_reusable = False
+        self.on_message_begin()
+
+    def close(self) -> None:
+        """Free the parser; nothing can be fed any more."""
+        del self._parser
+
+    def feed(self, data: bytes) -> None:
+        """Read on.
+
+        :raises BadResponse: if this cannot be a response, or is not one within the limits.
+        """
+        if self._is_head:
+            self._head_fed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            if self.response is not None:
+                # What comes after a whole response does it no harm, but nothing can follow it.
+                self.is_reusable = False
+                return
+            if isinstance(error.__context__, BadResponse):
+                raise error.__context__ from None
+            if isinstance(error, HttpParserCallbackError):
+                raise
+            raise BadResponse(f"not HTTP/1.1: {error}") from None
+        # A line without an end has not been handed to us yet, however long it is.
+        if self._is_head and self._head_fed > self._limits.head:
+            raise BadResponse(f"a head of more than {self._limits.head} bytes")
+
+    def end(self) -> Response | None:
+        """Say that the connection has ended, which ends a body without a length.
+
+        :return: the response, if it is whole now.
+        """
+        if self.response is None and not self._is_head and not self._has_length:
+            self._complete()
+        return self.response
+
+    # Called by the parser:
+
+    def on_message_begin(self) -> None:
+        if self.response is not None:
+            raise BadResponse("more than one response")
+        self._is_head = True
+        self._head_fed = 0
+        self._has_length = False
+        self._phrase = b""
+        self._lines: list[tuple[bytes, bytes]] = []
+        self._size = 0
+        self._body: list[bytes] = []
+
+    def on_status(self, part: bytes) -> None:
+        self._phrase += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._size += len(name) + len(value)
+        if self._size > self._limits.head:
+            raise BadResponse(f"a head of more than {self._limits.head} bytes")
+        if self._is_head:
+            name = name.lower()
+            self._lines.append((name, value))
+            self._has_length |= name in {b"content-length", b"transfer-encoding"}
+
+    def on_headers_complete(self) -> None:
+        self._is_head = False
+        self._size = 0
+
+    def on_body(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > self._limits.body:
+            raise BadResponse(f"a body of more than {self._limits.body} bytes")
+        self._body.append(part)
+
+    def on_message_complete(self) -> None:
+        if self._parser.get_status_code() < 200:
+            self._interim += 1
+            if self._interim > self._limits.interim:
+                raise BadResponse("too many interim responses")
+            return
+        self._complete()
+        has_end = self._has_length or self._parser.get_status_code() in _BODILESS
+        is_current = self._parser.get_http_version() == "1.1"
+        self.is_reusable = has_end and is_current and self._parser.should_keep_alive()
+
+    def _complete(self) -> None:
+        major, minor = self._parser.get_http_version().split(".")
+        self.response = Response(
+            code=self._parser.get_status_code(),
+            phrase=self._phrase,
+            version=(b"HTTP", int(major), int(minor)),
+            body=b"".join(self._body),
+            lines=self._lines,
+        )

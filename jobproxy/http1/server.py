@@ -1,0 +1,249 @@
+"""The server side of a connection: requests answered in order, and an end to all that lingers."""
+
+import secrets
+import socket
+from collections import Counter, deque
+from collections.abc import Callable
+from email.utils import formatdate
+from time import time
+from typing import Any, cast
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+
+from jobproxy.http1.limits import ServerLimits
+from jobproxy.http1.reader import RequestReader
+from jobproxy.http1.request import Request, write_head
+from jobproxy.http1.sending import Sender
+from jobproxy.problems import Problem, RequestTimeout, describe, status_of
+
+#: When a client that vanished without a word is given up: probes after 30 s, 10 s apart, 3 lost.
+_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+
+
+class ServerProtocol(Protocol):
+    """One client's connection.
+
+    Requests that come while one is being answered wait for their turn, and so does the refusal of
+    what is no request. Then the connection *lingers*: it is closed once the client has had time to
+    read why, since a close with unread bytes would take the answer away from it (RFC 9112, 9.6).
+    """
+
+    factory: "ServerFactory"
+    transport: Any
+    _sender: Sender
+
+    def __init__(self, factory: "ServerFactory") -> None:
+        self.factory = factory
+        self._reader: RequestReader | None = None
+        self._current: Request | None = None
+        self._queue: deque[Request | Problem] = deque()
+        self._ahead = 0
+        self._is_answering = False
+        self._has_asked = False
+        #: Bytes that may still be thrown away, once the connection lingers.
+        self._linger: int | None = None
+        self._deadline: float | None = None
+        self._timer: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
+            handle = cast(Any, self.transport).getHandle()
+            for name, value in _KEEPALIVE:
+                if hasattr(socket, name):
+                    handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._sender = Sender(self.transport)
+        self.factory.connections.add(self)
+        self._set_deadline(self.factory.limits.silent_time)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.factory.connections.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._close_reader()
+        self._queue.clear()
+        self._linger = 0
+        if self._current is not None:
+            current, self._current = self._current, None
+            current.connectionLost(reason)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._linger is not None:
+            self._discard(data)
+            return
+        if self._current is not None:
+            self._ahead += len(data)
+            if self._ahead > self.factory.limits.ahead:
+                self._abort("pipelined")
+                return
+        self._has_asked = True
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = RequestReader(self, self.factory.limits)
+            self._deadline = None
+        try:
+            reader.feed(data)
+        except Problem as problem:
+            self._take(reader)
+            self._close_reader()
+            self._queue.append(problem)
+        else:
+            self._take(reader)
+            if reader.is_complete:
+                self._close_reader()
+            elif self._deadline is None:
+                self._set_deadline(self.factory.limits.request_time)
+        self._answer_next()
+
+    def answer(self, request: Request, head: bytes, body: bytes) -> None:
+        """Send the answer to the current request; to be called by that request alone."""
+        self._current = None
+        self._sender.write(head + body)
+        if not request.keep_alive:
+            self._queue.clear()
+            self._close()
+        elif not self._is_answering:
+            self._answer_next()
+
+    def _take(self, reader: RequestReader) -> None:
+        """Queue the requests that have been read; each has had a deadline of its own."""
+        if reader.requests:
+            self._queue.extend(reader.requests)
+            reader.requests.clear()
+            self._deadline = None
+
+    def _answer_next(self) -> None:
+        self._is_answering = True
+        while self._current is None and self._queue and self._linger is None:
+            following = self._queue.popleft()
+            if isinstance(following, Problem):
+                self._refuse(following)
+            else:
+                self._current = following
+                following.process()
+        self._is_answering = False
+        if self._current is not None or self._linger is not None:
+            return
+        self._ahead = 0
+        if self._reader is None:
+            self._set_deadline(self.factory.limits.idle_time)
+        elif self._reader.wants_continue:
+            self._reader.wants_continue = False
+            self._sender.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _refuse(self, problem: Problem) -> None:
+        self.factory.refused[problem.slug] += 1
+        request_id = self.factory.make_id()
+        document = describe(problem, request_id.decode())
+        headers = {
+            b"content-type": b"Content-Type: application/problem+json\r\n",
+            b"x-request-id": b"X-Request-Id: %b\r\n" % request_id,
+            b"connection": b"Connection: close\r\n",
+        }
+        head = write_head(status_of(problem), headers, len(document), self.factory.fixed_headers())
+        self._sender.write(head + document)
+        if hasattr(self.transport, "loseWriteConnection"):
+            self._linger = self.factory.limits.linger_size
+            self._set_deadline(self.factory.limits.linger_time)
+            self.transport.loseWriteConnection()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        """Close the connection when all is sent, but do not wait for that for long."""
+        self._linger = 0
+        self._set_deadline(self.factory.limits.idle_time)
+        self.transport.loseConnection()
+
+    def _discard(self, data: bytes) -> None:
+        if self._linger:
+            self._linger = max(0, self._linger - len(data))
+            if not self._linger:
+                self.transport.pauseProducing()
+
+    def _abort(self, reason: str) -> None:
+        self.factory.refused[reason] += 1
+        self.transport.abortConnection()
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _set_deadline(self, seconds: float) -> None:
+        """Move the deadline; a timer that runs already and is not later is left to find that."""
+        clock = self.factory.clock
+        self._deadline = clock.seconds() + seconds
+        if self._timer is None:
+            self._timer = clock.callLater(seconds, self._check_deadline)
+        elif self._timer.getTime() > self._deadline:
+            self._timer.reset(seconds)
+
+    def _check_deadline(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        remaining = self._deadline - self.factory.clock.seconds()
+        if remaining > 0:
+            self._timer = self.factory.clock.callLater(remaining, self._check_deadline)
+            return
+        self._deadline = None
+        if self._linger is not None:
+            self.transport.abortConnection()
+        elif self._reader is not None:
+            self._close_reader()
+            seconds = self.factory.limits.request_time
+            self._queue.append(RequestTimeout(f"Send a request within {seconds:g} seconds."))
+            self._answer_next()
+        elif self._current is None:
+            if not self._has_asked:
+                self.factory.refused["silent"] += 1
+            self._linger = 0
+            self._set_deadline(1)
+            self.transport.loseConnection()
+
+
+class ServerFactory(Factory):
+    """Makes connections whose requests a resource answers.
+
+    :param resource: its ``render`` is called with every request, whatever the path.
+    :param reactor: tells the time.
+    :param make_id: returns an id for a request that has none.
+    :ivar refused: how many requests and connections were refused, by reason.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        resource: IResource,
+        reactor: IReactorTime,
+        *,
+        limits: ServerLimits | None = None,
+        make_id: Callable[[], bytes] = lambda: secrets.token_hex(8).encode(),
+    ) -> None:
+        self.resource = resource
+        self.clock = reactor
+        self.limits = limits or ServerLimits()
+        self.make_id = make_id
+        self.connections: set[ServerProtocol] = set()
+        self.refused: Counter[str] = Counter()
+        self._fixed_until = 0
+        self._fixed = b""
+
+    def buildProtocol(self, addr: Any) -> Any:
+        return ServerProtocol(self)
+
+    def fixed_headers(self) -> bytes:
+        """Return the header lines of every answer; the date is in whole seconds."""
+        now = int(time())
+        if now != self._fixed_until:
+            self._fixed_until = now
+            date = formatdate(now, usegmt=True).encode()
+            self._fixed = b"Server: jobproxy\r\nDate: %b\r\n" % date
+        return self._fixed
