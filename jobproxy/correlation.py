@@ -1,5 +1,6 @@
 """The correlation table: which client waits for which job."""
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -41,12 +42,18 @@ _STARTED: dict[State, Started] = {
 
 @define(eq=False)
 class _Entry:
+    table: "CorrelationTable"
     handle: str
-    deadline: IDelayedCall
+    #: Gives up the job's place in its queue, as long as it has not been started.
+    withdraw: Callable[[], object] | None
+    deadline: IDelayedCall = field(init=False)
     #: :data:`None` once the client has left.
-    waiter: Deferred[Report] | None
+    waiter: Deferred[Report] | None = field(init=False)
     state: State = State.QUEUED
     job_id: str | None = None
+
+    def abandon(self, _: Deferred[Report]) -> None:
+        self.table._abandon(self)
 
 
 @define(eq=False)
@@ -67,20 +74,23 @@ class CorrelationTable(Service):
         """Return how many jobs have not ended, those included whose client has left."""
         return len(self._entries)
 
-    def expect(self, handle: str, seconds: float) -> Deferred[Report]:
+    def expect(
+        self, handle: str, seconds: float, withdraw: Callable[[], object]
+    ) -> Deferred[Report]:
         """Wait for a job's result; to be called before the job is started.
 
         :param handle: the job's handle, not in use yet.
         :param seconds: the time until the deadline.
+        :param withdraw: is called if the job ends before it has been started.
         :return: fires with the callback that ended the job, or fails with a :class:`Problem`.
             Cancel it when the client has left.
         """
         if handle in self._entries:
             raise ValueError("this handle is in use")
-        waiter: Deferred[Report] = Deferred(lambda _: self._abandon(handle))
-        self._entries[handle] = _Entry(
-            handle, self._clock.callLater(seconds, self._expire, handle), waiter
-        )
+        entry = self._entries[handle] = _Entry(self, handle, withdraw)
+        entry.deadline = self._clock.callLater(seconds, self._expire, entry)
+        waiter: Deferred[Report] = Deferred(entry.abandon)
+        entry.waiter = waiter
         self.held += 1
         return waiter
 
@@ -93,6 +103,7 @@ class CorrelationTable(Service):
         entry = self._entries.get(handle)
         if entry is not None:
             entry.state = state
+            entry.withdraw = None
             entry.job_id = job_id or entry.job_id
 
     def shorten(self, handle: str, seconds: float) -> None:
@@ -144,20 +155,21 @@ class CorrelationTable(Service):
         del self._entries[entry.handle]
         if entry.deadline.active():
             entry.deadline.cancel()
+        if entry.withdraw is not None:
+            entry.withdraw()
         if entry.waiter is not None:
             self.held -= 1
         return entry.waiter
 
-    def _abandon(self, handle: str) -> None:
-        entry = self._entries[handle]
+    def _abandon(self, entry: _Entry) -> None:
         if entry.state is State.QUEUED:
             self._remove(entry)
         else:
             entry.waiter = None
             self.held -= 1
 
-    def _expire(self, handle: str) -> None:
-        state = self._entries[handle].state
+    def _expire(self, entry: _Entry) -> None:
+        state = entry.state
         if state in (State.STARTING, State.UNCONFIRMED):
             problem: Problem = StartUnknown(
                 "The job server did not confirm the start, and no callback came; "
@@ -170,4 +182,4 @@ class CorrelationTable(Service):
         else:
             problem = WaitOver("The job was started, but its callback did not come in time.")
         problem.started = _STARTED[state]
-        self.fail(handle, problem)
+        self.fail(entry.handle, problem)

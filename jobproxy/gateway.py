@@ -51,16 +51,10 @@ class Gateway:
             )
         place = self._lanes.enter(job.account)
         token = self._signer.mint()
-        answer = self._table.expect(token.handle, self._wait)
+        answer = self._table.expect(token.handle, self._wait, place.cancel)
         started = Deferred.fromCoroutine(self._start(job, token, place))
         started.addErrback(self._crash, token.handle)
-
-        def withdraw(outcome: Report | Failure) -> Report | Failure:
-            """Give up a place that is still queued for, whatever ended the wait."""
-            place.cancel()
-            return outcome
-
-        return answer.addBoth(withdraw)
+        return answer
 
     def recognize(self, token: str) -> str:
         """Return the handle of the job that a callback's URL names.

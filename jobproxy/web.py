@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as RouteMethodNotAllowed
 
+from jobproxy.correlation import Delivery
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.messages import parse_job
@@ -30,6 +31,7 @@ _log = Logger()
 #: Where jobs are taken: our own path, and those by which clients know the job server itself.
 PROXY_PATHS = ("/proxy", "/start", "/")
 
+_RECEIPTS = {delivery: json.dumps({"status": delivery.value}).encode() for delivery in Delivery}
 _JSON_TYPE = re.compile(rb"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 
 
@@ -62,15 +64,16 @@ class Web:
     async def proxy(self, request: Request) -> bytes:
         """Hold a client until its job is done; cancelled by Klein when the client leaves."""
         _check_type(request)
-        result = await self._gateway.submit(parse_job(request.body))
+        waiting = self._gateway.submit(parse_job(request.body))
+        request.forget()
+        result = await waiting
         return _answer(request, 200, b"application/json", result.body)
 
     def callback(self, request: Request, token: str) -> bytes:
         """Take a callback of the job server."""
         handle = self._gateway.recognize(token)
         delivery = self._gateway.deliver(handle, request.body)
-        body = json.dumps({"status": delivery.value}).encode()
-        return _answer(request, 200, b"application/json", body)
+        return _answer(request, 200, b"application/json", _RECEIPTS[delivery])
 
     def refuse(self, request: Request, failure: Failure) -> bytes:
         """Tell of a problem."""

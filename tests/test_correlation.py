@@ -26,23 +26,25 @@ class CorrelationTests(SynchronousTestCase):
 
     def test_handle_in_use(self) -> None:
         """A second client of the same handle is refused, and the first one stays."""
-        waiter = self.table.expect("a", 30)
+        waiter = self.table.expect("a", 30, lambda: None)
         with self.assertRaises(ValueError):
-            self.table.expect("a", 30)
+            self.table.expect("a", 30, lambda: None)
         self.table.complete("a", RESULT)
         self.assertIs(self.successResultOf(waiter), RESULT)
 
     def test_answers_may_ask_again(self) -> None:
         """Whoever is answered finds the table as if the job had never been."""
         lengths: list[int] = []
-        waiter = self.table.expect("a", 30)
+        waiter = self.table.expect("a", 30, lambda: None)
         waiter.addCallback(lambda _: lengths.append(len(self.table)))
         self.table.complete("a", RESULT)
         self.assertEqual(lengths, [0])
 
     def test_shortening_never_lengthens(self) -> None:
         """S6: the grace after an ambiguous start ends at the deadline at the latest."""
-        waiters = {seconds: self.table.expect(f"{seconds}", 30) for seconds in (2, 60)}
+        waiters = {
+            seconds: self.table.expect(f"{seconds}", 30, lambda: None) for seconds in (2, 60)
+        }
         for seconds in waiters:
             self.table.advance(f"{seconds}", State.UNCONFIRMED)
             self.table.shorten(f"{seconds}", seconds)
@@ -54,7 +56,7 @@ class CorrelationTests(SynchronousTestCase):
 
     def test_conflict_changes_nothing(self) -> None:
         """B8: a callback about another id is refused, before and after the right one comes."""
-        waiter = self.table.expect("a", 30)
+        waiter = self.table.expect("a", 30, lambda: None)
         self.table.advance("a", State.RUNNING, "1")
         with self.assertRaises(CallbackConflict):
             self.table.complete("a", Report(b"{}", "2", "running"))
@@ -80,7 +82,7 @@ class CorrelationMachine(RuleBasedStateMachine):
     def expect(self, seconds: int) -> str:
         handle = str(len(self.answers))
         self.answers[handle] = []
-        self.waiters[handle] = self.table.expect(handle, seconds)
+        self.waiters[handle] = self.table.expect(handle, seconds, lambda: None)
         self.waiters[handle].addBoth(self.answers[handle].append)
         self.deadlines[handle] = self.clock.seconds() + seconds
         return handle

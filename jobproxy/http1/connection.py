@@ -12,11 +12,11 @@ from zope.interface import implementer
 
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.response import BadResponse, Response, ResponseReader
-from jobproxy.http1.sending import Sender
+from jobproxy.http1.sending import EagerWriter, find_send
 
 
 @implementer(IHandshakeListener)
-class ClientConnection(Protocol):
+class ClientConnection(EagerWriter, Protocol):
     """A connection to a server.
 
     :ivar ready: fires when a request can be sent; with TLS not before the server has proved who
@@ -27,7 +27,6 @@ class ClientConnection(Protocol):
 
     factory: "ClientFactory"
     transport: Any
-    _sender: Sender
 
     def __init__(self, factory: "ClientFactory") -> None:
         self.factory = factory
@@ -41,7 +40,7 @@ class ClientConnection(Protocol):
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-        self._sender = Sender(self.transport)
+        self._send = find_send(self.transport)
         if not self.factory.is_secure:
             self.ready.callback(None)
 
@@ -59,7 +58,7 @@ class ClientConnection(Protocol):
         self._has_answer_begun = False
         self._reader = ResponseReader(self.factory.limits)
         self._answered = Deferred(lambda _: self._fail(Failure(CancelledError())))
-        self._sender.write(data)
+        self._write(data)
         return self._answered
 
     def close(self) -> None:

@@ -26,6 +26,21 @@ from jobproxy.problems import (
 if TYPE_CHECKING:
     from jobproxy.http1.server import ServerProtocol
 
+#: The usual spellings, so that these names need no memory of their own.
+_NAMES = {
+    spelling: name
+    for name in (
+        b"accept",
+        b"accept-encoding",
+        b"connection",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"user-agent",
+        b"x-request-id",
+    )
+    for spelling in (name, name.title())
+}
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
 
 
@@ -97,7 +112,7 @@ class RequestReader:
             return
         if len(name) + len(value) > self._limits.header_line:
             raise self._refuse_head()
-        self._headers.append((name.lower(), value))
+        self._headers.append((_NAMES.get(name) or name.lower(), value))
         if len(self._headers) > self._limits.header_count:
             raise self._refuse_head()
 

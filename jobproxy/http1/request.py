@@ -1,6 +1,7 @@
 """A request on our edge: all that twisted.web's is, and made as it is asked for."""
 
 import re
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from http import HTTPStatus
 from io import BytesIO
@@ -46,7 +47,28 @@ class Request(server.Request):
     :ivar body: bytes.
     """
 
-    channel: "ServerProtocol"
+    # A held client costs as much memory as this and the like: no dict is made until somebody
+    # looks at what is made on demand.
+    channel: Any
+
+    __slots__ = (
+        "_disconnected",
+        "_lines",
+        "_on_gone",
+        "_request_id",
+        "_written",
+        "body",
+        "channel",
+        "clientproto",
+        "code",
+        "finished",
+        "headers",
+        "keep_alive",
+        "method",
+        "notifications",
+        "path",
+        "uri",
+    )
 
     def __init__(
         self,
@@ -66,9 +88,14 @@ class Request(server.Request):
         self.headers = headers
         self.body = body
         self.keep_alive = keep_alive
-        self.notifications: list[Deferred[None]] = []
-        self._lines: dict[bytes, bytes] = {}
+        self.code = 200
+        self.finished = 0
+        self.notifications: Sequence[Deferred[None]] = ()
+        self._disconnected = False
+        self._on_gone: Callable[[], object] | None = None
+        self._lines: dict[bytes, bytes] | None = None
         self._written = b""
+        self._request_id: bytes | None = None
 
     def getHeader(self, key: Any) -> Any:
         """Return the last header of this name, as bytes or as str like the name."""
@@ -78,12 +105,18 @@ class Request(server.Request):
                 return value.decode("iso-8859-1") if isinstance(key, str) else value
         return None
 
-    @cached_property
+    @property
     def request_id(self) -> bytes:
-        given: bytes | None = self.getHeader(b"x-request-id")
-        if given is not None and _REQUEST_ID.fullmatch(given):
-            return given
-        return self.channel.factory.make_id()
+        if self._request_id is None:
+            given = self.getHeader(b"x-request-id")
+            fits = given is not None and _REQUEST_ID.fullmatch(given)
+            self._request_id = given if fits else self.channel.factory.make_id()
+        return self._request_id
+
+    def forget(self) -> None:
+        """Drop what was asked, once it has been read: the answer may be long in coming."""
+        self.headers = [header for header in self.headers if header[0] == b"x-request-id"]
+        self.body = b""
 
     @cached_property
     def requestHeaders(self) -> Headers:
@@ -140,6 +173,8 @@ class Request(server.Request):
         line = b"%b: %b\r\n" % (name, value)
         if line.count(b"\n") != 1 or line.count(b"\r") != 1:
             raise ValueError("a header cannot have a line break in it")
+        if self._lines is None:
+            self._lines = {}
         self._lines[name.lower()] = line
 
     def write(self, data: bytes) -> None:
@@ -150,7 +185,7 @@ class Request(server.Request):
         if self.finished or self._disconnected:
             return
         self.finished = 1
-        body, lines = self._written, self._lines
+        body, lines = self._written, self._lines or {}
         lines.pop(b"content-length", None)
         lines[b"x-request-id"] = b"X-Request-Id: %b\r\n" % self.request_id
         if not self.keep_alive:
@@ -172,15 +207,21 @@ class Request(server.Request):
 
     def notifyFinish(self) -> Deferred[None]:
         finished: Deferred[None] = Deferred()
-        self.notifications.append(finished)
+        self.notifications = (*self.notifications, finished)
         return finished
+
+    def when_gone(self, call: Callable[[], object]) -> None:
+        """Have one thing called if the client leaves before it has its answer."""
+        self._on_gone = call
 
     def connectionLost(self, reason: Failure) -> None:
         """Tell whoever works on this request that its client has left."""
         self._disconnected = True
+        if self._on_gone is not None:
+            self._on_gone()
         for notification in self._take_notifications():
             notification.errback(reason)
 
-    def _take_notifications(self) -> list[Deferred[None]]:
-        notifications, self.notifications = self.notifications, []
+    def _take_notifications(self) -> Sequence[Deferred[None]]:
+        notifications, self.notifications = self.notifications, ()
         return notifications

@@ -1,30 +1,38 @@
-"""Sending at once what the kernel takes at once."""
+"""Sending at once what the kernel takes at once.
 
-from typing import Any
+A write to a transport waits for the reactor to say that its socket can be written to, which takes
+two changes of what the reactor watches and a round of its loop. A socket that nothing waits for can
+nearly always be written to, so it is asked first.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.interfaces import ISSLTransport, ITCPTransport
 
+Send = Callable[[bytes], int]
 
-class Sender:
-    """Writes to one transport.
 
-    A write to a transport waits for the reactor to say that its socket can be written to, which
-    takes two changes of what the reactor watches and a round of its loop. A socket that nothing
-    waits for can nearly always be written to, so we ask it first; only what it does not take goes
-    the usual way, and so does everything after it.
+def find_send(transport: Any) -> Send | None:
+    """Return what sends bytes at once, if the transport is plain TCP."""
+    is_plain = ITCPTransport.providedBy(transport) and not ISSLTransport.providedBy(transport)
+    return cast(Any, transport).getHandle().send if is_plain else None
 
-    :param transport: of any kind; only plain TCP is written to directly.
+
+class EagerWriter:
+    """A protocol whose transport is written to by :meth:`_write` alone.
+
+    :ivar _send: what :func:`find_send` says, until the kernel does not take all; from then on
+        everything goes the transport's way, and so stays in order.
     """
 
-    __slots__ = ("_send", "_write")
+    __slots__ = ()
 
-    def __init__(self, transport: Any) -> None:
-        self._write = transport.write
-        is_plain = ITCPTransport.providedBy(transport) and not ISSLTransport.providedBy(transport)
-        self._send = transport.getHandle().send if is_plain else None
+    if TYPE_CHECKING:
+        transport: Any
+        _send: Send | None
 
-    def write(self, data: bytes) -> None:
-        """Send, now as far as that is possible."""
+    def _write(self, data: bytes) -> None:
         if self._send is not None:
             try:
                 sent = self._send(data)
@@ -34,5 +42,5 @@ class Sender:
             if sent == len(data):
                 return
             data = data[sent:]
-            self._send = None
-        self._write(data)
+            self._send = None  # type: ignore[misc]
+        self.transport.write(data)

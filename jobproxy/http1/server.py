@@ -2,7 +2,7 @@
 
 import secrets
 import socket
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
 from time import time
@@ -16,14 +16,14 @@ from twisted.web.resource import IResource
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.reader import RequestReader
 from jobproxy.http1.request import Request, write_head
-from jobproxy.http1.sending import Sender
+from jobproxy.http1.sending import EagerWriter, find_send
 from jobproxy.problems import Problem, RequestTimeout, describe, status_of
 
 #: When a client that vanished without a word is given up: probes after 30 s, 10 s apart, 3 lost.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
 
-class ServerProtocol(Protocol):
+class ServerProtocol(EagerWriter, Protocol):
     """One client's connection.
 
     Requests that come while one is being answered wait for their turn, and so does the refusal of
@@ -31,15 +31,29 @@ class ServerProtocol(Protocol):
     read why, since a close with unread bytes would take the answer away from it (RFC 9112, 9.6).
     """
 
-    factory: "ServerFactory"
-    transport: Any
-    _sender: Sender
+    __slots__ = (
+        "_ahead",
+        "_current",
+        "_deadline",
+        "_has_asked",
+        "_is_answering",
+        "_linger",
+        "_queue",
+        "_reader",
+        "_send",
+        "_timer",
+        "connected",
+        "factory",
+        "transport",
+    )
 
     def __init__(self, factory: "ServerFactory") -> None:
         self.factory = factory
+        self.transport: Any = None
+        self.connected = 0
         self._reader: RequestReader | None = None
         self._current: Request | None = None
-        self._queue: deque[Request | Problem] = deque()
+        self._queue: list[Request | Problem] | None = None
         self._ahead = 0
         self._is_answering = False
         self._has_asked = False
@@ -56,17 +70,15 @@ class ServerProtocol(Protocol):
             for name, value in _KEEPALIVE:
                 if hasattr(socket, name):
                     handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._sender = Sender(self.transport)
+        self._send = find_send(self.transport)
         self.factory.connections.add(self)
         self._set_deadline(self.factory.limits.silent_time)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.factory.connections.discard(self)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         self._close_reader()
-        self._queue.clear()
+        self._queue = None
         self._linger = 0
         if self._current is not None:
             current, self._current = self._current, None
@@ -81,7 +93,9 @@ class ServerProtocol(Protocol):
             if self._ahead > self.factory.limits.ahead:
                 self._abort("pipelined")
                 return
-        self._has_asked = True
+        if not self._has_asked:
+            self._has_asked = True
+            self._stop_timer()
         reader = self._reader
         if reader is None:
             reader = self._reader = RequestReader(self, self.factory.limits)
@@ -91,7 +105,7 @@ class ServerProtocol(Protocol):
         except Problem as problem:
             self._take(reader)
             self._close_reader()
-            self._queue.append(problem)
+            self._enqueue(problem)
         else:
             self._take(reader)
             if reader.is_complete:
@@ -103,9 +117,9 @@ class ServerProtocol(Protocol):
     def answer(self, request: Request, head: bytes, body: bytes) -> None:
         """Send the answer to the current request; to be called by that request alone."""
         self._current = None
-        self._sender.write(head + body)
+        self._write(head + body)
         if not request.keep_alive:
-            self._queue.clear()
+            self._queue = None
             self._close()
         elif not self._is_answering:
             self._answer_next()
@@ -113,20 +127,25 @@ class ServerProtocol(Protocol):
     def _take(self, reader: RequestReader) -> None:
         """Queue the requests that have been read; each has had a deadline of its own."""
         if reader.requests:
-            self._queue.extend(reader.requests)
+            self._enqueue(*reader.requests)
             reader.requests.clear()
             self._deadline = None
+
+    def _enqueue(self, *items: Request | Problem) -> None:
+        self._queue = [*(self._queue or ()), *items]
 
     def _answer_next(self) -> None:
         self._is_answering = True
         while self._current is None and self._queue and self._linger is None:
-            following = self._queue.popleft()
+            following = self._queue.pop(0)
             if isinstance(following, Problem):
                 self._refuse(following)
             else:
                 self._current = following
                 following.process()
         self._is_answering = False
+        if not self._queue:
+            self._queue = None
         if self._current is not None or self._linger is not None:
             return
         self._ahead = 0
@@ -134,7 +153,7 @@ class ServerProtocol(Protocol):
             self._set_deadline(self.factory.limits.idle_time)
         elif self._reader.wants_continue:
             self._reader.wants_continue = False
-            self._sender.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse(self, problem: Problem) -> None:
         self.factory.refused[problem.slug] += 1
@@ -146,7 +165,7 @@ class ServerProtocol(Protocol):
             b"connection": b"Connection: close\r\n",
         }
         head = write_head(status_of(problem), headers, len(document), self.factory.fixed_headers())
-        self._sender.write(head + document)
+        self._write(head + document)
         if hasattr(self.transport, "loseWriteConnection"):
             self._linger = self.factory.limits.linger_size
             self._set_deadline(self.factory.limits.linger_time)
@@ -184,6 +203,11 @@ class ServerProtocol(Protocol):
         elif self._timer.getTime() > self._deadline:
             self._timer.reset(seconds)
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _check_deadline(self) -> None:
         self._timer = None
         if self._deadline is None:
@@ -198,7 +222,7 @@ class ServerProtocol(Protocol):
         elif self._reader is not None:
             self._close_reader()
             seconds = self.factory.limits.request_time
-            self._queue.append(RequestTimeout(f"Send a request within {seconds:g} seconds."))
+            self._enqueue(RequestTimeout(f"Send a request within {seconds:g} seconds."))
             self._answer_next()
         elif self._current is None:
             if not self._has_asked:
