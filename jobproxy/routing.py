@@ -33,6 +33,9 @@ class RoutedResource(KleinResource):
         self._match = app.url_map.bind("").match
         rules = list(app.url_map.iter_rules())
         self._fixed_paths = {rule.rule.encode() for rule in rules if not rule.arguments}
+        self._fixed_parents = {
+            rule.rule.rpartition("/<")[0].encode() for rule in rules if rule.rule.count("<") == 1
+        }
         #: What a method and a path lead to, and what a method and all but the last part of a path
         #: do where that part is the rule's one variable, whose name comes with it.
         self._known: dict[tuple[bytes, bytes], str] = {}
@@ -67,7 +70,7 @@ class RoutedResource(KleinResource):
         endpoint, parts = self._match(path, request.method.decode("ascii"))
         if request.path in self._fixed_paths:
             self._known[request.method, request.path] = endpoint
-        elif list(parts.values()) == [last.decode("latin-1")]:
+        elif parent in self._fixed_parents and len(parts) == 1:
             self._known_parents[request.method, parent] = (endpoint, next(iter(parts)))
         return self._app.execute_endpoint(endpoint, request, **parts)
 

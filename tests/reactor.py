@@ -10,6 +10,8 @@ reactor: Any = global_reactor
 
 
 async def until_closed() -> None:
-    """Wait until our ends of all connections are closed too; only then are their sockets gone."""
-    while any(isinstance(end, Connection) for end in [*reactor.getReaders(), *reactor.getWriters()]):
+    """Wait until our ends of all connections are closed too, and so their sockets gone."""
+    while any(
+        isinstance(end, Connection) for end in [*reactor.getReaders(), *reactor.getWriters()]
+    ):
         await deferLater(reactor, 0.001)

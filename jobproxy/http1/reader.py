@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from httptools import (
     HttpParserCallbackError,
     HttpParserError,
-    HttpParserUpgrade,
     HttpRequestParser,
 )
 
@@ -41,6 +40,7 @@ _NAMES = {
     )
     for spelling in (name, name.title())
 }
+MAX_DIGITS = 20
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
 
 
@@ -71,20 +71,17 @@ class RequestReader:
         :raises Problem: if this cannot be a request, or not one within the limits; what comes
             after it cannot be understood.
         """
-        if self._is_head:
-            self._head_fed += len(data)
+        self._unheard += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserCallbackError as error:
             if isinstance(error.__context__, Problem):
                 raise error.__context__ from None
             raise
-        except HttpParserUpgrade:
-            raise Malformed("CONNECT and Upgrade are not served; leave them out.") from None
         except HttpParserError as error:
             raise Malformed(f"This is not a request of HTTP/1.1: {error}.") from None
         # A line without an end has not been handed to us yet, however long it is.
-        if self._is_head and not self.is_complete and self._head_fed > self._limits.head:
+        if self._unheard > self._limits.head:
             raise self._refuse_head()
 
     # Called by the parser:
@@ -93,7 +90,7 @@ class RequestReader:
         self.is_complete = False
         self.wants_continue = False
         self._is_head = True
-        self._head_fed = 0
+        self._unheard = 0
         self._head_size = 0
         self._uri = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -106,6 +103,8 @@ class RequestReader:
         self._grow_head(len(part))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._unheard = 0
+        value = value.rstrip(b" \t")
         self._grow_head(len(name) + len(value))
         if not self._is_head:
             # A trailer must not pass for a header (RFC 9110, section 6.5.1); nobody needs it.
@@ -118,6 +117,9 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         self._is_head = False
+        self._unheard = 0
+        if self._parser.should_upgrade():
+            raise Malformed("CONNECT and Upgrade are not served; leave them out.")
         version = _VERSIONS.get(self._parser.get_http_version())
         if version is None:
             raise Malformed("Use HTTP/1.1 here.")
@@ -138,6 +140,8 @@ class RequestReader:
             raise Malformed("The Host header is not UTF-8.") from None
 
     def check_length(self, value: bytes) -> None:
+        if len(value) > MAX_DIGITS:
+            raise Malformed(f"A Content-Length has at most {MAX_DIGITS} digits.")
         if int(value) > self._limits.body:
             raise self._refuse_body()
 
@@ -150,7 +154,11 @@ class RequestReader:
             raise ExpectationFailed("The only expectation understood is 100-continue.")
         self.wants_continue = self._version == b"HTTP/1.1"
 
+    def on_chunk_header(self) -> None:
+        self._unheard = 0
+
     def on_body(self, part: bytes) -> None:
+        self._unheard = 0
         self.wants_continue = False
         self._body_size += len(part)
         if self._body_size > self._limits.body:
@@ -158,6 +166,7 @@ class RequestReader:
         self._body.append(part)
 
     def on_message_complete(self) -> None:
+        self._unheard = 0
         self.is_complete = True
         self.wants_continue = False
         keep_alive = self._version == b"HTTP/1.1" and self._parser.should_keep_alive()

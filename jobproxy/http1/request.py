@@ -1,4 +1,4 @@
-"""A request on our edge: all that twisted.web's is, and made as it is asked for."""
+"""A request on our edge: what Klein needs of twisted.web's, and made as it is asked for."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -26,6 +26,14 @@ _STATUS_LINES = {
 }
 
 
+def _find_path(uri: bytes) -> bytes:
+    """Return the path of a request's target, also of one that is a whole URL (RFC 9112, 3.2.2)."""
+    path = uri.partition(b"?")[0]
+    if path.startswith((b"http://", b"https://")):
+        path = b"/" + b"".join(path.split(b"/", 3)[3:])
+    return path
+
+
 def write_head(status: int, headers: dict[bytes, bytes], length: int, fixed: bytes) -> bytes:
     """Return the head of an answer.
 
@@ -41,7 +49,8 @@ class Request(server.Request):
     """One request and its answer, which is sent in one piece.
 
     twisted.web's own makes everything at once; here headers as :class:`Headers`, arguments, the
-    body as a file and addresses are made when somebody looks.
+    body as a file and addresses are made when somebody looks. There are no sessions, no cookies
+    and no producers: handlers return bytes.
 
     :ivar request_id: the request's ``X-Request-Id`` if it is fit to be sent back, else a new one.
     :ivar body: bytes.
@@ -83,7 +92,7 @@ class Request(server.Request):
         self.channel = channel
         self.method = method
         self.uri = uri
-        self.path = uri.partition(b"?")[0]
+        self.path = _find_path(uri)
         self.clientproto = version
         self.headers = headers
         self.body = body
@@ -96,6 +105,12 @@ class Request(server.Request):
         self._lines: dict[bytes, bytes] | None = None
         self._written = b""
         self._request_id: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes this was on the wire."""
+        lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        return len(self.method) + len(self.uri) + 14 + lines + len(self.body)
 
     def getHeader(self, key: Any) -> Any:
         """Return the last header of this name, as bytes or as str like the name."""

@@ -32,6 +32,9 @@ class EagerWriter:
         transport: Any
         _send: Send | None
 
+    def _fall_back(self) -> None:
+        """Called once, when writes begin to go the transport's way."""
+
     def _write(self, data: bytes) -> None:
         if self._send is not None:
             try:
@@ -43,4 +46,5 @@ class EagerWriter:
                 return
             data = data[sent:]
             self._send = None  # type: ignore[misc]
+            self._fall_back()
         self.transport.write(data)

@@ -37,6 +37,7 @@ class ServerProtocol(EagerWriter, Protocol):
         "_deadline",
         "_has_asked",
         "_is_answering",
+        "_is_blocked",
         "_linger",
         "_queue",
         "_reader",
@@ -56,6 +57,8 @@ class ServerProtocol(EagerWriter, Protocol):
         self._queue: list[Request | Problem] | None = None
         self._ahead = 0
         self._is_answering = False
+        #: Whether the transport holds so much that the client has not read that it wants no more.
+        self._is_blocked = False
         self._has_asked = False
         #: Bytes that may still be thrown away, once the connection lingers.
         self._linger: int | None = None
@@ -71,6 +74,8 @@ class ServerProtocol(EagerWriter, Protocol):
                 if hasattr(socket, name):
                     handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._send = find_send(self.transport)
+        if self._send is None:
+            self._fall_back()
         self.factory.connections.add(self)
         self._set_deadline(self.factory.limits.silent_time)
 
@@ -84,6 +89,27 @@ class ServerProtocol(EagerWriter, Protocol):
             current, self._current = self._current, None
             current.connectionLost(reason)
 
+    def _fall_back(self) -> None:
+        self.transport.registerProducer(self, True)
+
+    def pauseProducing(self) -> None:
+        """Do nothing more for a client that does not read what it got: called by the transport."""
+        self._is_blocked = True
+        self.transport.pauseProducing()
+        self._set_deadline(self.factory.limits.idle_time)
+
+    def resumeProducing(self) -> None:
+        """Go on, as the client has read: called by the transport."""
+        self._is_blocked = False
+        self._deadline = None
+        if self._reader is not None:
+            self._set_deadline(self.factory.limits.request_time)
+        self.transport.resumeProducing()
+        self._answer_next()
+
+    def stopProducing(self) -> None:
+        """Nothing has to be stopped: the end of the connection is told otherwise."""
+
     def dataReceived(self, data: bytes) -> None:
         if self._linger is not None:
             self._discard(data)
@@ -93,13 +119,10 @@ class ServerProtocol(EagerWriter, Protocol):
             if self._ahead > self.factory.limits.ahead:
                 self._abort("pipelined")
                 return
-        if not self._has_asked:
-            self._has_asked = True
-            self._stop_timer()
         reader = self._reader
+        is_new = reader is None
         if reader is None:
             reader = self._reader = RequestReader(self, self.factory.limits)
-            self._deadline = None
         try:
             reader.feed(data)
         except Problem as problem:
@@ -107,11 +130,15 @@ class ServerProtocol(EagerWriter, Protocol):
             self._close_reader()
             self._enqueue(problem)
         else:
-            self._take(reader)
+            is_new |= self._take(reader)
             if reader.is_complete:
                 self._close_reader()
-            elif self._deadline is None:
+            elif is_new:
+                self._has_asked = True
                 self._set_deadline(self.factory.limits.request_time)
+            if reader.wants_continue and self._current is not None:
+                # The client waits for us, not we for it.
+                self._deadline = None
         self._answer_next()
 
     def answer(self, request: Request, head: bytes, body: bytes) -> None:
@@ -124,36 +151,48 @@ class ServerProtocol(EagerWriter, Protocol):
         elif not self._is_answering:
             self._answer_next()
 
-    def _take(self, reader: RequestReader) -> None:
-        """Queue the requests that have been read; each has had a deadline of its own."""
-        if reader.requests:
-            self._enqueue(*reader.requests)
-            reader.requests.clear()
-            self._deadline = None
+    def _take(self, reader: RequestReader) -> bool:
+        """Queue the requests that have been read, if any; each had a deadline of its own."""
+        if not reader.requests:
+            return False
+        self._enqueue(*reader.requests)
+        reader.requests.clear()
+        self._deadline = None
+        if not self._has_asked:
+            # Only the first deadline is likely to be due while the client is held.
+            self._has_asked = True
+            self._stop_timer()
+        return True
 
     def _enqueue(self, *items: Request | Problem) -> None:
         self._queue = [*(self._queue or ()), *items]
 
     def _answer_next(self) -> None:
         self._is_answering = True
-        while self._current is None and self._queue and self._linger is None:
+        while self._can_answer() and self._queue:
             following = self._queue.pop(0)
             if isinstance(following, Problem):
                 self._refuse(following)
             else:
                 self._current = following
+                self._ahead = max(0, self._ahead - following.size)
                 following.process()
         self._is_answering = False
         if not self._queue:
             self._queue = None
-        if self._current is not None or self._linger is not None:
+        if not self._can_answer():
             return
         self._ahead = 0
         if self._reader is None:
-            self._set_deadline(self.factory.limits.idle_time)
+            if self._deadline is None:
+                self._set_deadline(self.factory.limits.idle_time)
         elif self._reader.wants_continue:
             self._reader.wants_continue = False
+            self._set_deadline(self.factory.limits.request_time)
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _can_answer(self) -> bool:
+        return self._current is None and self._linger is None and not self._is_blocked
 
     def _refuse(self, problem: Problem) -> None:
         self.factory.refused[problem.slug] += 1
@@ -169,6 +208,7 @@ class ServerProtocol(EagerWriter, Protocol):
         if hasattr(self.transport, "loseWriteConnection"):
             self._linger = self.factory.limits.linger_size
             self._set_deadline(self.factory.limits.linger_time)
+            self._say_no_more()
             self.transport.loseWriteConnection()
         else:
             self._close()
@@ -177,7 +217,17 @@ class ServerProtocol(EagerWriter, Protocol):
         """Close the connection when all is sent, but do not wait for that for long."""
         self._linger = 0
         self._set_deadline(self.factory.limits.idle_time)
+        self._lose_connection()
+
+    def _lose_connection(self) -> None:
+        self._say_no_more()
         self.transport.loseConnection()
+
+    def _say_no_more(self) -> None:
+        """Unregister as a producer: a transport that has one waits for more before it closes."""
+        if self._send is None:
+            self.transport.unregisterProducer()
+            self._is_blocked = False
 
     def _discard(self, data: bytes) -> None:
         if self._linger:
@@ -217,7 +267,9 @@ class ServerProtocol(EagerWriter, Protocol):
             self._timer = self.factory.clock.callLater(remaining, self._check_deadline)
             return
         self._deadline = None
-        if self._linger is not None:
+        if self._linger is not None or self._is_blocked:
+            if self._is_blocked:
+                self.factory.refused["stalled"] += 1
             self.transport.abortConnection()
         elif self._reader is not None:
             self._close_reader()
@@ -229,7 +281,7 @@ class ServerProtocol(EagerWriter, Protocol):
                 self.factory.refused["silent"] += 1
             self._linger = 0
             self._set_deadline(1)
-            self.transport.loseConnection()
+            self._lose_connection()
 
 
 class ServerFactory(Factory):

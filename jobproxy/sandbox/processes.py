@@ -75,7 +75,11 @@ class DaemonProcess:
             command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
         )
         try:
-            self._wait_until_served()
+            wait_until_served(self.process, self.port)
+        except DaemonFailed as error:
+            log = self.log
+            self.stop()
+            raise DaemonFailed(f"{self.plugin} did not start: {error}\n{log}") from None
         except BaseException:
             self.stop()
             raise
@@ -100,16 +104,21 @@ class DaemonProcess:
                 self.process.wait()
         self._log.close()
 
-    def _wait_until_served(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise DaemonFailed(f"{self.plugin} ended at once:\n{self.log}")
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.02)
-        raise DaemonFailed(f"{self.plugin} does not listen:\n{self.log}")
+
+def wait_until_served(process: "subprocess.Popen[bytes]", port: int) -> None:
+    """Return once a process listens on a port of 127.0.0.1.
+
+    :raises DaemonFailed: if it ends, or takes too long.
+    """
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise DaemonFailed("it ended at once")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise DaemonFailed("it does not listen")
 
 
 @contextmanager

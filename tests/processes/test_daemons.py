@@ -20,6 +20,7 @@ from jobproxy.sandbox.processes import (
     find_free_port,
     find_script,
     run_pair,
+    wait_until_served,
 )
 from tests.processes.support import ROOT, fetch_json, run
 
@@ -135,13 +136,8 @@ def test_tac(tmp_path: Path) -> None:
             stdout=subprocess.DEVNULL,
         )
         try:
+            wait_until_served(process, port)
             connection = HTTPConnection("127.0.0.1", port)
-            for _ in range(500):
-                try:
-                    connection.connect()
-                    break
-                except ConnectionRefusedError:
-                    time.sleep(0.02)
             status, result = post(connection)
             connection.close()
         finally:
