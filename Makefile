@@ -8,12 +8,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check lint types layers clean
+.PHONY: help demo test check lint types layers bench clean
 
 help:
 	@echo "make demo    run the whole on this machine: job server, proxy and client"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, layers, and the tests"
+	@echo "make bench   compare jobproxy with its peers; takes some minutes"
 	@echo "make clean   remove what the others made"
 
 demo: $(VENV)/.run
@@ -29,11 +30,15 @@ lint: $(VENV)/.lint
 	@$(BIN)/ruff format --check
 	@$(BIN)/towncrier build --draft --version check >/dev/null
 
-types: $(VENV)/.lint $(VENV)/.test
+types: $(VENV)/.lint $(VENV)/.test $(VENV)/.bench
 	@$(BIN)/mypy
 
 layers: $(VENV)/.lint
 	@$(BIN)/lint-imports
+
+bench: $(VENV)/.bench
+	@$(BIN)/python benchmarks/compare.py --json build/figures.json
+	@$(BIN)/python benchmarks/chart.py build/figures.json docs/figures.svg
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
@@ -56,4 +61,9 @@ $(VENV)/.test: $(VENV)/.run
 
 $(VENV)/.lint: $(VENV)/.run
 	@$(PIP) --editable '.[lint]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.run
+	@mkdir -p build
+	@$(PIP) --editable '.[bench]'
 	@touch $@

@@ -44,6 +44,7 @@ setup(
     ],
     extras_require={
         "test": TEST,
+        "bench": ["aiohttp>=3.9", "uvloop>=0.19"],
         "lint": [
             "import-linter>=2",
             "mypy>=1.13",
