@@ -63,6 +63,8 @@ class ReusePolicy:
     #: The calls of the account on trial that have no ack yet.
     _calls: set[Call] = field(factory=set, init=False)
     _watching_since: float = field(default=0.0, init=False)
+    #: When the trial's account last had an ack.
+    _last_ack: float = field(default=0.0, init=False)
     _patience: float = field(default=0.0, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
     _trial_from: float = field(default=0.0, init=False)
@@ -92,29 +94,41 @@ class ReusePolicy:
         if self._phase is _Phase.STARTING and call.may_keep:
             if not is_acknowledged:
                 self._stop(_Phase.UNTRIED)
+                # An answer that is no ack leaves the connection idle, with nobody to watch it.
+                self._close_idle()
                 return
             now = self._clock.seconds()
             self._phase, self._watching_since = _Phase.WATCHING, now
+            self._last_ack = now
             self._patience = max(MIN_PATIENCE, PATIENCE * (now - call.sent))
             self._watch()
         elif (
-            self._phase is _Phase.WATCHING
-            and is_acknowledged
-            and call.account == self._account
-            and call.sent >= self._watching_since
+            self._phase is not _Phase.WATCHING
+            or not is_acknowledged
+            or call.account != self._account
         ):
+            return
+        elif call.sent < self._watching_since:
+            # The account's other starts wait for each other, not for the idle connection.
+            self._last_ack = self._clock.seconds()
+        elif self._clock.seconds() < self._watching_since + self._idle_time:
             _log.info("connections to the job server are kept for the next start")
             self._stop(_Phase.SAFE)
 
     def _watch(self) -> None:
         """See to it that calls that hang are found, while there are any."""
         if self._phase is _Phase.WATCHING and self._calls and self._timer is None:
-            self._timer = self._clock.callLater(self._patience, self._check)
+            then = min(map(self._hangs_from, self._calls))
+            self._timer = self._clock.callLater(max(0.0, then - self._clock.seconds()), self._check)
+
+    def _hangs_from(self, call: Call) -> float:
+        """Return when a call without an ack counts as hanging."""
+        return max(call.sent, self._last_ack) + self._patience
 
     def _check(self) -> None:
         self._timer = None
-        limit = self._clock.seconds() - self._patience
-        if any(max(call.sent, self._watching_since) <= limit for call in self._calls):
+        now = self._clock.seconds()
+        if any(self._hangs_from(call) <= now for call in self._calls):
             _log.info("the job server counts idle connections, so that none is kept")
             self._trial_from = self._clock.seconds() + self._pause
             self._pause = min(2 * self._pause, MAX_PAUSE)

@@ -4,7 +4,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 from OpenSSL.SSL import Error as TLSError
-from service_identity import VerificationError
+from service_identity import CertificateError, VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
@@ -159,4 +159,4 @@ def _retry_after(response: IResponse) -> int:
 def _is_tls_failure(error: BaseException) -> bool:
     """Whether a request failed in the TLS handshake, so before any of it was sent."""
     reasons = getattr(error, "reasons", ())
-    return any(reason.check(TLSError, VerificationError) for reason in reasons)
+    return any(reason.check(TLSError, VerificationError, CertificateError) for reason in reasons)

@@ -7,7 +7,7 @@ from attrs import define
 from treq.client import HTTPClient
 from twisted.internet import error
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IConsumer, IHostnameResolver
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -288,6 +288,24 @@ class ProducerTests(AgentTestCase):
         self.exchange()
 
 
+class FailingProducer(BytesProducer):
+    """A body that cannot be had."""
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(b"{")
+        return fail(OSError())
+
+
+class FailingProducerTests(AgentTestCase):
+    """A body that cannot be had is not sent in part."""
+
+    def test_failing(self) -> None:
+        """A request whose body fails is not sent."""
+        asking = maybeDeferred(self.agent.request, b"POST", URL, None, FailingProducer(b"{}"))
+        self.failureResultOf(asking, ValueError, OSError)
+        self.assertEqual(self.attempts, 0)
+
+
 class Body(Protocol):
     """Takes a body in."""
 
@@ -439,6 +457,15 @@ class InterimTests(AgentTestCase):
             asking = self.request()
             self.connect().send(*data)
             self.assert_failed(asking, ResponseFailed)
+
+    def test_ended(self) -> None:
+        """S9: a connection that ends after an interim response has brought no response."""
+        asking = self.request()
+        connection = self.connect()
+        connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        connection.end()
+        failed = self.failureResultOf(asking, ResponseFailed)
+        self.assertIs(failed.type, ResponseFailed)
 
     def test_switching(self) -> None:
         """S9: a change of protocols, for which nobody asked, ends the connection."""
@@ -1011,6 +1038,10 @@ class FramingTests(AgentTestCase):
             b"HTTP/1.1 \r\n\r\n",
             b"HTTP/1.2 200 OK\r\nContent-Length: 0\r\n\r\n",
             b"HTTP/11 200 OK\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/0.9 200 OK\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 000 OK\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n",
             b"HTTP/a.b 200 OK\r\nContent-Length: 0\r\n\r\n",
             b"HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n",
             b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
@@ -1115,6 +1146,7 @@ class BoundTests(AgentTestCase):
         chunk = b"%x\r\n" % 1024 + body[:1024] + b"\r\n"
         for answer in (
             OK + b"Content-Length: 65536\r\n\r\n" + body,
+            CHUNKED + b"10000\r\n" + body + b"\r\n0\r\nX-T: 1\r\n\r\n",
             CHUNKED + b"10000\r\n" + body + b"\r\n0\r\n\r\n",
             CHUNKED + chunk * 64 + b"0\r\n\r\n",
             OK + b"\r\n" + body,
@@ -1197,6 +1229,13 @@ class BoundTests(AgentTestCase):
         self.feed(b"HTTP/1.1 200", b" " * 1_000, most)
         self.feed(b"HTTP/", b"1" * 1_000, most)
         self.feed(b"", b"\r\n" * 500, most)
+
+    def test_endless_trailer(self) -> None:
+        """S20: trailers without an end are not taken in for longer than a head's bound."""
+        most = HEAD_LIMIT + 4_000
+        self.feed(CHUNKED + b"0\r\n", b"X-A: %b\r\n" % (b"a" * 100), most)
+        self.feed(CHUNKED + b"0\r\n", b"x" * 1_000, most)
+        self.feed(CHUNKED + b"5\r\nhello\r\n0\r\nX-A: ", b"x" * 1_000, most)
 
     def test_endless_interim(self) -> None:
         """S20: interim responses without an end are not taken in for longer than the bounds."""

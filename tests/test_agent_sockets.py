@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from OpenSSL.SSL import Error as TLSError
-from service_identity import VerificationError
+from service_identity import CertificateError, VerificationError
 from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
@@ -225,6 +225,8 @@ def untrusted() -> dict[str, Callable[[], Identity]]:
         "other authority": lambda: issue(authority(1), ADDRESS),
         "other address": lambda: issue(authority(), x509.IPAddress(ip_address("127.0.0.2"))),
         "other name": lambda: issue(authority(), x509.DNSName("jobs.example")),
+        "address as a name": lambda: issue(authority(), x509.DNSName("127.0.0.1")),
+        "no name": lambda: issue(authority()),
         "expired": lambda: issue(authority(), ADDRESS, begin=timedelta(days=-3)),
         "not yet valid": lambda: issue(authority(), ADDRESS, begin=timedelta(days=1)),
     }
@@ -240,7 +242,7 @@ async def test_untrusted(fault: str) -> None:
             with pytest.raises(RequestTransmissionFailed) as failed:
                 await post(make_agent(), server)
             (reason,) = failed.value.reasons
-            assert reason.check(TLSError, VerificationError)
+            assert reason.check(TLSError, VerificationError, CertificateError)
     assert len(server.peers) == 2
     assert server.received == b""
 

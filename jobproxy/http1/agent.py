@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from attrs import define, field, frozen
 from OpenSSL.SSL import Error as TLSError
-from service_identity import VerificationError
+from service_identity import CertificateError, VerificationError
 from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
@@ -152,7 +152,7 @@ class PooledAgent:
                 await connection.ready
             except BaseException as error:
                 connection.transport.abortConnection()
-                if isinstance(error, TLSError | VerificationError):
+                if isinstance(error, TLSError | VerificationError | CertificateError):
                     raise RequestTransmissionFailed([Failure()]) from error
                 raise ConnectError(f"no TLS: {error!r}") from error
         return connection
@@ -170,7 +170,7 @@ class PooledAgent:
             endpoint = kind(self._reactor, name, port, timeout=seconds)
         if scheme == "https":
             endpoint = wrapClientTLS(optionsForClientTLS(name), endpoint)
-        return endpoint, ClientFactory(self._limits, scheme == "https")
+        return endpoint, ClientFactory(self._limits, name if scheme == "https" else None)
 
     def _take_idle(self, origin: Origin) -> ClientConnection | None:
         idle = self._idle.get(origin)
@@ -232,7 +232,9 @@ def write_request(
     body = _Buffer()
     if producer is not None:
         produced = maybeDeferred(producer.startProducing, cast(Any, body))
-        if not produced.called:
+        outcomes: list[Any] = []
+        produced.addBoth(outcomes.append)
+        if outcomes != [None]:
             raise ValueError("only bodies that are produced at once can be sent")
     lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method, target.path, target.host)]
     for name, values in headers.getAllRawHeaders():

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from service_identity import CertificateError, VerificationError
+from service_identity.pyopenssl import verify_hostname, verify_ip_address
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -45,7 +48,13 @@ class ClientConnection(EagerWriter, Protocol):
             self.ready.callback(None)
 
     def handshakeCompleted(self) -> None:
-        self.ready.callback(None)
+        try:
+            # Twisted takes a certificate whose names it cannot read for one with the right name.
+            self.factory.verify(self.transport.getHandle())
+        except (CertificateError, VerificationError):
+            self.ready.errback()
+        else:
+            self.ready.callback(None)
 
     def exchange(self, data: bytes) -> Deferred[Response]:
         """Send a request; to be called when no other is under way.
@@ -123,9 +132,18 @@ class ClientFactory(Factory):
 
     noisy = False
 
-    def __init__(self, limits: ClientLimits, is_secure: bool) -> None:
+    def __init__(self, limits: ClientLimits, name: str | None) -> None:
         self.limits = limits
-        self.is_secure = is_secure
+        self.is_secure = name is not None
+        self._name = name or ""
+
+    def verify(self, connection: Any) -> None:
+        check = (
+            verify_ip_address
+            if isIPAddress(self._name) or isIPv6Address(self._name)
+            else verify_hostname
+        )
+        check(connection, self._name)
 
     def buildProtocol(self, addr: Any) -> Any:
         return ClientConnection(self)

@@ -86,7 +86,7 @@ class ResponseReader:
 
         :raises BadResponse: if this cannot be a response, or is not one within the limits.
         """
-        if self._is_head:
+        if self._is_head or self._is_trailer:
             self._head_fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -101,7 +101,7 @@ class ResponseReader:
                 raise
             raise BadResponse(f"not HTTP/1.1: {error}") from None
         # A line without an end has not been handed to us yet, however long it is.
-        if self._is_head and self._head_fed > self._limits.head:
+        if (self._is_head or self._is_trailer) and self._head_fed > self._limits.head:
             raise BadResponse(f"a head of more than {self._limits.head} bytes")
 
     def end(self) -> Response | None:
@@ -123,7 +123,8 @@ class ResponseReader:
         self._has_length = False
         self._phrase = b""
         self._lines: list[tuple[bytes, bytes]] = []
-        self._size = 0
+        self._size = self._body_size = 0
+        self._is_trailer = False
         self._body: list[bytes] = []
 
     def on_status(self, part: bytes) -> None:
@@ -139,20 +140,29 @@ class ResponseReader:
             self._has_length |= name in {b"content-length", b"transfer-encoding"}
 
     def on_headers_complete(self) -> None:
+        major = self._parser.get_http_version().split(".")[0]
+        if major != "1" or self._parser.get_status_code() < 100:
+            raise BadResponse("not HTTP/1")
         self._is_head = False
-        self._size = 0
+        self._head_fed = self._size = 0
+
+    def on_chunk_header(self) -> None:
+        self._is_trailer = True
 
     def on_body(self, part: bytes) -> None:
-        self._size += len(part)
-        if self._size > self._limits.body:
+        self._body_size += len(part)
+        if self._body_size > self._limits.body:
             raise BadResponse(f"a body of more than {self._limits.body} bytes")
         self._body.append(part)
+        self._is_trailer = False
+        self._head_fed = 0
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:
             self._interim += 1
             if self._interim > self._limits.interim:
                 raise BadResponse("too many interim responses")
+            self._is_head = True
             return
         self._complete()
         has_end = self._has_length or self._parser.get_status_code() in _BODILESS
