@@ -263,6 +263,7 @@ def main() -> None:
             "lost": results.total("lost"),
             **asdict(results),
         }
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     sys.exit(any(results.total("lost").values()))
 
