@@ -3,8 +3,6 @@
 from typing import Any
 
 from attrs import define, field, frozen
-from OpenSSL.SSL import Error as TLSError
-from service_identity import CertificateError, VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
@@ -18,6 +16,7 @@ from twisted.web.client import (
 from twisted.web.iweb import IResponse
 
 from jobproxy.client import BodyTooBig, collect_body, post_json
+from jobproxy.http1.agent import UNTRUSTED
 from jobproxy.messages import Report, parse_report
 from jobproxy.problems import (
     InvalidJson,
@@ -159,4 +158,4 @@ def _retry_after(response: IResponse) -> int:
 def _is_tls_failure(error: BaseException) -> bool:
     """Whether a request failed in the TLS handshake, so before any of it was sent."""
     reasons = getattr(error, "reasons", ())
-    return any(reason.check(TLSError, VerificationError, CertificateError) for reason in reasons)
+    return any(reason.check(*UNTRUSTED) for reason in reasons)

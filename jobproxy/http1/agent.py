@@ -30,6 +30,9 @@ from jobproxy.http1.connection import ClientConnection, ClientFactory
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.response import Response
 
+#: Why a server is not trusted, when its TLS handshake fails.
+UNTRUSTED = (TLSError, VerificationError, CertificateError)
+
 #: What a connection is made to: scheme, host name or address, and port.
 Origin = tuple[str, str, int]
 
@@ -152,7 +155,7 @@ class PooledAgent:
                 await connection.ready
             except BaseException as error:
                 connection.transport.abortConnection()
-                if isinstance(error, TLSError | VerificationError | CertificateError):
+                if isinstance(error, UNTRUSTED):
                     raise RequestTransmissionFailed([Failure()]) from error
                 raise ConnectError(f"no TLS: {error!r}") from error
         return connection
