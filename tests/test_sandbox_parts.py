@@ -261,7 +261,7 @@ class ReadFaultsTests(SynchronousTestCase):
                     "drop": Fault(0.01, 0.0),
                     "slow": Fault(0.5, 0.0),
                     "late": Fault(1.0, 35.0),
-                    "busy": Fault(0.001, 0.0),
+                    "busy": Fault(0.001, 1.0),
                 }
             ),
         )

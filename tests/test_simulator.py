@@ -79,6 +79,29 @@ class Browser:
             self._protocol.connectionLost(Failure(ConnectionDone()))
 
 
+@define
+class FakePort:
+    """What connections come in on, as far as the simulator closes and opens it."""
+
+    connected: bool = True
+    numberAccepts: int = 1
+    log: list[str] = field(factory=list)
+
+    def doRead(self) -> None:
+        self.log.append("accept")
+
+    def stopReading(self) -> None:
+        self.log.append("stop")
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.connected = False
+        self.log.append("close")
+
+    def startListening(self) -> None:
+        self.connected = True
+        self.log.append("open")
+
+
 @define(eq=False)
 class Callback:
     """A callback that was received."""
@@ -440,6 +463,17 @@ class StartTests(SimulatorTestCase):
         self.pass_time(0.5)
         self.assertEqual([callback.name for callback in self.callbacks], ["1", "2", "1", "1"])
         self.assertEqual(self.stats.repeated_callback_urls, 2)
+
+    def test_tag(self) -> None:
+        """A tag of a start, whatever it is, comes back with the result and not with the ack."""
+        url = "http://proxy.example/callback/1"
+        waiting = self.connect().start(account="a", wait=True, tag={"number": 1})
+        self.assert_ack(self.connect().start(account="b", callback=url, tag="x").answer)
+        self.pass_time(0.5)
+        self.assertEqual(list(waiting.answer.json), [*RESULT, "tag"])
+        self.assertEqual(waiting.answer.json["tag"], {"number": 1})
+        (callback,) = self.callbacks
+        self.assertEqual(callback.json["tag"], "x")
 
     def test_last_behind_a_wait(self) -> None:
         """A start that is the last in its account's queue spoils nobody's answer."""
@@ -916,6 +950,70 @@ class BusyTests(SimulatorTestCase):
         self.assertEqual(self.callbacks, [])
         self.assert_stats(most_queued=1, faults={"busy": 2})
 
+    def test_again(self) -> None:
+        """A start that comes again after it was not read does not count as repeated."""
+        for _ in range(2):
+            self.start()
+        self.assertEqual(self.stats.repeated_callback_urls, 0)
+
+
+class ShortBusyTests(SimulatorTestCase):
+    """The fault busy, with a time of its own."""
+
+    faults = "busy=1:0"
+
+    def test_busy(self) -> None:
+        """The answer says that a retry may come at once."""
+        self.assertEqual(self.start().answer.headers["retry-after"], "0")
+
+
+class LongBusyTests(SimulatorTestCase):
+    """The fault busy, with a time that the header cannot tell."""
+
+    faults = "busy=1:1.5"
+
+    def test_busy(self) -> None:
+        """The answer says the next whole number of seconds."""
+        self.assertEqual(self.start().answer.headers["retry-after"], "2")
+
+
+class RefusedTests(SimulatorTestCase):
+    """The fault refused."""
+
+    faults = "refused=1:0.25"
+
+    def start_on(self, port: FakePort, name: str) -> Browser:
+        browser = self.connect()
+        cast(Any, browser.transport).server = port
+        url = f"http://proxy.example/callback/{name}"
+        return browser.start(account="a", callback=url)
+
+    def test_refused(self) -> None:
+        """Nobody listens for as long as was said; who is connected by then is served."""
+        port = FakePort()
+        self.assert_ack(self.start_on(port, "1").answer)
+        self.assertEqual(port.log, ["accept", "stop", "close"])
+        self.pass_time(0.1875)
+        self.assertFalse(port.connected)
+        self.pass_time(0.0625)
+        self.assertEqual(port.log, ["accept", "stop", "close", "open"])
+        self.pass_time(0.25)
+        (callback,) = self.callbacks
+        self.assert_result(callback.json)
+        self.assertEqual(self.stats.faults, {"refused": 1})
+
+    def test_while_closed(self) -> None:
+        """A start on a connection that is kept is served, and the port opens in time."""
+        port = FakePort()
+        self.start_on(port, "1")
+        self.pass_time(0.125)
+        self.assert_ack(self.start_on(port, "2").answer)
+        self.pass_time(0.125)
+        self.assertEqual(port.log, ["accept", "stop", "close", "open"])
+        self.pass_time(0.5)
+        self.assertEqual([callback.name for callback in self.callbacks], ["1", "2"])
+        self.assertTrue(port.connected)
+
 
 class ErrorTests(SimulatorTestCase):
     """The fault error."""
@@ -931,6 +1029,12 @@ class ErrorTests(SimulatorTestCase):
         self.pass_time(60)
         self.assertEqual(self.callbacks, [])
         self.assert_stats(most_queued=1, faults={"error": 2})
+
+    def test_again(self) -> None:
+        """A start that comes again after it was read counts as repeated, though none was run."""
+        for _ in range(2):
+            self.start()
+        self.assert_stats(most_queued=1, repeated_callback_urls=1, faults={"error": 2})
 
 
 class GarbageTests(SimulatorTestCase):
@@ -1049,3 +1153,59 @@ class CombinedFaultsTests(SimulatorTestCase):
         browser = self.start()
         browser.leave()
         self.assertEqual(self.stats.callbacks_accepted, 0)
+
+
+class MishapsTests(SimulatorTestCase):
+    """What ``/mishaps`` says."""
+
+    faults = "garbage=1,duplicate=0.5"
+
+    def read_mishaps(self) -> list[dict[str, Any]]:
+        answer = self.connect().request("/mishaps", method="GET").answer
+        self.assertEqual((answer.status, answer.headers["content-type"]), (200, JSON))
+        mishaps: list[dict[str, Any]] = answer.json
+        return mishaps
+
+    def test_what_became_of_them(self) -> None:
+        """Each start with faults is there, and how and when its callback was answered."""
+        self.assertEqual(self.read_mishaps(), [])
+        url = "http://proxy.example/callback/1"
+        self.connect().start(account="a", callback=url, tag=7)
+        self.assertEqual(
+            self.read_mishaps(),
+            [{"callback": url, "tag": 7, "faults": ["garbage"], "delivered": []}],
+        )
+        self.connect().start(account="a", wait=True)
+        self.pass_time(0.5)
+        first, second = self.read_mishaps()
+        self.assertEqual(first["delivered"], [[0.5, 200, "taken"]])
+        self.assertEqual((second["callback"], second["tag"]), (None, None))
+
+    def test_every_callback(self) -> None:
+        """Of a callback that is sent twice both answers are there, also those that refuse it."""
+        self.receiver.status = 409
+        for number in range(20):
+            self.start(str(number))
+        self.pass_time(0.5)
+        for start in self.read_mishaps():
+            count = 2 if "duplicate" in start["faults"] else 1
+            self.assertEqual(start["delivered"], [[0.5, 409, "taken"]] * count)
+        self.assertEqual({len(start["faults"]) for start in self.read_mishaps()}, {1, 2})
+
+    def test_not_delivered(self) -> None:
+        """A callback that nobody answers leaves nothing behind."""
+        self.fail_callbacks(ConnectionLost())
+        self.start()
+        self.pass_time(0.5)
+        self.assertEqual([start["delivered"] for start in self.read_mishaps()], [[]])
+
+
+class NoMishapsTests(SimulatorTestCase):
+    """What ``/mishaps`` says when nothing goes wrong."""
+
+    def test_none(self) -> None:
+        """Starts without a fault are not told of."""
+        self.start()
+        self.pass_time(0.5)
+        answer = self.connect().request("/mishaps", method="GET").answer
+        self.assertEqual(answer.json, [])

@@ -4,14 +4,15 @@ import random
 
 from attrs import field, frozen
 
-#: Every fault, and the seconds that those which take time do by default.
+#: Every fault, and the seconds of those that have any, by default.
 KINDS: dict[str, float | None] = {
     "drop": None,  # the callback is never sent
     "duplicate": None,  # the callback is sent twice
     "early": None,  # the callback is sent, and answered, before the ack
     "late": 35.0,  # the callback is sent this much later
     "reset": None,  # the connection is reset instead of an ack; the job runs
-    "busy": None,  # 503 with Retry-After; the job does not run
+    "refused": 0.001,  # for so long whoever connects is refused; this job runs
+    "busy": 1.0,  # 503 with this many seconds as Retry-After; the job does not run
     "error": None,  # 500; the job does not run
     "garbage": None,  # the ack is not JSON; the job runs
     "slow": 12.0,  # the ack is held back this long; the job runs
@@ -23,7 +24,7 @@ KINDS: dict[str, float | None] = {
 class Fault:
     """
     :param rate: the part of all jobs that have the fault, 0 to 1.
-    :param seconds: for faults that take time, how much.
+    :param seconds: for faults that have to do with time, how much.
     """
 
     rate: float
