@@ -1,5 +1,6 @@
 """The HTTP client that every call of ours goes through: treq, without what we must not have."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from attrs import define, field
@@ -45,6 +46,7 @@ def post_json(
     clock: IReactorTime,
     url: str,
     body: bytes,
+    headers: Sequence[tuple[bytes, bytes]] = (),
     *,
     may_keep: bool = True,
 ) -> Deferred[IResponse]:
@@ -53,12 +55,18 @@ def post_json(
     No redirect is followed: of a POST it would make a GET somewhere else (RFC 9110, 15.4.4).
 
     :param clock: what ``client`` was made with; treq's own would take the global reactor.
+    :param headers: more headers, with their names and values.
     :param may_keep: whether the connection may be one that was kept, and be kept again.
     """
+    common = _JSON if may_keep else _JSON_ONCE
+    if headers:
+        common = common.copy()
+        for name, value in headers:
+            common.addRawHeader(name, value)
     posting: Deferred[Any] = client.post(
         url,
         data=body,
-        headers=_JSON if may_keep else _JSON_ONCE,
+        headers=common,
         allow_redirects=False,
         unbuffered=True,
         reactor=cast(Any, clock),

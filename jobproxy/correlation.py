@@ -1,4 +1,4 @@
-"""The correlation table: which client waits for which job."""
+"""The correlation table: which client waits for which job, and what became of the others."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -6,21 +6,26 @@ from typing import Any
 
 from attrs import define, field
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
+from jobproxy.deadlines import Deadline
+from jobproxy.entries import Entry, State, Waiter
 from jobproxy.messages import Report
-from jobproxy.problems import CallbackConflict, Draining, Problem, Started, StartUnknown, WaitOver
+from jobproxy.problems import CallbackConflict, Draining, Problem
+from jobproxy.retention import Shelf
 
+_log = Logger()
 
-class State(Enum):
-    """How far a job has come."""
-
-    QUEUED = "queued"
-    STARTING = "starting"
-    RUNNING = "running"
-    #: The start may have reached the job server, although no usable ack came back.
-    UNCONFIRMED = "unconfirmed"
+#: Seconds that a job without an end is remembered once nobody waits: as long as its token is good.
+LIFETIME = 86_400.0
+#: How much is kept at most of each kind: jobs that nobody waits for, their results that somebody
+#: got or can ask for, and orphans.
+MAX_NUMBER = 50_000
+MAX_BYTES = 64 * 2**20
+#: What an entry takes besides the body of its result, in bytes.
+OVERHEAD = 1_024
 
 
 class Delivery(Enum):
@@ -28,158 +33,362 @@ class Delivery(Enum):
 
     ACCEPTED = "accepted"
     PROGRESS = "progress"
-    #: Nothing is known of the job any more: it ended, its deadline passed, or we were restarted.
+    #: The job has its result already.
+    DUPLICATE = "duplicate"
+    #: Its deadline has passed, or nothing is known of it any more; the result is kept.
     LATE = "late"
-
-
-_STARTED: dict[State, Started] = {
-    State.QUEUED: "no",
-    State.STARTING: "unknown",
-    State.RUNNING: "yes",
-    State.UNCONFIRMED: "unknown",
-}
-
-
-@define(eq=False)
-class _Entry:
-    table: "CorrelationTable"
-    handle: str
-    #: Gives up the job's place in its queue, as long as it has not been started.
-    withdraw: Callable[[], object] | None
-    deadline: IDelayedCall = field(init=False)
-    #: :data:`None` once the client has left.
-    waiter: Deferred[Report] | None = field(init=False)
-    state: State = State.QUEUED
-    job_id: str | None = None
-
-    def abandon(self, _: Deferred[Report]) -> None:
-        self.table._abandon(self)
+    #: It names no job by its token, and its id is not known (yet); it is kept.
+    PARKED = "parked"
 
 
 @define(eq=False)
 class CorrelationTable(Service):
     """Stores a Deferred for each held client and fires it when the job's callback arrives.
 
-    An entry is made before the start call, so that no callback can come too early. It ends with
-    the job's result, with a problem, or at its deadline, whichever is first; stopping the service
-    ends all. A client that leaves takes its Deferred along, not the entry.
+    An entry is made before the start call, so that no callback can come too early. It has at most
+    one outcome. A deadline ends a client's wait, not the job: the entry stays, without anybody
+    waiting, until the callback comes or its token is no longer good, and then for as long as
+    results are retained.
+
+    :param retain: seconds that outcomes are kept.
     """
 
     _clock: IReactorTime
-    _entries: dict[str, _Entry] = field(factory=dict, init=False, repr=False)
+    _retain: float
+    _entries: dict[str, Entry] = field(factory=dict, init=False, repr=False)
+    _aliases: dict[bytes, Entry] = field(factory=dict, init=False, repr=False)
+    #: Jobs that have not ended and that nobody waits for.
+    _unattended: Shelf[Entry] = field(init=False, repr=False)
+    #: Jobs whose outcome somebody got, or can come and ask for.
+    _outcomes: Shelf[Entry] = field(init=False, repr=False)
+    #: Jobs whose result came when nobody waited for it any more.
+    _orphans: Shelf[Entry] = field(init=False, repr=False)
     #: How many clients wait for their answer.
     held: int = field(default=0, init=False)
+    _idle: list[Deferred[None]] = field(factory=list, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        bounds = (MAX_NUMBER, MAX_BYTES)
+        self._unattended = Shelf(self._clock, LIFETIME, *bounds, self._forget)
+        self._outcomes = Shelf(self._clock, self._retain, *bounds, self._forget)
+        self._orphans = Shelf(self._clock, self._retain, *bounds, self._give_up)
 
     def __len__(self) -> int:
-        """Return how many jobs have not ended, those included whose client has left."""
-        return len(self._entries)
+        """Return how many jobs have not ended, those included that nobody waits for."""
+        return len(self._entries) - len(self._outcomes) - len(self._orphans)
+
+    @property
+    def retained(self) -> int:
+        """How many outcomes are kept."""
+        return len(self._outcomes) + len(self._orphans)
 
     def expect(
-        self, handle: str, seconds: float, withdraw: Callable[[], object]
-    ) -> Deferred[Report]:
-        """Wait for a job's result; to be called before the job is started.
+        self,
+        handle: str,
+        withdraw: Callable[[], object],
+        *,
+        alias: bytes | None = None,
+        fingerprint: bytes = b"",
+    ) -> Entry:
+        """Make a job's entry; to be called before it is started, and followed by :meth:`wait`.
 
         :param handle: the job's handle, not in use yet.
-        :param seconds: the time until the deadline.
-        :param withdraw: is called if the job ends before it has been started.
-        :return: fires with the callback that ended the job, or fails with a :class:`Problem`.
-            Cancel it when the client has left.
+        :param withdraw: is called when the job ends, or its last client goes, before it has been
+            started.
+        :param alias: another name for it, taken away from the job that had it before.
         """
         if handle in self._entries:
             raise ValueError("this handle is in use")
-        entry = self._entries[handle] = _Entry(self, handle, withdraw)
-        entry.deadline = self._clock.callLater(seconds, self._expire, entry)
-        waiter: Deferred[Report] = Deferred(entry.abandon)
-        entry.waiter = waiter
-        self.held += 1
-        return waiter
+        entry = Entry(handle, self._clock.seconds(), alias, fingerprint, withdraw)
+        self._entries[handle] = entry
+        if alias is not None:
+            self._aliases[alias] = entry
+        return entry
 
-    def advance(self, handle: str, state: State, job_id: str | None = None) -> None:
+    def wait(
+        self,
+        entry: Entry,
+        seconds: float,
+        *,
+        until: State = State.ENDED,
+        takes_state: bool = False,
+        is_poll: bool = False,
+    ) -> Deferred[Entry]:
+        """Wait for a job; any number may.
+
+        :param seconds: the time until the deadline.
+        :param until: :attr:`State.RUNNING` if the ack is enough.
+        :param takes_state: whether to fire at the deadline too, with a job that has not ended; not
+            if it is not known whether it was started.
+        :param is_poll: whether this is somebody who only asks how the job goes: it is told at the
+            deadline whatever that is, and is no reason to start the job.
+        :return: fires with the entry when it has a result, or fails with a :class:`Problem`.
+            Cancel it when the client has left.
+        """
+        if entry.outcome is not None:
+            if entry.shelf is self._orphans:
+                self._move(entry, self._outcomes)
+            return fail(entry.outcome) if isinstance(entry.outcome, Problem) else succeed(entry)
+        if until is State.RUNNING and entry.ack is not None:
+            return succeed(entry)
+        self._move(entry, None)
+        waiter = Waiter(entry, until, takes_state, is_poll)
+        waiter.answered = Deferred(lambda _: self._abandon(waiter))
+        waiter.deadline = Deadline(self._clock, seconds, lambda: self._expire(waiter))
+        entry.waiters = (*entry.waiters, waiter)
+        self.held += 1
+        return waiter.answered
+
+    def find(self, handle: str) -> Entry | None:
+        """Return what is known of a job."""
+        return self._entries.get(handle)
+
+    def find_alias(self, alias: bytes) -> Entry | None:
+        """Return the job that has this other name."""
+        return self._aliases.get(alias)
+
+    def advance(
+        self,
+        entry: Entry,
+        state: State,
+        *,
+        ack: Report | None = None,
+        withdraw: Callable[[], object] | None = None,
+    ) -> None:
         """Note how far a job has come; nothing happens if it has ended already.
 
-        :param job_id: the job server's id of the job, once it is known: a callback with another
-            one is refused.
+        :param ack: the job server's answer to the start, once there is one. If it has an id, a
+            callback with another one is refused.
+        :param withdraw: see :meth:`expect`; given as long as the job can be kept from being
+            started (again).
         """
-        entry = self._entries.get(handle)
-        if entry is not None:
-            entry.state = state
-            entry.withdraw = None
-            entry.job_id = job_id or entry.job_id
+        if entry.state is State.ENDED:
+            return
+        entry.state, entry.withdraw = state, withdraw
+        if state is State.STARTING:
+            entry.starts += 1
+            entry.sent = entry.sent or self._clock.seconds()
+        if ack is not None:
+            entry.ack = ack
+            entry.job_id = ack.job_id or entry.job_id
+            entry.heard = entry.acked = self._clock.seconds()
+            for waiter in entry.waiters:
+                if waiter.until is State.RUNNING:
+                    self._dismiss(waiter)
+                    waiter.answered.callback(entry)
+            self._tell_idle()
 
-    def shorten(self, handle: str, seconds: float) -> None:
-        """Bring a job's deadline forward; nothing happens if it is sooner, or the job has ended.
+    def conclude(self, entry: Entry, ack: Report) -> None:
+        """Take an ack that is the job's result; nothing happens if it has one already."""
+        if entry.state is not State.ENDED:
+            entry.acked = self._clock.seconds()
+            entry.job_id = ack.job_id or entry.job_id
+            self._end(entry, ack)
+
+    def retract(self, entry: Entry, withdraw: Callable[[], object]) -> None:
+        """Note that the last start call certainly was not read, or was refused.
+
+        :param withdraw: see :meth:`expect`.
+        """
+        if entry.state is State.ENDED:
+            return
+        entry.starts -= 1
+        states = {"no": State.QUEUED, "unknown": State.UNCONFIRMED, "yes": State.RUNNING}
+        entry.state, entry.withdraw = states[entry.started], withdraw
+
+    def shorten(self, entry: Entry, seconds: float) -> None:
+        """Bring the deadlines of all who wait forward, unless they are sooner.
 
         :param seconds: the time from now until the new deadline.
         """
-        entry = self._entries.get(handle)
-        if entry is not None and self._clock.seconds() + seconds < entry.deadline.getTime():
-            entry.deadline.reset(seconds)
+        at = self._clock.seconds() + seconds
+        for waiter in entry.waiters:
+            waiter.deadline.bring_forward(at)
 
     def complete(self, handle: str, report: Report) -> Delivery:
-        """Take what the job server says of a job, and answer the client if that ends the job.
+        """Take what the job server says of a job, and answer who waits if that ends the job.
 
-        :raises CallbackConflict: if it names another job than the ack did; nothing has changed.
+        :raises CallbackConflict: if it names another job than the ack did, or if the job has
+            another result already; nothing has changed.
         """
         entry = self._entries.get(handle)
         if entry is None:
-            return Delivery.LATE
-        if entry.job_id and report.job_id and entry.job_id != report.job_id:
-            raise CallbackConflict("The id is not the one that the start of this job was given.")
+            if report.is_progress:
+                return Delivery.LATE
+            # It was forgotten, or we were restarted.
+            entry = self._entries[handle] = Entry(handle, self._clock.seconds())
+            entry.overdue = entry.created
+        _check_id(entry, report)
         if report.is_progress:
+            entry.heard = self._clock.seconds()
             return Delivery.PROGRESS
-        waiter = self._remove(entry)
-        if waiter is not None:
-            waiter.callback(report)
-        return Delivery.ACCEPTED
+        if entry.result is not None:
+            return _compare(entry, entry.result, report)
+        is_over = entry.overdue is not None or entry.outcome is not None
+        delivery = Delivery.LATE if is_over and not entry.waiters else Delivery.ACCEPTED
+        entry.job_id = report.job_id or entry.job_id
+        self._end(entry, report)
+        return delivery
 
-    def fail(self, handle: str, problem: Problem) -> None:
-        """End a job with a problem; nothing happens if it has ended already."""
-        entry = self._entries.get(handle)
-        if entry is None:
-            return
-        problem.job, problem.job_id = handle, entry.job_id
-        waiter = self._remove(entry)
-        if waiter is not None:
-            waiter.errback(problem)
+    def fail(self, entry: Entry, problem: Problem) -> None:
+        """End a job that was not started; nothing happens if it has ended already."""
+        if entry.state is not State.ENDED:
+            problem.forget_origin()
+            self._end(entry, entry.mark(problem))
+
+    def fail_queued(self, make_problem: Callable[[], Problem]) -> None:
+        """End all jobs that have not been started."""
+        for entry in list(self._entries.values()):
+            if entry.state is State.QUEUED:
+                self.fail(entry, make_problem())
+
+    def orphans(self) -> list[Entry]:
+        """Return the jobs whose result nobody waited for or asked for since, the oldest first."""
+        return list(self._orphans)
+
+    def when_idle(self) -> Deferred[None]:
+        """Wait until nobody is held."""
+        idle: Deferred[None] = Deferred(self._idle.remove)
+        if self.held:
+            self._idle.append(idle)
+        else:
+            idle.callback(None)
+        return idle
+
+    def find_orphan(self, handle: str) -> bytes | None:
+        """Return the body of an orphan, if there is one of this handle."""
+        entry = self._orphans.find(handle)
+        return None if entry is None or entry.result is None else entry.result.body
+
+    def drop_orphan(self, handle: str) -> None:
+        """Forget an orphan."""
+        entry = self._orphans.find(handle)
+        if entry is not None:
+            self._move(entry, None)
+            self._forget(entry)
 
     def stopService(self) -> Any:
-        """Answer every held client that the proxy stops."""
-        for handle, entry in list(self._entries.items()):
-            problem = Draining("The proxy was stopped while the job was waited for.", retry_after=1)
-            problem.started = _STARTED[entry.state]
-            self.fail(handle, problem)
+        """Answer every held client that the proxy stops, and forget everything."""
+        for entry in list(self._entries.values()):
+            if entry.withdraw is not None:
+                entry.withdraw()
+            for waiter in entry.waiters:
+                problem = Draining(
+                    "The proxy was stopped while the job was waited for.", retry_after=1
+                )
+                problem.started = entry.started
+                self._dismiss(waiter)
+                waiter.answered.errback(entry.mark(problem))
+            self._forget(entry)
+        for shelf in (self._unattended, self._outcomes, self._orphans):
+            shelf.clear()
+        self._tell_idle()
         return super().stopService()
 
-    def _remove(self, entry: _Entry) -> Deferred[Report] | None:
-        """Forget an entry before its Deferred is fired, since whoever waits may call us again."""
+    def _end(self, entry: Entry, outcome: Report | Problem) -> None:
+        """Give a job its outcome; it is on its shelf before anybody is told, who may ask again."""
+        waiters, withdraw = entry.waiters, entry.withdraw
+        is_orphan = isinstance(outcome, Report) and not (waiters or entry.is_detached)
+        now = self._clock.seconds()
+        entry.state, entry.outcome, entry.ended = State.ENDED, outcome, now
+        entry.ack = entry.withdraw = None
+        for waiter in waiters:
+            self._dismiss(waiter)
+        self._move(entry, self._orphans if is_orphan else self._outcomes)
+        if is_orphan:
+            self._report_orphan(entry, now)
+        if withdraw is not None:
+            withdraw()
+        for waiter in waiters:
+            if isinstance(outcome, Report):
+                waiter.answered.callback(entry)
+            else:
+                waiter.answered.errback(outcome)
+        self._tell_idle()
+
+    def _report_orphan(self, entry: Entry, now: float) -> None:
+        when = "after its client had left"
+        if entry.overdue is not None:
+            when = f"{now - entry.overdue:.3f} s too late"
+        _log.warn("the result of job {job} came {when}; it is kept", job=entry.handle, when=when)
+
+    def _move(self, entry: Entry, shelf: Shelf[Entry] | None) -> None:
+        if entry.shelf is not None:
+            entry.shelf.take(entry.handle)
+        entry.shelf = shelf
+        if shelf is not None:
+            size = OVERHEAD + (len(entry.result.body) if entry.result else 0)
+            shelf.put(entry.handle, entry, size)
+
+    def _give_up(self, entry: Entry) -> None:
+        _log.warn("the result of job {job} is forgotten; nobody asked for it", job=entry.handle)
+        self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        """Know nothing of a job any more; an ack of its start may still come."""
+        entry.state, entry.shelf = State.ENDED, None
         del self._entries[entry.handle]
-        if entry.deadline.active():
-            entry.deadline.cancel()
-        if entry.withdraw is not None:
-            entry.withdraw()
-        if entry.waiter is not None:
-            self.held -= 1
-        return entry.waiter
+        if entry.alias is not None and self._aliases.get(entry.alias) is entry:
+            del self._aliases[entry.alias]
 
-    def _abandon(self, entry: _Entry) -> None:
-        if entry.state is State.QUEUED:
-            self._remove(entry)
-        else:
-            entry.waiter = None
-            self.held -= 1
+    def _dismiss(self, waiter: Waiter) -> None:
+        """Count somebody who waits no longer; who is told next may call us again."""
+        entry = waiter.entry
+        entry.waiters = tuple(other for other in entry.waiters if other is not waiter)
+        waiter.deadline.cancel()
+        self.held -= 1
+        stays = entry.is_detached or entry.state is not State.QUEUED
+        if stays and entry.state is not State.ENDED and not entry.waiters:
+            self._move(entry, self._unattended)
 
-    def _expire(self, entry: _Entry) -> None:
-        state = entry.state
-        if state in (State.STARTING, State.UNCONFIRMED):
-            problem: Problem = StartUnknown(
-                "The job server did not confirm the start, and no callback came; "
-                "the job may run or may have run."
-            )
-        elif state is State.QUEUED:
-            problem = WaitOver(
-                "The job was not started: others of its account came first.", retry_after=1
-            )
+    def _tell_idle(self) -> None:
+        """Tell who waits for it if nobody is held; called once those who were know their answer."""
+        if not self.held:
+            idle, self._idle = self._idle, []
+            for waiting in idle:
+                waiting.callback(None)
+
+    def _abandon(self, waiter: Waiter) -> None:
+        entry = waiter.entry
+        self._dismiss(waiter)
+        if entry.state is State.QUEUED and not entry.is_wanted:
+            if entry.waiters:
+                self._end(entry, entry.overrun())
+            else:
+                self._forget(entry)
+                if entry.withdraw is not None:
+                    entry.withdraw()
+        self._tell_idle()
+
+    def _expire(self, waiter: Waiter) -> None:
+        entry = waiter.entry
+        self._dismiss(waiter)
+        problem = entry.overrun()
+        if not (waiter.is_poll or entry.is_wanted):
+            entry.overdue = self._clock.seconds()
+            if entry.state is State.QUEUED:
+                self._end(entry, problem)
+        wants_state = waiter.takes_state and entry.state is not State.UNCONFIRMED
+        if (waiter.is_poll or wants_state) and entry.outcome is None:
+            waiter.answered.callback(entry)
         else:
-            problem = WaitOver("The job was started, but its callback did not come in time.")
-        problem.started = _STARTED[state]
-        self.fail(entry.handle, problem)
+            waiter.answered.errback(problem)
+        self._tell_idle()
+
+
+def _check_id(entry: Entry, report: Report) -> None:
+    # The ids of a job that was started again can both be right.
+    known, told = entry.job_id, report.job_id
+    if entry.starts < 2 and known is not None and told is not None and known != told:
+        _log.error("job {job} got a callback about another id", job=entry.handle)
+        raise CallbackConflict("The id is not the one that the start of this job was given.")
+
+
+def _compare(entry: Entry, result: Report, report: Report) -> Delivery:
+    """Tell what a second result of a job means."""
+    if report.body != result.body:
+        if entry.starts < 2:
+            _log.error("job {job} got a second result, unlike its first", job=entry.handle)
+            raise CallbackConflict("The job has another result already.")
+        _log.warn("job {job} was started again, and both have ended", job=entry.handle)
+    return Delivery.DUPLICATE

@@ -1,18 +1,26 @@
 """A job's way: admitted, started when its lane has a place, waited for, answered."""
 
+import math
+from hashlib import blake2b
+
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred, succeed
 
-from jobproxy.correlation import CorrelationTable, Delivery, State
-from jobproxy.lanes import Lanes
-from jobproxy.messages import Job, Report, parse_report
-from jobproxy.problems import Internal, NotFound, Overloaded, Problem
-from jobproxy.tokens import Token, TokenSigner
-from jobproxy.upstream import AmbiguousStart, JobServer
-
-_log = Logger()
+from jobproxy.correlation import CorrelationTable, Delivery
+from jobproxy.entries import Entry, State
+from jobproxy.fixed import IdTable
+from jobproxy.messages import Job, parse_report
+from jobproxy.problems import (
+    Draining,
+    IdempotencyKeyReused,
+    NotFound,
+    Overloaded,
+    Problem,
+    UpstreamBusy,
+)
+from jobproxy.starts import Starter
+from jobproxy.terms import Terms
+from jobproxy.tokens import TokenSigner
 
 
 @define(eq=False)
@@ -21,40 +29,99 @@ class Gateway:
 
     :param callback_url: the public base of callback URLs, without a slash at its end.
     :param wait: seconds a client is held at most.
-    :param ambiguous_grace: seconds a callback is still waited for when the start call's outcome
-        is not known.
     :param max_held: clients held at once.
     """
 
-    _table: CorrelationTable
-    _lanes: Lanes
-    _job_server: JobServer
+    table: CorrelationTable
+    starter: Starter
     _signer: TokenSigner
     _callback_url: str
     _wait: float = field(kw_only=True)
-    _ambiguous_grace: float = field(kw_only=True)
     _max_held: int = field(kw_only=True)
+    #: Whether no new jobs are taken, as the proxy is about to stop.
+    is_draining: bool = field(default=False, init=False)
 
-    def submit(self, job: Job) -> Deferred[Report]:
+    def submit(self, job: Job, terms: Terms, request_id: bytes) -> Deferred[Entry]:
         """Have a job done.
 
-        :return: fires with the job's result, or fails with a :class:`Problem` that tells whether
-            it was started. Cancel it when the client has left: a job that is still queued is
-            then not started, and one that has been started goes on.
+        :param request_id: is told to the job server.
+        :return: fires with the job's entry when it has a result, or when what is known of it is
+            what the terms want; or fails with a :class:`Problem` that tells whether it was started.
+            Cancel it when the client has left: a job that is still queued is then not started, and
+            one that has been started goes on.
+        :raises Draining: if the proxy is about to stop.
         :raises Overloaded: if no more clients can be held.
         :raises AccountQueueFull: if too many jobs of the account wait.
+        :raises UpstreamBusy: if the job server takes no jobs of the account for longer than the
+            client waits.
+        :raises UpstreamUnreachable: if the job server is known to be dead.
         """
-        if self._table.held >= self._max_held:
-            raise Overloaded(
-                f"{self._max_held} clients are held already; try again when some are done.",
-                retry_after=1,
+        self._admit()
+        paused = self.starter.lanes.paused_for(job.account)
+        if paused > self.hold_time(terms):
+            raise UpstreamBusy(
+                "The job server takes no jobs of this account for some time.",
+                upstream_status=503,
+                retry_after=math.ceil(paused),
             )
-        place = self._lanes.enter(job.account)
+        start = self.starter.queue(job)
         token = self._signer.mint()
-        answer = self._table.expect(token.handle, self._wait, place.cancel)
-        started = Deferred.fromCoroutine(self._start(job, token, place))
-        started.addErrback(self._crash, token.handle)
+        entry = self.table.expect(
+            token.handle,
+            start.withdraw,
+            alias=_alias(job, terms.key) if terms.key else None,
+            fingerprint=_fingerprint(job) if terms.key else b"",
+        )
+        answer = self._hold(entry, job, terms)
+        headers = (*terms.trace, (b"x-request-id", request_id))
+        by_id = isinstance(self.table, IdTable)
+        callback_url = self._callback_url if by_id else f"{self._callback_url}/{token.text}"
+        start.begin(entry, callback_url, headers)
         return answer
+
+    def recall(self, job: Job, key: str) -> Entry | None:
+        """Return the job that this account has given this key to, if it was or may be started.
+
+        :raises IdempotencyKeyReused: if it is another job.
+        """
+        entry = self.table.find_alias(_alias(job, key))
+        if entry is None or (entry.state is State.ENDED and entry.result is None):
+            return None
+        if entry.fingerprint != _fingerprint(job):
+            raise IdempotencyKeyReused(
+                "Another job was sent with this key; send this one with a key of its own."
+            )
+        return entry
+
+    def join(self, entry: Entry, job: Job, terms: Terms) -> Deferred[Entry]:
+        """Wait, as another client, for a job that is known already.
+
+        :return: as :meth:`submit` does.
+        :raises Overloaded: if no more clients can be held.
+        """
+        if entry.result is None:
+            self._admit(entry)
+        return self._hold(entry, job, terms)
+
+    def find(self, handle: str, terms: Terms) -> Deferred[Entry]:
+        """Ask for a job by its handle, and wait for its outcome if the terms say so.
+
+        :return: as :meth:`submit` does; fires with a job that has not ended when time is up.
+        :raises NotFound: if nothing is known of it.
+        :raises Overloaded: if no more clients can be held.
+        """
+        entry = self.table.find(handle)
+        if entry is None:
+            raise NotFound
+        if entry.outcome is None:
+            if terms.wait is None:
+                return succeed(entry)
+            self._check_room(entry)
+        return self.table.wait(entry, self.hold_time(terms), is_poll=True)
+
+    def hold_time(self, terms: Terms) -> float:
+        """Return the seconds for which a client is held at most."""
+        return self._wait if terms.wait is None else min(terms.wait, self._wait)
 
     def recognize(self, token: str) -> str:
         """Return the handle of the job that a callback's URL names.
@@ -73,36 +140,70 @@ class Gateway:
         """Take the callback of a recognized job.
 
         :raises InvalidJson: if the body is not a JSON object; the job goes on.
-        :raises CallbackConflict: if it is about another job; the job goes on.
+        :raises CallbackConflict: if it contradicts what is known of the job; the job goes on.
         """
-        return self._table.complete(handle, parse_report(body))
+        return self.table.complete(handle, parse_report(body))
 
-    async def _start(self, job: Job, token: Token, place: Deferred[None]) -> None:
-        try:
-            await place
-        except CancelledError:
-            return
-        handle = token.handle
-        try:
-            self._table.advance(handle, State.STARTING)
-            body = job.to_start(f"{self._callback_url}/{token.text}")
-            ack = await self._job_server.start(job.account, body)
-        except AmbiguousStart as error:
-            _log.warn("start of job {job} is ambiguous: {error}", job=handle, error=error)
-            self._table.advance(handle, State.UNCONFIRMED)
-            self._table.shorten(handle, self._ambiguous_grace)
-        except Problem as problem:
-            _log.warn("start of job {job} failed: {slug}", job=handle, slug=problem.slug)
-            self._table.fail(handle, problem)
-        else:
-            self._table.advance(handle, State.RUNNING, ack.job_id)
-            if ack.is_ended:
-                self._table.complete(handle, ack)
-        finally:
-            self._lanes.leave(job.account)
+    def deliver_by_id(self, body: bytes) -> Delivery:
+        """Take a callback that only the job server's id tells from others.
 
-    def _crash(self, failure: Failure, handle: str) -> None:
-        _log.failure("start of job {job} crashed", failure, job=handle)
-        problem = Internal("The proxy failed while it started the job.")
-        problem.started = "unknown"
-        self._table.fail(handle, problem)
+        :raises InvalidJson: if the body is not a JSON object.
+        :raises InvalidRequest: if it has no id.
+        :raises CallbackConflict: if it contradicts what is known of the job.
+        """
+        assert isinstance(self.table, IdTable)
+        return self.table.complete_by_id(parse_report(body))
+
+    def drain(self) -> None:
+        """Take no more jobs, and start none of those that are queued."""
+        self.is_draining = True
+        self.table.fail_queued(_draining)
+
+    def _admit(self, entry: Entry | None = None) -> None:
+        if self.is_draining:
+            raise _mark(_draining(), entry)
+        self._check_room(entry)
+
+    def _check_room(self, entry: Entry | None) -> None:
+        if self.table.held >= self._max_held:
+            problem = Overloaded(
+                f"{self._max_held} clients are held already; try again when some are done.",
+                retry_after=1,
+            )
+            raise _mark(problem, entry)
+
+    def _hold(self, entry: Entry, job: Job, terms: Terms) -> Deferred[Entry]:
+        is_async = terms.is_async or not job.is_held
+        if is_async:
+            entry.is_detached = True
+        seconds = self.hold_time(terms)
+        if entry.state is State.UNCONFIRMED:
+            seconds = min(seconds, self.starter.grace)
+        until = State.RUNNING if is_async and terms.wait is None else State.ENDED
+        return self.table.wait(entry, seconds, until=until, takes_state=is_async)
+
+
+def _draining() -> Draining:
+    return Draining("The proxy is about to stop, and starts no more jobs.", retry_after=1)
+
+
+def _mark(problem: Problem, entry: Entry | None) -> Problem:
+    """Have a problem say what is known of the job, if there is one already."""
+    if entry is not None:
+        entry.mark(problem)
+        problem.started = entry.started
+    return problem
+
+
+def _alias(job: Job, key: str) -> bytes:
+    # Neither can hold a zero byte, so that no two pairs look alike.
+    return _digest(f"{job.account}\0{key}")
+
+
+def _fingerprint(job: Job) -> bytes:
+    # Whether the client waits does not make it another job.
+    return _digest(job.parameters) if job.own_start is None else _digest(job.own_start.decode())
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=16).digest()

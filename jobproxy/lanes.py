@@ -4,18 +4,30 @@ The job server serves one connection of an account at a time, so more starts at 
 only wait there; and no account's flood may keep another account's first job waiting.
 """
 
+import math
 from collections import OrderedDict
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from jobproxy.problems import AccountQueueFull
+
+#: Seconds that a client is told to come back after, at most.
+MAX_RETRY_AFTER = 60
 
 
 @define(eq=False)
 class _Lane:
+    account: str
+    #: Since when it has had something to do.
+    since: float
     running: int = 0
+    #: How many starts have left.
+    done: int = 0
     queue: OrderedDict[Deferred[None], None] = field(factory=OrderedDict)
+    #: Runs while nothing may be started.
+    pause: IDelayedCall | None = None
 
 
 @define(eq=False)
@@ -27,6 +39,7 @@ class Lanes:
     :param total: starts of all accounts that may run at once.
     """
 
+    _clock: IReactorTime
     _per_account: int
     _queue_per_account: int
     _total: int
@@ -37,7 +50,7 @@ class Lanes:
     _dispatching: bool = field(default=False, init=False)
 
     def __len__(self) -> int:
-        """Return how many accounts have a start that runs or waits."""
+        """Return how many accounts have a start that runs or waits, or are paused."""
         return len(self._lanes)
 
     def enter(self, account: str) -> Deferred[None]:
@@ -47,40 +60,78 @@ class Lanes:
             before gives up the wait; after, it does nothing.
         :raises AccountQueueFull: if too many starts of the account wait already.
         """
-        lane = self._lanes.get(account) or _Lane()
-        has_room = lane.running < self._per_account and self._running < self._total
+        lane = self._lanes.get(account) or _Lane(account, self._clock.seconds())
+        has_room = self._has_room(lane) and self._running < self._total
         if len(lane.queue) >= self._queue_per_account and not (has_room and not lane.queue):
             raise AccountQueueFull(
                 f"{len(lane.queue)} jobs of this account wait to be started; "
                 "send the next one when some of them are done.",
-                retry_after=1,
+                retry_after=self._estimate(lane),
             )
-        self._lanes[account] = lane
-        place: Deferred[None] = Deferred(lambda place: self._give_up(account, place))
-        lane.queue[place] = None
-        self._take_turn(lane)
-        self._dispatch()
-        return place
+        return self._enqueue(lane)
+
+    def come_back(self, account: str) -> Deferred[None]:
+        """Ask for a place once more, as the first one of the account, for a start that failed.
+
+        :return: as :meth:`enter` does.
+        """
+        lane = self._lanes.get(account) or _Lane(account, self._clock.seconds())
+        return self._enqueue(lane, is_first=True)
 
     def leave(self, account: str) -> None:
         """Give a place back; to be called once for each place that was got."""
         lane = self._lanes[account]
         lane.running -= 1
+        lane.done += 1
         self._running -= 1
         self._take_turn(lane)
-        self._tidy(account, lane)
+        self._tidy(lane)
         self._dispatch()
 
-    def _give_up(self, account: str, place: Deferred[None]) -> None:
-        lane = self._lanes[account]
+    def pause(self, account: str, seconds: float) -> None:
+        """Give an account no places for some time; a pause that is longer already stays."""
+        lane = self._lanes.setdefault(account, _Lane(account, self._clock.seconds()))
+        if lane.pause is None:
+            self._turns.pop(lane, None)
+            lane.pause = self._clock.callLater(seconds, self._resume, lane)
+        elif lane.pause.getTime() < self._clock.seconds() + seconds:
+            lane.pause.reset(seconds)
+
+    def paused_for(self, account: str) -> float:
+        """Return the seconds for which an account gets no places."""
+        lane = self._lanes.get(account)
+        if lane is None or lane.pause is None:
+            return 0.0
+        return lane.pause.getTime() - self._clock.seconds()
+
+    def _enqueue(self, lane: _Lane, *, is_first: bool = False) -> Deferred[None]:
+        self._lanes[lane.account] = lane
+        place: Deferred[None] = Deferred(lambda place: self._give_up(lane, place))
+        lane.queue[place] = None
+        if is_first:
+            lane.queue.move_to_end(place, last=False)
+        self._take_turn(lane)
+        self._dispatch()
+        return place
+
+    def _give_up(self, lane: _Lane, place: Deferred[None]) -> None:
         del lane.queue[place]
         if not lane.queue:
             self._turns.pop(lane, None)
-        self._tidy(account, lane)
+        self._tidy(lane)
+
+    def _resume(self, lane: _Lane) -> None:
+        lane.pause = None
+        self._take_turn(lane)
+        self._tidy(lane)
+        self._dispatch()
 
     def _take_turn(self, lane: _Lane) -> None:
-        if lane.queue and lane.running < self._per_account:
+        if lane.queue and self._has_room(lane):
             self._turns.setdefault(lane)
+
+    def _has_room(self, lane: _Lane) -> bool:
+        return lane.running < self._per_account and lane.pause is None
 
     def _dispatch(self) -> None:
         # A start that fails at once leaves, and so comes back here, while its place is still
@@ -99,6 +150,11 @@ class Lanes:
         finally:
             self._dispatching = False
 
-    def _tidy(self, account: str, lane: _Lane) -> None:
-        if not lane.queue and not lane.running:
-            del self._lanes[account]
+    def _tidy(self, lane: _Lane) -> None:
+        if not lane.queue and not lane.running and lane.pause is None:
+            del self._lanes[lane.account]
+
+    def _estimate(self, lane: _Lane) -> int:
+        """Return the seconds in which the queue will be gone, at the rate seen so far."""
+        rate = lane.done / max(self._clock.seconds() - lane.since, 1.0)
+        return min(math.ceil(len(lane.queue) / rate), MAX_RETRY_AFTER) if rate else 1

@@ -1,26 +1,56 @@
-"""How a daemon of ours starts: with all the sockets it may have, or not at all."""
+"""How a daemon of ours starts and ends: with all the sockets it may have, and an empty desk."""
 
 import gc
 import resource
+import signal
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
 
 from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 _log = Logger()
 
 
+class WayOut(Protocol):
+    """What a daemon has to do before and after its services are stopped."""
+
+    async def finish_jobs(self) -> None:
+        """End the work, as long as all services still run."""
+
+    async def flush(self) -> None:
+        """See to it that everything that was said last is heard."""
+
+    def hurry(self) -> None:
+        """Wait no longer for anything."""
+
+
 class Daemon(MultiService):
     """The parent of a daemon's services.
 
     :param program: the name that starts the line of an error.
+    :ivar way_out: what has to be done before the services, which stop all at once, are stopped.
+    :ivar when_running: has a function called once the loop runs.
+    :ivar wake: has a function called by the loop soon; may be called by a signal handler.
     """
+
+    way_out: WayOut | None = None
+    when_running: Callable[[Callable[[], object]], object]
+    wake: Callable[[Callable[[], object]], object]
 
     def __init__(self, program: str) -> None:
         super().__init__()
         self._program = program
+        self._handlers: dict[int, Any] = {}
+        self._is_told = False
+
+    def startService(self) -> None:
+        super().startService()
+        if self.way_out is not None:
+            self.when_running(self._watch_signals)
 
     def privilegedStartService(self) -> None:
         """Listen; a port that cannot be had ends the process with one line and exit code 1."""
@@ -34,6 +64,36 @@ class Daemon(MultiService):
             self._give_up(f"cannot listen on {where}: {reason}")
         except OverflowError as error:
             self._give_up(f"cannot listen: {error}")
+
+    def stopService(self) -> Any:
+        """Stop in order: first the work, then the services, and last the connections.
+
+        :return: fires when all is done; Twisted ends the process then.
+        """
+        if self.way_out is None:
+            return super().stopService()
+        return Deferred.fromCoroutine(self._leave(self.way_out))
+
+    async def _leave(self, way_out: WayOut) -> None:
+        self._is_told = True
+        await way_out.finish_jobs()
+        await maybeDeferred(super().stopService)
+        await way_out.flush()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _watch_signals(self) -> None:
+        """See every signal to stop before Twisted, which fails on one that comes while it stops."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._take_signal)
+
+    def _take_signal(self, number: int, frame: Any) -> None:
+        assert self.way_out is not None
+        if self._is_told:
+            self.wake(self.way_out.hurry)
+        else:
+            self._is_told = True
+            self._handlers[number](number, frame)
 
     def _give_up(self, message: str) -> NoReturn:
         _log.critical("{message}", message=message)
@@ -51,7 +111,7 @@ def calm_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(5_000, 100, 20)
 
 
 def raise_file_limit() -> None:

@@ -36,13 +36,20 @@ class Job:
     :param account: whose job it is; the job server limits connections by it.
     :param parameters: the client's own members, without ``wait`` and ``callback``: JSON text
         exactly as it came, ``"name": value`` pairs with commas between them.
+    :param is_held: whether the client waits for the result; else for no more than the ack.
+    :param own_start: what is sent to the job server as it is, if the client wants to be called back
+        itself.
     """
 
     account: str = field(repr=False)
     parameters: str = field(repr=False)
+    is_held: bool = True
+    own_start: bytes | None = field(default=None, repr=False)
 
     def to_start(self, callback_url: str) -> bytes:
         """Return the body of the start call: the client's parameters, then ours."""
+        if self.own_start is not None:
+            return self.own_start
         ours = f'"wait":false,"callback":{json.dumps(callback_url)}'
         return f"{{{self.parameters},{ours}}}".encode()
 
@@ -71,9 +78,10 @@ class Report:
         return self.state in ENDED
 
 
-def parse_job(body: bytes) -> Job:
+def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
     """Read the body of a client's request.
 
+    :param allows_callbacks: whether a client may want to be called back itself.
     :raises InvalidJson: if it is not strict JSON (RFC 8259, and RFC 7493 for duplicate names and
         lone surrogates), not an object, or nested deeper than ``MAX_DEPTH``.
     :raises InvalidRequest: if a member that we understand has a value that we do not.
@@ -82,9 +90,12 @@ def parse_job(body: bytes) -> Job:
     text = _decode(body)
     members = _parse_strictly(text)
     faults = list(_find_faults(members))
-    if members.get("wait") is False and "callback" in members:
+    is_held = members.get("wait", True)
+    has_callback = is_held is False and "callback" in members
+    if has_callback and not allows_callbacks:
         raise CallbackNotAllowed(
-            "jobproxy answers on the connection that the job came on: leave out callback and wait."
+            "This proxy lets the job server call no one but itself: leave out callback, and ask "
+            "for the result at the Location of the answer."
         )
     if faults:
         raise InvalidRequest(
@@ -94,7 +105,12 @@ def parse_job(body: bytes) -> Job:
     parameters = ",".join(
         raw for name, raw in _split_members(text) if name not in ("wait", "callback")
     )
-    return Job(account=members["account"], parameters=parameters)
+    return Job(
+        account=members["account"],
+        parameters=parameters,
+        is_held=is_held,
+        own_start=body if has_callback else None,
+    )
 
 
 def parse_report(body: bytes) -> Report:
@@ -127,8 +143,8 @@ def _find_faults(members: dict[str, Any]) -> Iterator[Fault]:
         yield Fault("/account", f"must have 1 to {MAX_ACCOUNT} characters, not {len(account)}")
     elif _CONTROL.search(account):
         yield Fault("/account", "must not contain control characters")
-    if members.get("wait", True) is not True:
-        yield Fault("/wait", "must be true or left out")
+    if not isinstance(members.get("wait", True), bool):
+        yield Fault("/wait", "must be true, false or left out")
 
 
 def _decode(body: bytes) -> str:

@@ -9,7 +9,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NoReturn, cast
+from enum import Enum
+from typing import Any, ClassVar, NoReturn, TypeVar, cast
 from urllib.parse import urlsplit
 
 from attrs import frozen
@@ -22,6 +23,10 @@ from jobproxy import __version__
 EX_CONFIG = 78
 
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]+")
+_SWITCH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+
+Choice = TypeVar("Choice", bound=Enum)
+
 _PATH = re.compile(r"[A-Za-z0-9._~/-]*")
 
 
@@ -38,6 +43,7 @@ class Option:
     :param aliases: more environment variables by which it is known.
     :param repeatable: whether the flag may come several times; ``read`` then gets all its texts
         with spaces between them, as they also stand in the environment variable.
+    :param is_switch: whether the flag has no value, and means ``yes``.
     """
 
     name: str
@@ -47,6 +53,7 @@ class Option:
     required: bool = False
     aliases: tuple[str, ...] = ()
     repeatable: bool = False
+    is_switch: bool = False
 
 
 class DaemonOptions(usage.Options):
@@ -65,7 +72,9 @@ class DaemonOptions(usage.Options):
         for option in cls.table:
             doc = _document(option, cls.variable(option))
             if option.repeatable:
-                setattr(cls, f"opt_{option.name.replace('-', '_')}", _gatherer(option.name, doc))
+                setattr(cls, _method(option), _gatherer(option.name, doc))
+            elif option.is_switch:
+                setattr(cls, _method(option), _switcher(option.name, doc))
             else:
                 cls.optParameters.append([option.name, None, None, doc])
 
@@ -98,6 +107,10 @@ class DaemonOptions(usage.Options):
                 self[option.name] = None if text is None else option.read(text)
             except ValueError as error:
                 raise usage.UsageError(f"{source} {error}") from error
+        self.check()
+
+    def check(self) -> None:
+        """Look whether the options go together; raise a :class:`usage.UsageError` if not."""
 
     def refuse(self, message: str) -> NoReturn:
         """End the process with one line that says what to change."""
@@ -117,6 +130,20 @@ class DaemonOptions(usage.Options):
 def _document(option: Option, variable: str) -> str:
     rest = "required" if option.required else f"default {option.default or 'none'}"
     return f"{option.doc} [{variable}; {rest}]"
+
+
+def _method(option: Option) -> str:
+    return f"opt_{option.name.replace('-', '_')}"
+
+
+def _switcher(name: str, doc: str) -> Callable[[DaemonOptions], None]:
+    """Return the method by which twistd's option parser tells of a flag without a value."""
+
+    def switch(self: DaemonOptions) -> None:
+        self[name] = "yes"
+
+    switch.__doc__ = doc
+    return switch
 
 
 def _gatherer(name: str, doc: str) -> Callable[[DaemonOptions, str], None]:
@@ -151,6 +178,26 @@ def read_count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise ValueError(f"must be a whole number above 0, not {text!r}")
     return int(text)
+
+
+def read_switch(text: str) -> bool:
+    """Read a yes or no."""
+    if text.lower() not in _SWITCH:
+        raise ValueError(f"must be yes or no, not {text!r}")
+    return _SWITCH[text.lower()]
+
+
+def reader_of(kind: type[Choice]) -> Callable[[str], Choice]:
+    """Return what reads one of the words that are the values of an enumeration."""
+
+    def read(text: str) -> Choice:
+        try:
+            return kind(text)
+        except ValueError:
+            words = ", ".join(choice.value for choice in kind)
+            raise ValueError(f"must be one of {words}, not {text!r}") from None
+
+    return read
 
 
 def read_url(text: str) -> str:

@@ -58,6 +58,10 @@ class Problem(Exception):
         """Return what this kind of problem adds to its document, by JSON member name."""
         return {}
 
+    def forget_origin(self) -> None:
+        """Let go of the frames that it came from, with all that they hold."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+
 
 class InvalidJson(Problem):
     slug = "invalid-json"
@@ -120,7 +124,7 @@ class MethodNotAllowed(Problem):
 
 class CallbackConflict(Problem):
     slug = "callback-conflict"
-    title = "The callback is about another job"
+    title = "The callback contradicts what is known of the job"
 
 
 class BodyTooLarge(Problem):
@@ -131,6 +135,11 @@ class BodyTooLarge(Problem):
 class UnsupportedMediaType(Problem):
     slug = "unsupported-media-type"
     title = "The body is of a type that is not understood"
+
+
+class IdempotencyKeyReused(Problem):
+    slug = "idempotency-key-reused"
+    title = "This Idempotency-Key belongs to another job"
 
 
 class AccountQueueFull(Problem):
@@ -231,6 +240,7 @@ _STATUSES: Mapping[type[Problem], int] = {
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     ExpectationFailed: 417,
+    IdempotencyKeyReused: 422,
     AccountQueueFull: 429,
     HeadersTooLarge: 431,
     Internal: 500,
@@ -252,6 +262,11 @@ def status_of(problem: Problem) -> int:
     return _STATUSES[type(problem)]
 
 
+def job_path(handle: str) -> str:
+    """Return the path at which a job's result can be asked for."""
+    return f"/jobs/{handle}"
+
+
 def describe(problem: Problem, request_id: str) -> bytes:
     """Return the problem document (RFC 9457) for a problem.
 
@@ -268,6 +283,7 @@ def describe(problem: Problem, request_id: str) -> bytes:
     }
     if problem.job is not None:
         document["job"] = problem.job
+        document["instance"] = job_path(problem.job)
     if problem.job_id is not None:
         document["id"] = problem.job_id
     if problem.errors:

@@ -1,20 +1,29 @@
 """``twistd jobproxy``: its options, and the wiring of its services."""
 
+import random
 import secrets
 import time
+from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.application import strports
 from twisted.application.service import MultiService
+from twisted.python import usage
 
 from jobproxy import lifecycle
+from jobproxy.admin import HealthRoutes, OrphanRoutes
+from jobproxy.answers import Routes, make_resource
+from jobproxy.circuit import Circuit
 from jobproxy.client import PlainClient
 from jobproxy.correlation import CorrelationTable
+from jobproxy.draining import Drain
+from jobproxy.fixed import IdTable
 from jobproxy.gateway import Gateway
 from jobproxy.http1.agent import PooledAgent
-from jobproxy.http1.limits import ClientLimits
+from jobproxy.http1.limits import ClientLimits, ServerLimits
 from jobproxy.http1.server import ServerFactory
 from jobproxy.lanes import Lanes
 from jobproxy.options import (
@@ -25,12 +34,23 @@ from jobproxy.options import (
     read_delay,
     read_endpoints,
     read_seconds,
+    read_switch,
     read_url,
+    reader_of,
 )
+from jobproxy.retries import OnLost, Retry, RetryPolicy
 from jobproxy.reuse import ReusePolicy
+from jobproxy.starts import Starter
 from jobproxy.tokens import MIN_KEY, TokenSigner
 from jobproxy.upstream import JobServer
-from jobproxy.web import Web
+from jobproxy.web import PROXY_PATHS, CallbackRoutes, ClientRoutes, FixedCallbackRoutes
+
+
+class CorrelateBy(Enum):
+    """What tells the job that a callback is about."""
+
+    TOKEN = "token"  # noqa: S105 - a word, not a secret
+    ID = "id"
 
 
 def read_keys(text: str) -> list[bytes]:
@@ -74,6 +94,20 @@ class Options(DaemonOptions):
             "endpoint to serve on (strports); may come several times",
             repeatable=True,
         ),
+        Option(
+            "callback-listen",
+            None,
+            read_endpoints,
+            "endpoint for callbacks, which are then served nowhere else; may come several times",
+            repeatable=True,
+        ),
+        Option(
+            "admin-listen",
+            None,
+            read_endpoints,
+            "endpoint for health, then served nowhere else, and orphans; may come several times",
+            repeatable=True,
+        ),
         Option("wait", "30", read_seconds, "seconds a client is held at most"),
         Option("start-timeout", "10", read_seconds, "seconds for one start call"),
         Option(
@@ -82,10 +116,43 @@ class Options(DaemonOptions):
             read_delay,
             "seconds a callback is waited for after a start whose outcome is not known",
         ),
+        Option(
+            "drain-timeout",
+            "30",
+            read_delay,
+            "seconds that held clients have to be answered once the proxy is told to stop",
+        ),
+        Option("retain", "300", read_seconds, "seconds that results are kept to be asked for"),
+        Option(
+            "retry",
+            "not-sent",
+            reader_of(Retry),
+            "which starts are sent again: never, not-sent (none that may have been read) or always",
+        ),
+        Option("start-attempts", "3", read_count, "start calls for one job at most"),
+        Option(
+            "on-lost",
+            "fail",
+            reader_of(OnLost),
+            "what becomes of a job whose callback does not come: fail or restart",
+        ),
+        Option(
+            "lost-after",
+            None,
+            read_seconds,
+            "seconds after which such a job is started again",
+        ),
+        Option(
+            "correlate-by",
+            "token",
+            reader_of(CorrelateBy),
+            "token in the callback URL, or id for job servers that call back one fixed URL",
+        ),
         Option("max-held", "10000", read_count, "clients held at once"),
         Option("starts-per-account", "16", read_count, "start calls of one account at once"),
         Option("queue-per-account", "1000", read_count, "jobs of one account that may be queued"),
         Option("max-starts", "256", read_count, "start calls at once in all"),
+        Option("max-body", "65536", read_count, "bytes of a request's or a callback's body"),
         Option(
             "upstream-idle",
             "2",
@@ -99,7 +166,24 @@ class Options(DaemonOptions):
             f"file with the key of the callback tokens, {MIN_KEY} bytes or more; of two lines "
             "the first signs and both verify; without it the key is random",
         ),
+        Option(
+            "allow-client-callbacks",
+            "no",
+            read_switch,
+            "let clients that do not wait name a callback URL of their own",
+            is_switch=True,
+        ),
     )
+
+    def check(self) -> None:
+        if self["on-lost"] is OnLost.RESTART and self["lost-after"] is None:
+            raise usage.UsageError("--on-lost restart needs --lost-after")
+        path = urlsplit(self["callback-url"]).path or "/"
+        if self["correlate-by"] is CorrelateBy.ID and path in PROXY_PATHS:
+            raise usage.UsageError(
+                "--correlate-by id needs a --callback-url with a path of its own, "
+                f"best one that nobody can guess, not {path}"
+            )
 
 
 def makeService(config: Options, reactor: Any = None) -> MultiService:
@@ -117,37 +201,88 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         # deadline (Twisted #2424).
         reactor.seconds = time.monotonic
 
-    table = CorrelationTable(clock=reactor)
+    gateway = _make_gateway(config, reactor)
+    daemon = lifecycle.Daemon("jobproxy")
+    daemon.when_running, daemon.wake = reactor.callWhenRunning, reactor.callFromThread
+    # Services stop in reverse order: the ports close before the held clients are answered.
+    gateway.table.setServiceParent(daemon)
+    factories = []
+    for descriptions, routes in _share_out(config, gateway, reactor):
+        limits = ServerLimits(body=config["max-body"])
+        factory = ServerFactory(make_resource(*routes), reactor, limits=limits)
+        factories.append(factory)
+        for description in descriptions:
+            strports.service(description, factory, reactor).setServiceParent(daemon)
+    daemon.way_out = Drain(reactor, gateway, factories, config["drain-timeout"])
+    return daemon
+
+
+def _make_gateway(config: Options, reactor: Any) -> Gateway:
+    signer = TokenSigner(keys=config["secret-file"] or [secrets.token_bytes(MIN_KEY)])
+    jitter = random.SystemRandom()
     agent = PooledAgent(
         reactor,
         ClientLimits(connections=config["max-starts"], idle_time=config["upstream-idle"]),
     )
-    gateway = Gateway(
+    job_server = JobServer(
+        treq=PlainClient(agent),
+        clock=reactor,
+        url=config["job-server-url"],
+        timeout=config["start-timeout"],
+        reuse=ReusePolicy(reactor, agent.close_idle, config["upstream-idle"]),
+        circuit=Circuit(reactor, jitter),
+    )
+    table = CorrelationTable(reactor, config["retain"])
+    if config["correlate-by"] is CorrelateBy.ID:
+        table = IdTable(
+            reactor,
+            config["retain"],
+            park=config["start-timeout"],
+            make_handle=lambda: signer.mint().handle,
+        )
+    starter = Starter(
+        clock=reactor,
         table=table,
         lanes=Lanes(
+            clock=reactor,
             per_account=config["starts-per-account"],
             queue_per_account=config["queue-per-account"],
             total=config["max-starts"],
         ),
-        job_server=JobServer(
-            treq=PlainClient(agent),
-            clock=reactor,
-            url=config["job-server-url"],
-            timeout=config["start-timeout"],
-            reuse=ReusePolicy(reactor, agent.close_idle, config["upstream-idle"]),
+        job_server=job_server,
+        policy=RetryPolicy(
+            retry=config["retry"],
+            attempts=config["start-attempts"],
+            lost_after=config["lost-after"] if config["on-lost"] is OnLost.RESTART else None,
+            random=jitter,
         ),
-        signer=TokenSigner(keys=config["secret-file"] or [secrets.token_bytes(MIN_KEY)]),
+        grace=config["ambiguous-grace"],
+    )
+    return Gateway(
+        table=table,
+        starter=starter,
+        signer=signer,
         callback_url=config["callback-url"],
         wait=config["wait"],
-        ambiguous_grace=config["ambiguous-grace"],
         max_held=config["max-held"],
     )
-    web = Web(gateway, callback_path=urlsplit(config["callback-url"]).path)
-    site = ServerFactory(web.resource(), reactor)
 
-    daemon = lifecycle.Daemon("jobproxy")
-    # Services stop in reverse order: the ports close before the held clients are answered.
-    table.setServiceParent(daemon)
-    for description in config["listen"]:
-        strports.service(description, site, reactor).setServiceParent(daemon)
-    return daemon
+
+def _share_out(
+    config: Options, gateway: Gateway, reactor: Any
+) -> Iterator[tuple[list[str], list[Routes]]]:
+    """Yield endpoints, and what is served on them."""
+    path = urlsplit(config["callback-url"]).path
+    by_id = config["correlate-by"] is CorrelateBy.ID
+    callbacks = FixedCallbackRoutes(gateway, path) if by_id else CallbackRoutes(gateway, path)
+    health = HealthRoutes(gateway)
+    routes: list[Routes] = [ClientRoutes(gateway, config["allow-client-callbacks"])]
+    if config["callback-listen"]:
+        yield config["callback-listen"], [callbacks]
+    else:
+        routes.append(callbacks)
+    if config["admin-listen"]:
+        yield config["admin-listen"], [health, OrphanRoutes(gateway, reactor)]
+    else:
+        routes.append(health)
+    yield config["listen"], routes

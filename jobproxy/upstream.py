@@ -1,5 +1,11 @@
 """Start calls: a POST to the job server through treq, and a name for every way it can end."""
 
+import errno
+import time
+from collections.abc import Callable, Sequence
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from math import ceil
 from typing import Any
 
 from attrs import define, field, frozen
@@ -15,11 +21,15 @@ from twisted.web.client import (
 )
 from twisted.web.iweb import IResponse
 
+from jobproxy.circuit import Circuit
 from jobproxy.client import BodyTooBig, collect_body, post_json
+from jobproxy.deadlines import Deadline
 from jobproxy.http1.agent import UNTRUSTED
 from jobproxy.messages import Report, parse_report
 from jobproxy.problems import (
     InvalidJson,
+    Overloaded,
+    Problem,
     UpstreamAuth,
     UpstreamBusy,
     UpstreamRedirect,
@@ -35,10 +45,20 @@ MAX_RETRY_AFTER = 3_600
 _NEVER_SENT = (ConnectError, ConnectingCancelledError, DNSLookupError, RequestNotSent)
 _PERHAPS_SENT = (CancelledError, RequestGenerationFailed, RequestTransmissionFailed, ResponseFailed)
 _REJECTIONS = frozenset({400, 404, 409, 410, 422})
+_NO_SOCKETS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 class AmbiguousStart(Exception):
-    """The start may have reached the job server, although no usable ack came back."""
+    """The start may have reached the job server, although no usable ack came back.
+
+    :param is_alive: whether the job server seems to be well nevertheless.
+    """
+
+    def __init__(self, reason: str, *, is_alive: bool = False) -> None:
+        super().__init__(reason)
+        self.is_alive = is_alive
 
 
 @frozen
@@ -55,6 +75,8 @@ class JobServer:
     :param url: where starts are POSTed to.
     :param timeout: seconds for one start call, from its connect to the end of its ack.
     :param reuse: says whether connections may be kept.
+    :param circuit: says whether there may be start calls at all.
+    :param now: Unix time in seconds, for dates that the job server tells.
     """
 
     _treq: HTTPClient = field(repr=False)
@@ -62,35 +84,54 @@ class JobServer:
     _url: str
     _timeout: float
     _reuse: ReusePolicy = field(repr=False)
+    circuit: Circuit
+    _now: Callable[[], float] = time.time
 
-    async def start(self, account: str, body: bytes) -> Report:
+    async def start(self, account: str, body: bytes, headers: Headers = ()) -> Report:
         """Start a job.
 
         :param account: whose job it is.
         :param body: the start call's body, JSON.
+        :param headers: what else the job server is told.
         :return: the ack; without an id and a state if the job server left them out.
         :raises AmbiguousStart: if it is not known whether the job was started.
         :raises Problem: if it certainly was not: one of the ``Upstream…`` kinds.
         """
+        is_probe = self.circuit.enter()
         call = self._reuse.begin(account)
         is_acknowledged = False
         try:
-            report = _read(await self._exchange(body, call.may_keep))
+            report = self._read(await self._exchange(body, headers, call.may_keep))
             is_acknowledged = True
+        except BaseException as error:
+            self._judge(error, is_probe)
+            raise
         finally:
             self._reuse.end(call, is_acknowledged)
+        self.circuit.succeed()
         return report
 
-    async def _exchange(self, body: bytes, may_keep: bool) -> _Answer:
+    def _judge(self, error: BaseException, is_probe: bool) -> None:
+        """Tell the circuit what a start call's failure says about the job server."""
+        if isinstance(error, UpstreamUnreachable) or (
+            isinstance(error, AmbiguousStart) and not error.is_alive
+        ):
+            self.circuit.fail(is_probe=is_probe)
+        elif isinstance(error, Problem | AmbiguousStart) and not isinstance(error, Overloaded):
+            self.circuit.succeed()
+        else:
+            self.circuit.forgo(is_probe=is_probe)
+
+    async def _exchange(self, body: bytes, headers: Headers, may_keep: bool) -> _Answer:
         """Return the job server's answer; one deadline covers all of it."""
         waiting: Deferred[Any] = post_json(
-            self._treq, self._clock, self._url, body, may_keep=may_keep
+            self._treq, self._clock, self._url, body, headers, may_keep=may_keep
         )
 
         def give_up() -> None:
             waiting.cancel()
 
-        timer = self._clock.callLater(self._timeout, give_up)
+        deadline = Deadline(self._clock, self._timeout, give_up)
         try:
             response: IResponse = await waiting
             waiting = collect_body(response, MAX_ACK)
@@ -99,6 +140,11 @@ class JobServer:
             except (BodyTooBig, *_PERHAPS_SENT):
                 return _Answer(response, None)
         except _NEVER_SENT as error:
+            if getattr(error, "osError", None) in _NO_SOCKETS:
+                raise Overloaded(
+                    "The proxy has no socket left for the start; the job was not started.",
+                    retry_after=1,
+                ) from error
             raise UpstreamUnreachable(
                 "No connection to the job server could be made; the job was not started.",
                 retry_after=1,
@@ -110,49 +156,54 @@ class JobServer:
                 ) from error
             raise AmbiguousStart(f"no answer: {type(error).__name__}") from error
         finally:
-            if timer.active():
-                timer.cancel()
+            deadline.cancel()
 
+    def _read(self, answer: _Answer) -> Report:
+        """Tell what an answer of the job server means for the job."""
+        status = answer.response.code
+        if 200 <= status < 300:
+            if answer.body is None:
+                raise AmbiguousStart(f"status {status}, an ack that is not whole", is_alive=True)
+            try:
+                return parse_report(answer.body)
+            except InvalidJson as error:
+                raise AmbiguousStart(f"status {status}, no usable ack", is_alive=True) from error
+        if status in _REJECTIONS:
+            raise UpstreamRejected(
+                "The job server did not accept the job; see upstreamBody.",
+                upstream_status=status,
+                upstream_body=answer.body or b"",
+            )
+        if status in (401, 403):
+            raise UpstreamAuth(
+                "The job server does not let this proxy start jobs; its operator has to be told.",
+                upstream_status=status,
+            )
+        if 300 <= status < 400:
+            raise UpstreamRedirect(
+                "The job server's URL, as the proxy was given it, has moved.",
+                upstream_status=status,
+            )
+        if status in (429, 503):
+            raise UpstreamBusy(
+                "The job server takes no jobs at the moment; the job was not started.",
+                upstream_status=status,
+                retry_after=self._retry_after(answer.response),
+            )
+        raise AmbiguousStart(f"status {status}", is_alive=status < 500)
 
-def _read(answer: _Answer) -> Report:
-    """Tell what an answer of the job server means for the job."""
-    status = answer.response.code
-    if 200 <= status < 300:
-        if answer.body is None:
-            raise AmbiguousStart(f"status {status} and an ack that is not whole")
+    def _retry_after(self, response: IResponse) -> int | None:
+        """Return the seconds that the job server asks to wait, within reason (RFC 9110, 10.2.3)."""
+        values = response.headers.getRawHeaders(b"retry-after") or [b""]
+        text = values[0].decode("latin-1")
+        if text.isascii() and text.isdigit():
+            return min(int(text[:9]), MAX_RETRY_AFTER)
         try:
-            return parse_report(answer.body)
-        except InvalidJson as error:
-            raise AmbiguousStart(f"status {status} without a usable ack") from error
-    if status in _REJECTIONS:
-        raise UpstreamRejected(
-            "The job server did not accept the job; see upstreamBody.",
-            upstream_status=status,
-            upstream_body=answer.body or b"",
-        )
-    if status in (401, 403):
-        raise UpstreamAuth(
-            "The job server does not let this proxy start jobs; its operator has to be told.",
-            upstream_status=status,
-        )
-    if 300 <= status < 400:
-        raise UpstreamRedirect(
-            "The job server's URL, as the proxy was given it, has moved.", upstream_status=status
-        )
-    if status in (429, 503):
-        raise UpstreamBusy(
-            "The job server takes no jobs at the moment; the job was not started.",
-            upstream_status=status,
-            retry_after=_retry_after(answer.response),
-        )
-    raise AmbiguousStart(f"status {status}")
-
-
-def _retry_after(response: IResponse) -> int:
-    """Return the seconds that the job server asks to wait, within reason (RFC 9110, 10.2.3)."""
-    values = response.headers.getRawHeaders("retry-after") or ["1"]
-    seconds = int(values[0]) if values[0].isascii() and values[0].isdigit() else 1
-    return min(seconds, MAX_RETRY_AFTER)
+            date = parsedate_to_datetime(text)
+        except (ValueError, OverflowError):
+            return None
+        seconds = date.replace(tzinfo=timezone.utc).timestamp() - self._now()
+        return max(0, min(ceil(seconds), MAX_RETRY_AFTER))
 
 
 def _is_tls_failure(error: BaseException) -> bool:

@@ -1,32 +1,20 @@
-"""The HTTP side: Klein routes, requests parsed in, answers and problems written out."""
+"""The HTTP side: Klein routes, requests parsed in, results and problems written out."""
 
 import json
 import re
-from typing import Any
 
 from attrs import define
 from klein import Klein
-from twisted.logger import Logger
-from twisted.python.failure import Failure
-from werkzeug.exceptions import HTTPException
-from werkzeug.exceptions import MethodNotAllowed as RouteMethodNotAllowed
+from twisted.internet.defer import Deferred
 
+from jobproxy.answers import answer
 from jobproxy.correlation import Delivery
+from jobproxy.entries import Entry
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.messages import parse_job
-from jobproxy.problems import (
-    Internal,
-    MethodNotAllowed,
-    NotFound,
-    Problem,
-    UnsupportedMediaType,
-    describe,
-    status_of,
-)
-from jobproxy.routing import RoutedResource
-
-_log = Logger()
+from jobproxy.problems import UnsupportedMediaType, job_path
+from jobproxy.terms import Terms, read_terms
 
 #: Where jobs are taken: our own path, and those by which clients know the job server itself.
 PROXY_PATHS = ("/proxy", "/start", "/")
@@ -36,76 +24,124 @@ _JSON_TYPE = re.compile(rb"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNOR
 
 
 @define(eq=False)
-class Web:
-    """Serves clients and callbacks.
+class ClientRoutes:
+    """Serves clients.
 
-    :param callback_path: the path below which callbacks arrive: empty, or ``/…`` without a slash
-        at its end.
+    :param allows_callbacks: whether a client may want to be called back itself.
     """
 
     _gateway: Gateway
-    _callback_path: str
+    _allows_callbacks: bool = False
 
-    def resource(self) -> RoutedResource:
-        """Return the resource tree."""
-        app = Klein()
+    def add_to(self, app: Klein) -> None:
         for path in PROXY_PATHS:
             app.route(path, methods=["POST"])(self.proxy)
-        app.route(f"{self._callback_path}/<token>", methods=["POST"])(self.callback)
-        handlers: dict[type[Exception], Any] = {
-            Problem: self.refuse,
-            HTTPException: self.refuse_route,
-            Exception: self.refuse_crash,
-        }
-        for kind, handler in handlers.items():
-            app.handle_errors(kind)(handler)
-        return RoutedResource(app)
+        app.route("/jobs/<handle>", methods=["GET"])(self.job)
 
-    async def proxy(self, request: Request) -> bytes:
-        """Hold a client until its job is done; cancelled by Klein when the client leaves."""
+    def proxy(self, request: Request) -> Deferred[bytes]:
+        """Hold a client until its job is done; the Deferred is cancelled when the client leaves."""
         _check_type(request)
-        waiting = self._gateway.submit(parse_job(request.body))
+        terms = read_terms(request.headers)
+        job = parse_job(request.body, allows_callbacks=self._allows_callbacks)
+        known = self._gateway.recall(job, terms.key) if terms.key else None
+        if known is None:
+            waiting = self._gateway.submit(job, terms, request.request_id)
+        else:
+            if known.result is not None:
+                request.setHeader(b"Idempotent-Replayed", b"true")
+            waiting = self._gateway.join(known, job, terms)
+        self._tell_wait(request, terms)
         request.forget()
-        result = await waiting
-        return _answer(request, 200, b"application/json", result.body)
+        return waiting.addCallback(self._tell_job, request, terms)
 
-    def callback(self, request: Request, token: str) -> bytes:
-        """Take a callback of the job server."""
+    def _tell_job(self, entry: Entry, request: Request, terms: Terms) -> bytes:
+        """Answer with a job's result, or with the ack if that is all that the client wants."""
+        if entry.result is None and terms.is_async:
+            self._tell_wait(request, terms, "respond-async")
+        return _tell(request, entry, entry.ack.body if entry.ack else _describe(entry))
+
+    async def job(self, request: Request, handle: str) -> bytes:
+        """Tell of a job, or hold the client until there is more to tell."""
+        terms = read_terms(request.headers)
+        waiting = self._gateway.find(handle, terms)
+        self._tell_wait(request, terms)
+        entry = await waiting
+        return _tell(request, entry, _describe(entry))
+
+    def _tell_wait(self, request: Request, terms: Terms, *applied: str) -> None:
+        """Tell the client which of its preferences count (RFC 7240, section 3)."""
+        if terms.wait is not None:
+            applied = (*applied, f"wait={self._gateway.hold_time(terms):g}")
+        if applied:
+            request.setHeader("Preference-Applied", ", ".join(applied))
+
+
+@define(eq=False)
+class CallbackRoutes:
+    """Serves callbacks of jobs whose token is in the path.
+
+    :param path: the path below which they arrive: empty, or ``/…`` without a slash at its end.
+    """
+
+    _gateway: Gateway
+    _path: str
+
+    def add_to(self, app: Klein) -> None:
+        app.route(f"{self._path}/<token>", methods=["POST"])(self.take)
+
+    def take(self, request: Request, token: str) -> bytes:
+        """Take a callback; nothing of it is looked at before its token."""
         handle = self._gateway.recognize(token)
-        delivery = self._gateway.deliver(handle, request.body)
-        return _answer(request, 200, b"application/json", _RECEIPTS[delivery])
-
-    def refuse(self, request: Request, failure: Failure) -> bytes:
-        """Tell of a problem."""
-        problem = failure.value
-        assert isinstance(problem, Problem)
-        if problem.retry_after is not None:
-            request.setHeader(b"retry-after", b"%d" % problem.retry_after)
-        if isinstance(problem, MethodNotAllowed):
-            request.setHeader(b"allow", ", ".join(problem.allowed).encode())
-        document = describe(problem, request.request_id.decode())
-        return _answer(request, status_of(problem), b"application/problem+json", document)
-
-    def refuse_route(self, request: Request, failure: Failure) -> bytes:
-        """Tell in our own words what Klein's routing found."""
-        problem: Problem = NotFound()
-        if isinstance(failure.value, RouteMethodNotAllowed):
-            problem = MethodNotAllowed(sorted(failure.value.valid_methods or ()))
-        return self.refuse(request, Failure(problem))
-
-    def refuse_crash(self, request: Request, failure: Failure) -> bytes:
-        """Tell no more of a bug of ours than the id by which the log tells all."""
-        request_id = request.request_id.decode()
-        _log.failure("request {request_id} crashed", failure, request_id=request_id)
-        problem = Internal("Something went wrong in the proxy; its log knows the requestId.")
-        problem.started = "unknown"
-        return self.refuse(request, Failure(problem))
+        return answer(request, _RECEIPTS[self._gateway.deliver(handle, request.body)])
 
 
-def _answer(request: Request, status: int, content_type: bytes, body: bytes) -> bytes:
-    request.setResponseCode(status)
-    request.setHeader(b"Content-Type", content_type)
-    return body
+@define(eq=False)
+class FixedCallbackRoutes:
+    """Serves callbacks that all come to the same path.
+
+    :param path: not empty.
+    """
+
+    _gateway: Gateway
+    _path: str
+
+    def add_to(self, app: Klein) -> None:
+        app.route(self._path, methods=["POST"])(self.take)
+
+    def take(self, request: Request) -> bytes:
+        """Take a callback, and find its job by the id in it."""
+        return answer(request, _RECEIPTS[self._gateway.deliver_by_id(request.body)])
+
+
+def _tell(request: Request, entry: Entry, otherwise: bytes) -> bytes:
+    """Answer with a job's result, or with something else as long as it has none."""
+    path = job_path(entry.handle).encode()
+    result = entry.result
+    if result is None:
+        request.setHeader(b"Location", path)
+        return answer(request, otherwise, 202)
+    request.setHeader(b"Content-Location", path)
+    request.setHeader(b"Server-Timing", _time(entry))
+    return answer(request, result.body)
+
+
+def _describe(entry: Entry) -> bytes:
+    """Return how far a job has come, as JSON."""
+    known = {"state": entry.state.value}
+    if entry.job_id is not None:
+        known["id"] = entry.job_id
+    return json.dumps(known).encode()
+
+
+def _time(entry: Entry) -> bytes:
+    """Return how long each part of a job's way took, in milliseconds (Server-Timing)."""
+    parts = []
+    begin = entry.created
+    for name, end in (("queue", entry.sent), ("start", entry.acked), ("job", entry.ended)):
+        if end is not None:
+            parts.append(f"{name};dur={(end - begin) * 1000:.3f}")
+            begin = end
+    return ", ".join(parts).encode()
 
 
 def _check_type(request: Request) -> None:

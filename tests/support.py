@@ -1,6 +1,7 @@
 """A whole proxy in memory: clients on raw bytes, a job server through treq, and a clock."""
 
 import json
+import random
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -19,17 +20,25 @@ from twisted.web.http import Request
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
-from jobproxy.correlation import CorrelationTable
+from jobproxy.admin import HealthRoutes, OrphanRoutes
+from jobproxy.answers import Routes, make_resource
+from jobproxy.circuit import Circuit
+from jobproxy.correlation import LIFETIME, CorrelationTable
+from jobproxy.fixed import IdTable
 from jobproxy.gateway import Gateway
 from jobproxy.http1.server import ServerFactory
 from jobproxy.lanes import Lanes
+from jobproxy.retries import Retry, RetryPolicy
 from jobproxy.reuse import ReusePolicy
+from jobproxy.starts import Starter
 from jobproxy.tokens import TokenSigner
 from jobproxy.upstream import JobServer
-from jobproxy.web import Web
+from jobproxy.web import CallbackRoutes, ClientRoutes, FixedCallbackRoutes
 
 CALLBACK_URL = "http://proxy.example/callback"
 KEY = b"k" * 32
+#: The Unix time at which each test starts: 2015-06-29T15:34:16Z.
+EPOCH = 1_435_592_056
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 
@@ -92,6 +101,11 @@ class Client:
 
     def send(self, data: bytes) -> None:
         self._protocol.dataReceived(data)
+
+    def get(self, path: str, **headers: str) -> "Client":
+        """Send a request without a body; ``_`` in a header's name stands for ``-``."""
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.request(path, None, method="GET", headers=fields)
 
     def request(
         self,
@@ -185,6 +199,13 @@ class FailingAgent:
         return fail(self._error)
 
 
+class FixedRandom(random.Random):
+    """Returns the upper end of every range, so that pauses are known."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
 class ProxyTestCase(SynchronousTestCase):
     """A proxy in memory; when the test ends, nothing may be left in it.
 
@@ -203,41 +224,79 @@ class ProxyTestCase(SynchronousTestCase):
             "wait": 30.0,
             "ambiguous_grace": 2.0,
             "max_held": 100,
+            "retain": 300.0,
+            "retry": Retry.NOT_SENT,
+            "attempts": 3,
+            "lost_after": None,
+            "by_id": False,
+            "allows_callbacks": False,
             **self.options,
         }
         self.clock = Clock()
+        self.random = FixedRandom()
         self.job_server = FakeJobServer()
         self.signer = TokenSigner([KEY], now=self.clock.seconds)
-        self.table = CorrelationTable(self.clock)
-        self.lanes = Lanes(options["per_account"], options["queue_per_account"], options["total"])
+        self.table = CorrelationTable(self.clock, options["retain"])
+        if options["by_id"]:
+            self.table = IdTable(
+                self.clock,
+                options["retain"],
+                park=options["timeout"],
+                make_handle=lambda: self.signer.mint().handle,
+            )
+        self.lanes = Lanes(
+            self.clock, options["per_account"], options["queue_per_account"], options["total"]
+        )
+        self.circuit = Circuit(self.clock, self.random)
         self.upstream = JobServer(
             cast(Any, self.job_server.treq),
             self.clock,
             "http://jobs.example/start",
             options["timeout"],
             ReusePolicy(self.clock, lambda: None, 0),
+            self.circuit,
+            now=lambda: EPOCH + self.clock.seconds(),
         )
         self.gateway = Gateway(
             self.table,
-            self.lanes,
-            self.upstream,
+            Starter(
+                self.clock,
+                self.table,
+                self.lanes,
+                self.upstream,
+                RetryPolicy(
+                    options["retry"], options["attempts"], options["lost_after"], self.random
+                ),
+                options["ambiguous_grace"],
+            ),
             self.signer,
             CALLBACK_URL,
             wait=options["wait"],
-            ambiguous_grace=options["ambiguous_grace"],
             max_held=options["max_held"],
         )
+        callbacks: Routes = CallbackRoutes(self.gateway, "/callback")
+        if options["by_id"]:
+            callbacks = FixedCallbackRoutes(self.gateway, "/callback")
         ids = iter(range(1000))
-        resource = Web(self.gateway, "/callback").resource()
+        resource = make_resource(
+            ClientRoutes(self.gateway, options["allows_callbacks"]),
+            callbacks,
+            HealthRoutes(self.gateway),
+            OrphanRoutes(self.gateway, self.clock),
+        )
         self.site = ServerFactory(resource, self.clock, make_id=lambda: b"id-%d" % next(ids))
         self.clients: list[Client] = []
 
     def tearDown(self) -> None:
         super().tearDown()
+        self.assertEqual(self.table.held, 0)
         for client in self.clients:
             client.leave()
-        self.assertEqual(self.table.held, 0)
+        # What is kept for a while goes by itself, and nothing stays.
+        self.clock.advance(LIFETIME)
+        self.clock.advance(LIFETIME)
         self.assertEqual(len(self.table), 0)
+        self.assertEqual(self.table.retained, 0)
         self.assertEqual(len(self.lanes), 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

@@ -1,5 +1,6 @@
 """The HTTP client over real sockets: TLS, floods, and connections that end at a bad moment."""
 
+import random
 import struct
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
@@ -34,6 +35,7 @@ from twisted.web.client import RequestTransmissionFailed, ResponseFailed, Respon
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
+from jobproxy.circuit import Circuit
 from jobproxy.client import BytesProducer, collect_body, make_client
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.limits import ClientLimits
@@ -252,8 +254,9 @@ async def test_self_signed_start() -> None:
     """S4: a start call to a server that nobody vouches for is known not to have been sent."""
     async with serving(answer, issue(None, ADDRESS)) as server:
         policy = ReusePolicy(reactor, lambda: None, 0)
+        circuit = Circuit(reactor, random.Random())
         client = make_client(reactor, ClientLimits(idle_time=0))
-        job_server = JobServer(client, reactor, server.url.decode(), 5, policy)
+        job_server = JobServer(client, reactor, server.url.decode(), 5, policy, circuit)
         with pytest.raises(UpstreamUntrusted):
             await job_server.start("a", BODY)
     assert server.received == b""

@@ -1,157 +1,358 @@
-"""The correlation table: exactly one answer for each client, and nothing left behind."""
+"""The correlation table: single rules of who is told what, and what is kept for how long."""
 
 from typing import Any
 
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.correlation import CorrelationTable, Delivery, State
+from jobproxy import correlation
+from jobproxy.correlation import LIFETIME, OVERHEAD, CorrelationTable, Delivery
+from jobproxy.entries import Entry, State
 from jobproxy.messages import Report
-from jobproxy.problems import CallbackConflict, Internal, Problem, StartUnknown
+from jobproxy.problems import CallbackConflict, Draining, Internal, StartUnknown, WaitOver
 
-RESULT = Report(b"{}", None, "completed")
-PROGRESS = Report(b"{}", None, "running")
+ACK = Report(b'{"id":"1","state":"running"}', "1", "running")
+RESULT = Report(b'{"id":"1"}', "1", "completed")
+RETAIN = 300.0
 
 
-class CorrelationTests(SynchronousTestCase):
-    """Single rules; the rest is the machine's below and the whole proxy's."""
+class TableTestCase(SynchronousTestCase):
+    """A table; when the test ends, nothing may be left in it."""
 
     def setUp(self) -> None:
+        super().setUp()
         self.clock = Clock()
-        self.table = CorrelationTable(self.clock)
+        self.table = CorrelationTable(self.clock, RETAIN)
+        self.withdrawn: list[str] = []
+
+    def tearDown(self) -> None:
+        super().tearDown()
+        self.assertEqual(self.table.held, 0)
+        self.clock.pump([LIFETIME, LIFETIME])
+        self.assertEqual((len(self.table), self.table.retained), (0, 0))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def expect(self, handle: str = "a", **kwargs: Any) -> Entry:
+        return self.table.expect(handle, lambda: self.withdrawn.append(handle), **kwargs)
+
+    def hold(
+        self, handle: str = "a", seconds: float = 30, **kwargs: Any
+    ) -> tuple[Entry, Deferred[Entry]]:
+        """Have a client wait for a job of its own."""
+        entry = self.expect(handle, **kwargs)
+        return entry, self.table.wait(entry, seconds)
+
+    def orphan(self, handle: str, report: Report = RESULT) -> None:
+        """Have a result come that nobody waits for."""
+        self.assertIs(self.table.complete(handle, report), Delivery.LATE)
+
+
+class WaitingTests(TableTestCase):
+    """Who is told what, and when."""
 
     def test_handle_in_use(self) -> None:
-        """A second client of the same handle is refused, and the first one stays."""
-        waiter = self.table.expect("a", 30, lambda: None)
+        """A second job of the same handle is refused, and the first one stays."""
+        entry, waiting = self.hold()
         with self.assertRaises(ValueError):
-            self.table.expect("a", 30, lambda: None)
+            self.expect()
         self.table.complete("a", RESULT)
-        self.assertIs(self.successResultOf(waiter), RESULT)
+        self.assertIs(self.successResultOf(waiting), entry)
+
+    def test_answers_all(self) -> None:
+        """Q16: everybody who waits gets the one result, and nobody's leaving ends the wait."""
+        entry, first = self.hold()
+        second, third = self.table.wait(entry, 10), self.table.wait(entry, 10)
+        self.assertEqual(self.table.held, 3)
+        first.cancel()
+        self.failureResultOf(first)
+        self.assertEqual((self.table.held, len(self.table)), (2, 1))
+        self.assertIs(self.table.complete("a", RESULT), Delivery.ACCEPTED)
+        for waiting in (second, third):
+            self.assertIs(self.successResultOf(waiting).result, RESULT)
 
     def test_answers_may_ask_again(self) -> None:
-        """Whoever is answered finds the table as if the job had never been."""
-        lengths: list[int] = []
-        waiter = self.table.expect("a", 30, lambda: None)
-        waiter.addCallback(lambda _: lengths.append(len(self.table)))
+        """Whoever is answered finds the job ended, and its result kept."""
+        found: list[object] = []
+        entry, waiting = self.hold()
+
+        def look(_: object) -> None:
+            found.extend((len(self.table), self.table.retained, self.table.held))
+            found.append(self.successResultOf(self.table.wait(entry, 30)).result)
+
+        waiting.addCallback(look)
         self.table.complete("a", RESULT)
-        self.assertEqual(lengths, [0])
+        self.assertEqual(found, [0, 1, 0, RESULT])
+
+    def test_ack_is_enough(self) -> None:
+        """Q3: who only wants the ack gets it at once, also if it has come before."""
+        entry, held = self.hold()
+        waiting = self.table.wait(entry, 30, until=State.RUNNING)
+        self.table.advance(entry, State.STARTING)
+        self.assertNoResult(waiting)
+        self.table.advance(entry, State.RUNNING, ack=ACK)
+        self.assertIs(self.successResultOf(waiting).ack, ACK)
+        again = self.table.wait(entry, 30, until=State.RUNNING)
+        self.assertIs(self.successResultOf(again), entry)
+        self.assertNoResult(held)
+        self.table.complete("a", RESULT)
+        self.successResultOf(held)
+        self.assertIsNone(entry.ack)
 
     def test_shortening_never_lengthens(self) -> None:
         """S6: the grace after an ambiguous start ends at the deadline at the latest."""
-        waiters = {
-            seconds: self.table.expect(f"{seconds}", 30, lambda: None) for seconds in (2, 60)
-        }
-        for seconds in waiters:
-            self.table.advance(f"{seconds}", State.UNCONFIRMED)
-            self.table.shorten(f"{seconds}", seconds)
+        jobs = {seconds: self.hold(f"{seconds}") for seconds in (2, 60)}
+        for seconds, (entry, _) in jobs.items():
+            self.table.advance(entry, State.STARTING)
+            self.table.advance(entry, State.UNCONFIRMED)
+            self.table.shorten(entry, seconds)
         self.clock.advance(2)
-        self.failureResultOf(waiters[2], StartUnknown)
-        self.assertNoResult(waiters[60])
+        self.failureResultOf(jobs[2][1], StartUnknown)
+        self.assertNoResult(jobs[60][1])
         self.clock.advance(28)
-        self.failureResultOf(waiters[60], StartUnknown)
+        self.failureResultOf(jobs[60][1], StartUnknown)
 
-    def test_conflict_changes_nothing(self) -> None:
-        """B8: a callback about another id is refused, before and after the right one comes."""
-        waiter = self.table.expect("a", 30, lambda: None)
-        self.table.advance("a", State.RUNNING, "1")
-        with self.assertRaises(CallbackConflict):
-            self.table.complete("a", Report(b"{}", "2", "running"))
-        self.assertNoResult(waiter)
-        self.table.complete("a", Report(b"{}", "1", "completed"))
-        self.successResultOf(waiter)
+    def test_stops_while_it_answers(self) -> None:
+        """G1: the proxy may stop as soon as nobody is held: nobody is forgotten, nothing stays."""
+        for end in (self.end_by_result, self.end_by_leaving, self.end_by_deadline):
+            entry, waiting = self.hold()
+            self.table.advance(entry, State.STARTING)
+            self.table.startService()
+            self.table.when_idle().addCallback(lambda _: self.table.stopService())
+            end(entry, waiting)
+            self.assertEqual((len(self.table), self.table.retained, self.table.held), (0, 0, 0))
+            self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def end_by_result(self, entry: Entry, waiting: Deferred[Entry]) -> None:
+        self.table.complete("a", RESULT)
+        self.assertIs(self.successResultOf(waiting).result, RESULT)
 
-class CorrelationMachine(RuleBasedStateMachine):
-    """Jobs whose events come in any order."""
+    def end_by_leaving(self, entry: Entry, waiting: Deferred[Entry]) -> None:
+        waiting.cancel()
+        self.failureResultOf(waiting)
 
-    handles = Bundle("handles")
+    def end_by_deadline(self, entry: Entry, waiting: Deferred[Entry]) -> None:
+        self.clock.advance(30)
+        self.failureResultOf(waiting, StartUnknown)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock = Clock()
-        self.table = CorrelationTable(self.clock)
-        self.answers: dict[str, list[Any]] = {}
-        self.waiters: dict[str, Deferred[Any]] = {}
-        self.deadlines: dict[str, float] = {}
+    def test_idle(self) -> None:
+        """G1: who waits until nobody is held is told once, and may give up."""
+        self.successResultOf(self.table.when_idle())
+        _, first = self.hold("a")
+        _, second = self.hold("b")
+        idle, given_up = self.table.when_idle(), self.table.when_idle()
+        given_up.cancel()
+        self.failureResultOf(given_up)
+        self.table.complete("a", RESULT)
+        self.assertNoResult(idle)
+        self.table.complete("b", RESULT)
+        self.successResultOf(idle)
+        self.successResultOf(first)
+        self.successResultOf(second)
 
-    @rule(target=handles, seconds=st.integers(1, 30))
-    def expect(self, seconds: int) -> str:
-        handle = str(len(self.answers))
-        self.answers[handle] = []
-        self.waiters[handle] = self.table.expect(handle, seconds, lambda: None)
-        self.waiters[handle].addBoth(self.answers[handle].append)
-        self.deadlines[handle] = self.clock.seconds() + seconds
-        return handle
-
-    @rule(handle=handles, state=st.sampled_from(State))
-    def advance(self, handle: str, state: State) -> None:
-        self.table.advance(handle, state)
-
-    @rule(handle=handles, seconds=st.integers(0, 5))
-    def shorten(self, handle: str, seconds: int) -> None:
-        self.table.shorten(handle, seconds)
-        end = self.clock.seconds() + seconds
-        self.deadlines[handle] = min(self.deadlines[handle], end)
-
-    @rule(handle=handles)
-    def complete(self, handle: str) -> None:
-        before = len(self.answers[handle])
-        delivery = self.table.complete(handle, RESULT)
-        if delivery is Delivery.ACCEPTED:
-            assert len(self.answers[handle]) == 1
-        else:
-            assert delivery is Delivery.LATE
-            assert len(self.answers[handle]) == before == 1
-
-    @rule(handle=handles)
-    def progress(self, handle: str) -> None:
-        before = list(self.answers[handle])
-        assert self.table.complete(handle, PROGRESS) in (Delivery.PROGRESS, Delivery.LATE)
-        assert self.answers[handle] == before
-
-    @rule(handle=handles)
-    def fail(self, handle: str) -> None:
-        self.table.fail(handle, Internal("a bug"))
-
-    @rule(handle=consumes(handles))
-    def leave(self, handle: str) -> None:
-        self.waiters[handle].cancel()
-
-    @rule(seconds=st.integers(1, 10))
-    def pass_time(self, seconds: int) -> None:
-        self.clock.advance(seconds)
-
-    @rule()
-    def stop(self) -> None:
+    def test_tells_at_stop_what_was_started(self) -> None:
+        """G1: at the end each client is told whether its job was started, and queued ones go."""
+        states = (None, State.STARTING, State.RUNNING)
+        waiting = []
+        for handle, state in zip("abc", states, strict=True):
+            entry, answered = self.hold(handle)
+            waiting.append(answered)
+            if state is not None:
+                self.table.advance(entry, State.STARTING)
+            if state is State.RUNNING:
+                self.table.advance(entry, State.RUNNING, ack=ACK)
         self.table.startService()
         self.table.stopService()
-        assert len(self.table) == 0
-
-    @invariant()
-    def answers_each_client_once(self) -> None:
-        for handle, answers in self.answers.items():
-            assert len(answers) <= 1
-            if self.deadlines[handle] <= self.clock.seconds() and not answers:
-                # A deadline of now that was set now fires with the next step of the clock.
-                assert self.deadlines[handle] == self.clock.seconds()
-            for answer in answers:
-                if isinstance(answer, Failure):
-                    assert answer.check(Problem, CancelledError)
-
-    @invariant()
-    def holds_no_more_than_it_must(self) -> None:
-        assert self.table.held == sum(not answers for answers in self.answers.values())
-        assert self.table.held <= len(self.table) == len(self.clock.getDelayedCalls())
-
-    def teardown(self) -> None:
-        self.clock.advance(31)
-        assert len(self.table) == 0
-        assert self.clock.getDelayedCalls() == []
-        assert all(len(answers) == 1 for answers in self.answers.values())
+        problems = [self.failureResultOf(each, Draining).value for each in waiting]
+        self.assertEqual([problem.started for problem in problems], ["no", "unknown", "yes"])
+        self.assertEqual([problem.job for problem in problems], ["a", "b", "c"])
+        self.assertEqual(self.withdrawn, ["a"])
+        self.assertFalse(self.table.running)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
-CorrelationMachineTests = CorrelationMachine.TestCase
+class EndingTests(TableTestCase):
+    """What ends a job, and what comes after that."""
+
+    def test_conflict_changes_nothing(self) -> None:
+        """B8: a callback about another id is refused, whatever its state, and changes nothing."""
+        entry, waiting = self.hold()
+        self.table.advance(entry, State.STARTING)
+        self.table.advance(entry, State.RUNNING, ack=ACK)
+        for state in ("running", "completed"):
+            with self.assertRaises(CallbackConflict):
+                self.table.complete("a", Report(b"{}", "2", state))
+        self.assertNoResult(waiting)
+        self.table.complete("a", RESULT)
+        self.assertEqual(self.successResultOf(waiting).job_id, "1")
+
+    def test_id_of_the_callback(self) -> None:
+        """S12: where the ack has no id, the callback's is the job's."""
+        entry, waiting = self.hold()
+        self.table.advance(entry, State.STARTING)
+        self.table.advance(entry, State.RUNNING, ack=Report(b"{}", None, None))
+        self.table.complete("a", RESULT)
+        self.assertEqual(self.successResultOf(waiting).job_id, "1")
+        with self.assertRaises(CallbackConflict):
+            self.table.complete("a", Report(RESULT.body, "2", "completed"))
+
+    def test_started_twice(self) -> None:
+        """B2: of a job that was started again both ids are right, and the first result counts."""
+        entry, waiting = self.hold()
+        for job_id in ("1", "2"):
+            self.table.advance(entry, State.STARTING)
+            self.table.advance(entry, State.RUNNING, ack=Report(b"{}", job_id, "running"))
+        self.assertIs(self.table.complete("a", RESULT), Delivery.ACCEPTED)
+        other = Report(b'{"id":"2"}', "2", "completed")
+        self.assertIs(self.table.complete("a", other), Delivery.DUPLICATE)
+        self.assertIs(self.successResultOf(waiting).result, RESULT)
+
+    def test_result_after_a_failure(self) -> None:
+        """B5: a result counts more than that the job could not be started, and is kept."""
+        entry, waiting = self.hold()
+        self.table.fail(entry, Internal("a bug"))
+        problem = self.failureResultOf(waiting, Internal).value
+        self.assertIs(self.failureResultOf(self.table.wait(entry, 30)).value, problem)
+        self.orphan("a")
+        self.assertEqual(self.table.find_orphan("a"), RESULT.body)
+        self.assertIs(self.successResultOf(self.table.wait(entry, 30)).result, RESULT)
+
+    def test_fails_once(self) -> None:
+        """A job that has its outcome cannot fail any more."""
+        entry, waiting = self.hold()
+        self.table.complete("a", RESULT)
+        self.table.fail(entry, Internal("a bug"))
+        self.assertIs(self.successResultOf(waiting).result, RESULT)
+        self.assertIs(entry.outcome, RESULT)
+
+    def test_fails_after_the_end(self) -> None:
+        """A start that fails once its job is forgotten leaves nothing behind."""
+        entry, waiting = self.hold()
+        self.table.advance(entry, State.STARTING)
+        self.table.startService()
+        self.table.stopService()
+        self.failureResultOf(waiting, Draining)
+        self.table.fail(entry, Internal("a bug"))
+        self.assertEqual((len(self.table), self.table.retained), (0, 0))
+        self.assertIsNone(self.table.find("a"))
+
+    def test_drain_ends_what_is_queued(self) -> None:
+        """G1: only jobs that have not been started end when the proxy drains."""
+        _, queued = self.hold("a")
+        entry, started = self.hold("b")
+        self.table.advance(entry, State.STARTING)
+        self.table.fail_queued(lambda: Draining("soon over"))
+        self.failureResultOf(queued, Draining)
+        self.assertNoResult(started)
+        self.assertEqual(self.withdrawn, ["a"])
+        self.table.complete("b", RESULT)
+        self.successResultOf(started)
+
+    def test_retracted_start(self) -> None:
+        """S17: a start that was refused leaves the job as it was before."""
+        entry, waiting = self.hold()
+        told: list[str] = []
+        for state in (State.UNCONFIRMED, State.RUNNING, None):
+            self.table.advance(entry, State.STARTING)
+            self.table.retract(entry, lambda: told.append("withdrawn"))
+            told.append(f"{entry.state.value} {entry.started}")
+            if state is not None:
+                self.table.advance(entry, State.STARTING)
+                ack = ACK if state is State.RUNNING else None
+                self.table.advance(entry, state, ack=ack)
+        self.assertEqual(told, ["queued no", "unconfirmed unknown", "running yes"])
+        self.table.complete("a", RESULT)
+        self.successResultOf(waiting)
+        self.assertEqual(told[3:], ["withdrawn"])
+        self.table.retract(entry, lambda: None)
+        self.assertIs(entry.state, State.ENDED)
+
+    def test_queued_until_the_deadline(self) -> None:
+        """B11: a job that is still queued at its last client's deadline is withdrawn then."""
+        entry, waiting = self.hold(seconds=10)
+        other = self.table.wait(entry, 20)
+        self.clock.advance(10)
+        problem = self.failureResultOf(waiting, WaitOver).value
+        self.assertEqual((problem.started, problem.job, self.withdrawn), ("no", "a", []))
+        self.clock.advance(10)
+        self.failureResultOf(other, WaitOver)
+        self.assertEqual(self.withdrawn, ["a"])
+        self.failureResultOf(self.table.wait(entry, 30), WaitOver)
+
+
+class KeepingTests(TableTestCase):
+    """How long, and how much, is kept."""
+
+    def test_aliases(self) -> None:
+        """A job is found by its other name until it is forgotten, or another job takes the name."""
+        first, waiting = self.hold("a", alias=b"key", fingerprint=b"print")
+        self.assertIs(self.table.find_alias(b"key"), first)
+        self.assertEqual(first.fingerprint, b"print")
+        second, other = self.hold("b", alias=b"key")
+        waiting.cancel()
+        self.failureResultOf(waiting)
+        self.assertIs(self.table.find_alias(b"key"), second)
+        self.table.complete("b", RESULT)
+        self.successResultOf(other)
+        self.assertIs(self.table.find_alias(b"key"), second)
+        self.clock.advance(RETAIN)
+        self.assertIsNone(self.table.find_alias(b"key"))
+
+    def test_queued_job_that_was_only_looked_at(self) -> None:
+        """Q15: a queued job that nobody wants any more is over, and who asks for it is told so."""
+        entry, waiting = self.hold()
+        looking = self.table.wait(entry, 10, is_poll=True)
+        waiting.cancel()
+        self.failureResultOf(waiting)
+        self.failureResultOf(looking, WaitOver)
+        self.clock.advance(LIFETIME)
+        self.assertIsNone(self.table.find("a"))
+
+    def test_collected_orphans_stay(self) -> None:
+        """B4: an orphan that somebody asks for is none any more, and is kept from then on."""
+        self.orphan("a")
+        entry = self.table.find("a")
+        assert entry is not None
+        self.clock.advance(RETAIN - 1)
+        self.assertEqual(self.table.orphans(), [entry])
+        self.successResultOf(self.table.wait(entry, 30))
+        self.assertEqual(self.table.orphans(), [])
+        self.assertIsNone(self.table.find_orphan("a"))
+        self.table.drop_orphan("a")
+        self.clock.advance(RETAIN - 1)
+        self.assertIs(self.successResultOf(self.table.wait(entry, 30)).result, RESULT)
+        self.clock.advance(1)
+        self.assertIsNone(self.table.find("a"))
+
+    def test_unattended_jobs_are_bounded(self) -> None:
+        """Q16: of the jobs that nobody waits for the oldest are forgotten, without harm."""
+        self.patch(correlation, "MAX_NUMBER", 1)
+        self.table = CorrelationTable(self.clock, RETAIN)
+        entries = []
+        for handle in "ab":
+            entry, waiting = self.hold(handle)
+            self.table.advance(entry, State.STARTING)
+            waiting.cancel()
+            self.failureResultOf(waiting)
+            entries.append(entry)
+        self.assertIsNone(self.table.find("a"))
+        self.assertEqual(len(self.table), 1)
+        self.table.fail(entries[0], Internal("a bug"))
+        self.table.advance(entries[0], State.RUNNING, ack=ACK)
+        self.assertIsNone(self.table.find("a"))
+        self.orphan("a")
+        self.assertEqual([entry.handle for entry in self.table.orphans()], ["a"])
+
+    def test_outcomes_are_bounded(self) -> None:
+        """B2: what is kept of ended jobs is bounded in bytes; the oldest go first."""
+        big = Report(b"x" * 4_000, None, "completed")
+        self.patch(correlation, "MAX_BYTES", 2 * (OVERHEAD + 4_000))
+        self.table = CorrelationTable(self.clock, RETAIN)
+        for handle in "abc":
+            _, waiting = self.hold(handle)
+            self.table.complete(handle, big)
+            self.successResultOf(waiting)
+        self.assertEqual([handle for handle in "abc" if self.table.find(handle)], ["b", "c"])
+        # Of orphans there may be as much again.
+        self.orphan("d", big)
+        self.assertEqual([handle for handle in "abcd" if self.table.find(handle)], ["b", "c", "d"])

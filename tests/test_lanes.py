@@ -5,6 +5,7 @@ from collections import Counter
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.lanes import Lanes
@@ -16,7 +17,7 @@ class LanesTests(SynchronousTestCase):
 
     def test_takes_turns(self) -> None:
         """L1: another account's only start comes next, however many of the first one wait."""
-        lanes = Lanes(per_account=1, queue_per_account=100, total=1)
+        lanes = Lanes(Clock(), per_account=1, queue_per_account=100, total=1)
         order: list[str] = []
         for account in ["a"] * 5 + ["b"] + ["c"] * 2:
             lanes.enter(account).addCallback(lambda _, name: order.append(name), account)
@@ -27,7 +28,7 @@ class LanesTests(SynchronousTestCase):
 
     def test_no_queue(self) -> None:
         """With no queue at all a start that has room still runs."""
-        lanes = Lanes(per_account=2, queue_per_account=0, total=3)
+        lanes = Lanes(Clock(), per_account=2, queue_per_account=0, total=3)
         for account in ("a", "a", "b"):
             self.successResultOf(lanes.enter(account))
         for account in ("a", "b", "c"):
@@ -39,7 +40,7 @@ class LanesTests(SynchronousTestCase):
 
     def test_cancelling_late_does_nothing(self) -> None:
         """A place that was given stays given until it is left."""
-        lanes = Lanes(per_account=1, queue_per_account=1, total=1)
+        lanes = Lanes(Clock(), per_account=1, queue_per_account=1, total=1)
         place = lanes.enter("a")
         place.cancel()
         waiting = lanes.enter("a")
@@ -50,7 +51,7 @@ class LanesTests(SynchronousTestCase):
 
     def test_starts_that_end_at_once(self) -> None:
         """Starts that end while they are given their place do not nest without end."""
-        lanes = Lanes(per_account=1, queue_per_account=5_000, total=1)
+        lanes = Lanes(Clock(), per_account=1, queue_per_account=5_000, total=1)
         self.successResultOf(lanes.enter("a"))
         done: list[None] = []
 
@@ -65,7 +66,7 @@ class LanesTests(SynchronousTestCase):
 
     def test_many_accounts(self) -> None:
         """L2: no account that has neither a start that runs nor one that waits is remembered."""
-        lanes = Lanes(per_account=1, queue_per_account=1, total=10)
+        lanes = Lanes(Clock(), per_account=1, queue_per_account=1, total=10)
         places = [(f"{n}", lanes.enter(f"{n}")) for n in range(10_000)]
         self.assertEqual(len(lanes), 10_000)
         for account, place in places:
@@ -79,7 +80,7 @@ class LanesMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lanes = Lanes(per_account=2, queue_per_account=3, total=4)
+        self.lanes = Lanes(Clock(), per_account=2, queue_per_account=3, total=4)
         self.waiting: list[tuple[str, Deferred[None]]] = []
         self.running: list[str] = []
 

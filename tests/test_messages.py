@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.messages import MAX_DEPTH, parse_job, parse_report
-from jobproxy.problems import InvalidJson, InvalidRequest, Problem
+from jobproxy.problems import CallbackNotAllowed, InvalidJson, InvalidRequest, Problem
 
 URL = "http://proxy.example/callback/handle.mac"
 
@@ -97,6 +97,52 @@ class JobTests(SynchronousTestCase):
                 parse(body)
             except Problem:
                 continue
+
+
+class OwnCallbackTests(SynchronousTestCase):
+    """Q4: jobs whose clients want to be called back themselves."""
+
+    @given(st.dictionaries(text, values, max_size=4), layouts)
+    def test_start_is_the_body(self, others: dict[str, Any], indent: int | str | None) -> None:
+        """Q4: where that is allowed, the start is what the client sent, byte for byte."""
+        members = {**others, "account": "a", "wait": False, "callback": "http://client.example/"}
+        body = json.dumps(members, indent=indent).encode()
+        job = parse_job(body, allows_callbacks=True)
+        self.assertEqual((job.account, job.is_held), ("a", False))
+        self.assertEqual(job.to_start(URL), body)
+
+    def test_refused(self) -> None:
+        """Q4: where it is not, no callback of any form is let through."""
+        for body in (
+            b'{"account":"a","wait":false,"callback":"http://client.example/"}',
+            b'{"\\u0063allback":"x","account":"a","wait":false}',
+            b'{"account":"a","wait":false,"callback":null}',
+        ):
+            with self.assertRaises(CallbackNotAllowed):
+                parse_job(body)
+
+    def test_only_without_waiting(self) -> None:
+        """Q4: a client that waits has no callback, whether it could have one or not."""
+        for wait in (b"", b',"wait":true'):
+            body = b'{"account":"a","callback":"http://client.example/"%b}' % wait
+            for allows_callbacks in (True, False):
+                job = parse_job(body, allows_callbacks=allows_callbacks)
+                self.assertTrue(job.is_held)
+                self.assertEqual(json.loads(job.to_start(URL))["callback"], URL)
+
+    def test_not_a_job(self) -> None:
+        """Q2, Q4: what is passed through is a job too, else it is refused."""
+        for body in (b'{"wait":false,"callback":"x"}', b'{"account":"","wait":false,"callback":1}'):
+            with self.assertRaises(InvalidRequest):
+                parse_job(body, allows_callbacks=True)
+
+    def test_no_callback(self) -> None:
+        """Q3: a client that does not wait and names no callback has ours."""
+        job = parse_job(b'{"account":"a","wait":false,"n":1}', allows_callbacks=True)
+        self.assertFalse(job.is_held)
+        self.assertEqual(
+            job.to_start(URL), b'{"account":"a","n":1,"wait":false,"callback":"%b"}' % URL.encode()
+        )
 
 
 class ReportTests(SynchronousTestCase):

@@ -3,19 +3,23 @@
 import io
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
 from twisted.application.service import IServiceMaker, MultiService
+from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 from twisted.plugin import getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy import __version__, tap
 from jobproxy.options import DaemonOptions
+from jobproxy.retries import OnLost, Retry
 from jobproxy.sandbox import tap as sandbox_tap
+from tests.support import Client
 
 NEEDED = ["--callback-url=http://proxy.example/callback"]
 
@@ -63,17 +67,48 @@ class ProxyOptionsTests(OptionsTestCase):
                 "callback-url": "http://proxy.example/callback",
                 "job-server-url": "http://jobs.asgateway.com/start",
                 "listen": ["tcp:8080:interface=127.0.0.1:backlog=4096"],
+                "callback-listen": None,
+                "admin-listen": None,
                 "wait": 30.0,
                 "start-timeout": 10.0,
                 "ambiguous-grace": 2.0,
+                "drain-timeout": 30.0,
+                "retain": 300.0,
+                "retry": Retry.NOT_SENT,
+                "start-attempts": 3,
+                "on-lost": OnLost.FAIL,
+                "lost-after": None,
+                "correlate-by": tap.CorrelateBy.TOKEN,
                 "max-held": 10_000,
                 "starts-per-account": 16,
                 "queue-per-account": 1_000,
                 "max-starts": 256,
+                "max-body": 65_536,
                 "upstream-idle": 2.0,
                 "secret-file": None,
+                "allow-client-callbacks": False,
             },
         )
+
+    def test_words(self) -> None:
+        """Options that are one of a few words take each of them, and nothing else."""
+        for name, words in (
+            ("retry", ("never", "not-sent", "always")),
+            ("on-lost", ("fail", "restart")),
+            ("correlate-by", ("token", "id")),
+        ):
+            for word in words:
+                options = self.parse(*NEEDED, f"--{name}={word}", "--lost-after=1")
+                self.assertEqual(options[name].value, word)
+            for wrong in ("", words[0].upper(), "maybe"):
+                line = f"--{name} must be one of {', '.join(words)}, not {wrong!r}"
+                self.check_refused([*NEEDED, f"--{name}={wrong}"], line)
+
+    def test_zero(self) -> None:
+        """Times that may be nothing at all may be zero."""
+        names = ("ambiguous-grace", "drain-timeout", "upstream-idle")
+        options = self.parse(*NEEDED, *(f"--{name}=0" for name in names))
+        self.assertEqual([options[name] for name in names], [0.0] * 3)
 
     def test_environment(self) -> None:
         """Each option has a variable; a flag beats it, and it beats the default."""
@@ -96,9 +131,10 @@ class ProxyOptionsTests(OptionsTestCase):
         self.assertEqual(options["callback-url"], "http://0b32866f.ngrok.io/callback")
 
     def test_several_endpoints(self) -> None:
-        """The endpoint's flag may come several times."""
-        options = self.parse(*NEEDED, "--listen=tcp:1", "--listen=tcp:2")
-        self.assertEqual(options["listen"], ["tcp:1", "tcp:2"])
+        """The flags of endpoints may come several times."""
+        for name in ("listen", "callback-listen", "admin-listen"):
+            options = self.parse(*NEEDED, f"--{name}=tcp:1", f"--{name}=tcp:2")
+            self.assertEqual(options[name], ["tcp:1", "tcp:2"])
 
     def test_no_callback_url(self) -> None:
         """Without a callback URL nothing starts."""
@@ -107,6 +143,8 @@ class ProxyOptionsTests(OptionsTestCase):
     def test_bad_values(self) -> None:
         """Each bad value is told in one line that names the option and says what it must be."""
         number = "must be a number of seconds above 0, not"
+        delay = "must be a number of seconds, 0 or more, not"
+        endpoint = "must be an endpoint like tcp:8080:interface=127.0.0.1, not"
         count = "must be a whole number above 0, not"
         path = "must have a path of letters, digits and ._~-/ only"
         url = "must be a URL like http://host:port/path, not"
@@ -117,10 +155,7 @@ class ProxyOptionsTests(OptionsTestCase):
             ("--wait=nan", f"--wait {number} 'nan'"),
             ("--wait=inf", f"--wait {number} 'inf'"),
             ("--start-timeout=", f"--start-timeout {number} ''"),
-            (
-                "--ambiguous-grace=-1",
-                "--ambiguous-grace must be a number of seconds, 0 or more, not '-1'",
-            ),
+            ("--ambiguous-grace=-1", f"--ambiguous-grace {delay} '-1'"),
             ("--max-held=0", f"--max-held {count} '0'"),
             ("--max-held=1.5", f"--max-held {count} '1.5'"),
             ("--starts-per-account=many", f"--starts-per-account {count} 'many'"),
@@ -141,14 +176,15 @@ class ProxyOptionsTests(OptionsTestCase):
                 "--callback-url=http://a/<b>",
                 f"--callback-url {path}, unlike 'http://a/<b>'",
             ),
-            (
-                "--listen=8080x",
-                "--listen must be an endpoint like tcp:8080:interface=127.0.0.1, not '8080x'",
-            ),
-            (
-                "--listen=tcp:x",
-                "--listen must be an endpoint like tcp:8080:interface=127.0.0.1, not 'tcp:x'",
-            ),
+            ("--listen=8080x", f"--listen {endpoint} '8080x'"),
+            ("--listen=tcp:x", f"--listen {endpoint} 'tcp:x'"),
+            ("--callback-listen=tcp", f"--callback-listen {endpoint} 'tcp'"),
+            ("--admin-listen=x:1", f"--admin-listen {endpoint} 'x:1'"),
+            ("--drain-timeout=-1", f"--drain-timeout {delay} '-1'"),
+            ("--retain=0", f"--retain {number} '0'"),
+            ("--start-attempts=0", f"--start-attempts {count} '0'"),
+            ("--lost-after=0", f"--lost-after {number} '0'"),
+            ("--max-body=64k", f"--max-body {count} '64k'"),
             ("--secret-file=/nowhere", "--secret-file cannot be read: No such file or directory"),
             ("extra", "'extra' is not an option; see --help"),
             ("--nonsense=1", "option --nonsense not recognized"),
@@ -177,6 +213,65 @@ class ProxyOptionsTests(OptionsTestCase):
             self.parse("--version")
         self.assertEqual(caught.exception.code, 0)
         self.assertEqual(output.getvalue(), f"jobproxy {__version__}\n")
+
+
+class SwitchTests(OptionsTestCase):
+    """An option that is yes or no."""
+
+    def check(self, is_on: bool, *flags: str, variable: str = "") -> None:
+        options = self.parse(*NEEDED, *flags, JOBPROXY_ALLOW_CLIENT_CALLBACKS=variable)
+        self.assertIs(options["allow-client-callbacks"], is_on)
+
+    def test_flag(self) -> None:
+        """Q4: the flag alone means yes, also if the environment says no."""
+        self.check(True, "--allow-client-callbacks")
+        self.check(True, "--allow-client-callbacks", variable="no")
+
+    def test_environment(self) -> None:
+        """Q4: in the environment it is yes or no; nothing there is as if it were not set."""
+        for text in ("yes", "YES", "true", "1"):
+            self.check(True, variable=text)
+        for text in ("no", "False", "0", ""):
+            self.check(False, variable=text)
+
+    def test_bad(self) -> None:
+        """Q4: anything else is told in one line."""
+        line = "JOBPROXY_ALLOW_CLIENT_CALLBACKS must be yes or no, not 'maybe'"
+        self.check_refused(NEEDED, line, JOBPROXY_ALLOW_CLIENT_CALLBACKS="maybe")
+        self.check_refused(
+            [*NEEDED, "--allow-client-callbacks=no"],
+            "option --allow-client-callbacks must not have an argument",
+        )
+
+    def test_help(self) -> None:
+        """The help tells its variable and its default."""
+        text = " ".join(str(tap.Options()).split())
+        self.assertIn("[JOBPROXY_ALLOW_CLIENT_CALLBACKS; default no]", text)
+
+
+class TogetherTests(OptionsTestCase):
+    """Options that depend on each other."""
+
+    def test_restart_needs_a_time(self) -> None:
+        """A proxy that is to start lost jobs again has to know when a job is lost."""
+        line = "--on-lost restart needs --lost-after"
+        self.check_refused([*NEEDED, "--on-lost=restart"], line)
+        self.check_refused(NEEDED, line, JOBPROXY_ON_LOST="restart")
+        options = self.parse(*NEEDED, "--on-lost=restart", JOBPROXY_LOST_AFTER="5")
+        self.assertEqual((options["on-lost"], options["lost-after"]), (OnLost.RESTART, 5.0))
+
+    def test_fixed_callbacks_need_a_path(self) -> None:
+        """Callbacks that all come to one path cannot come to where jobs are sent."""
+        for path, told in (("", "/"), ("/", "/"), ("/proxy", "/proxy"), ("/start/", "/start")):
+            url = f"--callback-url=http://proxy.example{path}"
+            line = (
+                "--correlate-by id needs a --callback-url with a path of its own, "
+                f"best one that nobody can guess, not {told}"
+            )
+            self.check_refused([url, "--correlate-by=id"], line)
+            self.parse(url)
+        options = self.parse("--callback-url=http://proxy.example/x7Kq", "--correlate-by=id")
+        self.assertIs(options["correlate-by"], tap.CorrelateBy.ID)
 
 
 class SecretFileTests(OptionsTestCase):
@@ -213,7 +308,7 @@ class SimulatorOptionsTests(OptionsTestCase):
         """Each bad value is told in one line."""
         count = "must be a whole number above 0, not"
         delay = "must be a number of seconds, 0 or more, not"
-        kinds = "drop, duplicate, early, late, reset, busy, error, garbage, slow, failed"
+        kinds = "drop, duplicate, early, late, reset, refused, busy, error, garbage, slow, failed"
         example = "must be like drop=0.01,slow=0.1:5, not"
         for argument, line in (
             ("--duration=x", f"--duration {delay} 'x'"),
@@ -237,8 +332,48 @@ class SimulatorOptionsTests(OptionsTestCase):
             self.check_refused([argument], line, kind=sandbox_tap.Options)
 
 
+class Reactor(MemoryReactorClock):
+    """A reactor in memory, as far as our services need one."""
+
+    def callFromThread(self, call: Callable[[], object]) -> None:
+        call()
+
+
 class WiringTests(OptionsTestCase):
     """What the options are made into."""
+
+    def start(self, *arguments: str) -> Reactor:
+        """Start a proxy, which is stopped when the test ends."""
+        reactor = Reactor()
+        service = tap.makeService(cast(Any, self.parse(*NEEDED, *arguments)), reactor)
+        service.privilegedStartService()
+        service.startService()
+
+        def stop() -> None:
+            stopping = service.stopService()
+            reactor.advance(60)
+            self.successResultOf(stopping)
+
+        self.addCleanup(stop)
+        return reactor
+
+    def sites(self, reactor: Reactor) -> list[tuple[int, Factory]]:
+        """Return the ports that are listened on, and what serves their connections."""
+        return [(server[0], cast(Factory, server[1])) for server in reactor.tcpServers]
+
+    def find_served(self, reactor: Reactor, port: int) -> set[str]:
+        """Return which paths are served on a port; on the others there is nothing."""
+        (site,) = [site for at, site in self.sites(reactor) if at == port]
+        served = set()
+        for path in ("/proxy", "/jobs/x", "/callback/x", "/callback", "/healthz", "/orphans"):
+            client = Client(site)
+            # What no route has is refused before the method is looked at.
+            answer = client.request(path, None, method="OPTIONS").answer
+            client.leave()
+            self.assertIn(answer.status, (404, 405))
+            if answer.status == 405:
+                served.add(path)
+        return served
 
     def test_listens(self) -> None:
         """A service listens on every endpoint it was given, and on nothing else."""
@@ -246,7 +381,7 @@ class WiringTests(OptionsTestCase):
             (tap.Options, tap.makeService),
             (sandbox_tap.Options, cast(Any, sandbox_tap.makeService)),
         ):
-            reactor = MemoryReactorClock()
+            reactor = Reactor()
             needed = NEEDED if kind is tap.Options else []
             options = self.parse(
                 *needed, "--listen=tcp:1234", "--listen=tcp:1235:interface=127.0.0.2", kind=kind
@@ -259,7 +394,47 @@ class WiringTests(OptionsTestCase):
                 [(server[0], server[3]) for server in reactor.tcpServers],
                 [(1234, ""), (1235, "127.0.0.2")],
             )
-            self.successResultOf(service.stopService())
+            stopping = service.stopService()
+            reactor.pump([0, 0])
+            self.successResultOf(stopping)
+
+    def test_one_port(self) -> None:
+        """Without listeners of their own callbacks and health are served where jobs are."""
+        reactor = self.start("--listen=tcp:1")
+        self.assertEqual(
+            self.find_served(reactor, 1), {"/proxy", "/jobs/x", "/callback/x", "/healthz"}
+        )
+
+    def test_own_ports(self) -> None:
+        """Callbacks and the operator's side are served on their own listeners and nowhere else."""
+        reactor = self.start("--listen=tcp:1", "--callback-listen=tcp:2", "--admin-listen=tcp:3")
+        self.assertEqual(self.find_served(reactor, 1), {"/proxy", "/jobs/x"})
+        self.assertEqual(self.find_served(reactor, 2), {"/callback/x"})
+        self.assertEqual(self.find_served(reactor, 3), {"/healthz", "/orphans"})
+
+    def test_fixed_callbacks(self) -> None:
+        """Callbacks that are found by their id come to the callback URL itself."""
+        reactor = self.start("--listen=tcp:1", "--callback-listen=tcp:2", "--correlate-by=id")
+        self.assertEqual(self.find_served(reactor, 2), {"/callback"})
+
+    def test_largest_body(self) -> None:
+        """Bodies of clients and of callbacks are bounded as it was said."""
+        reactor = self.start("--listen=tcp:1", "--callback-listen=tcp:2", "--max-body=50")
+        for _, site in self.sites(reactor):
+            for length, status in ((50, 404), (51, 413)):
+                client = Client(site)
+                self.assertEqual(client.request("/x", b"x" * length).answer.status, status)
+                client.leave()
+
+    def test_client_callbacks(self) -> None:
+        """Q4: whether clients may name callbacks is as it was said."""
+        body = b'{"account":"example","wait":false,"callback":"http://client.example/"}'
+        for arguments, is_refused in (([], True), (["--allow-client-callbacks"], False)):
+            reactor = self.start("--listen=tcp:1", *arguments)
+            ((_, site),) = self.sites(reactor)
+            client = Client(site).request(body=body)
+            self.assertEqual(client.is_held, not is_refused)
+            client.leave()
 
     def test_plugins(self) -> None:
         """Twisted finds both plugins, and makes the services by our functions."""

@@ -89,7 +89,7 @@ class HeldTests(ProxyTestCase):
         (start,) = self.starts
         start.answer(result_of("1"))
         self.assertEqual(client.answer.body, result_of("1"))
-        self.assertEqual(self.call_back(start, result_of("1")).json, {"status": "late"})
+        self.assertEqual(self.call_back(start, result_of("1")).json, {"status": "duplicate"})
 
     def test_needs_no_id(self) -> None:
         """S12: an ack without a usable id is no error; the token names the job."""
@@ -185,10 +185,12 @@ class LeavingTests(ProxyTestCase):
         self.assertEqual(taken.json, {"status": "accepted"})
 
     def test_leaves_for_good(self) -> None:
-        """Q16: a job without client or callback is forgotten at its deadline."""
+        """Q16: a job without client or callback is forgotten when its token expires."""
         self.submit().leave()
         self.starts[0].ack("1")
-        self.clock.advance(30)
+        self.clock.advance(86_399)
+        self.assertEqual(len(self.table), 1)
+        self.clock.advance(1)
         self.assertEqual(len(self.table), 0)
 
 
@@ -323,12 +325,14 @@ class SecondCallbackTests(ProxyTestCase):
     """Callbacks of a job that has been answered."""
 
     def test_duplicate(self) -> None:
-        """B2: the first callback is the client's answer, and a second one changes nothing."""
+        """B2: the first callback is the client's answer, a second one changes nothing."""
         client = self.submit()
         self.starts[0].ack("1")
         self.call_back(self.starts[0], result_of("1"))
-        again = self.call_back(self.starts[0], result_of("1", "failed"))
-        self.assertEqual(again.status, 200)
+        again = self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual((again.status, again.json), (200, {"status": "duplicate"}))
+        other = self.call_back(self.starts[0], result_of("1", "failed"))
+        self.assert_problem(other, 409, "callback-conflict")
         self.assertEqual(client.answer.body, result_of("1"))
 
     def test_from_before_a_restart(self) -> None:

@@ -1,5 +1,6 @@
 """Start calls over real sockets, to a job server that fails in ways that only sockets have."""
 
+import random
 import struct
 from collections.abc import Callable
 from socket import SO_LINGER, SOL_SOCKET
@@ -14,6 +15,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from jobproxy.circuit import Circuit
 from jobproxy.client import make_client
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.problems import UpstreamUnreachable, UpstreamUntrusted
@@ -45,7 +47,8 @@ class Peer(Protocol):
 async def start(client: HTTPClient, clock: Any, url: str) -> None:
     """Make a start call that may take 5 seconds."""
     policy = ReusePolicy(clock, lambda: None, 0)
-    await JobServer(client, clock, url, 5, policy).start("a", BODY)
+    circuit = Circuit(clock, random.Random())
+    await JobServer(client, clock, url, 5, policy, circuit).start("a", BODY)
 
 
 async def call(react: Callable[[Any], None], clock: Any = reactor) -> Peer:

@@ -188,16 +188,8 @@ class InvalidRequestTests(RefusalTestCase):
         self.check(
             b'{"wait":1}',
             ("/account", "is missing"),
-            ("/wait", "must be true or left out"),
-            detail="account is missing; wait must be true or left out.",
-        )
-
-    def test_does_not_wait(self) -> None:
-        """Q3: a client that does not want to wait is not silently held."""
-        self.check(
-            b'{"account":"a","wait":false}',
-            ("/wait", "must be true or left out"),
-            detail="wait must be true or left out.",
+            ("/wait", "must be true, false or left out"),
+            detail="account is missing; wait must be true, false or left out.",
         )
 
 
@@ -215,8 +207,8 @@ class RefusedRequestTests(RefusalTestCase):
                 "type": "urn:jobproxy:problem:callback-not-allowed",
                 "title": "A callback of the client's own is not allowed",
                 "status": 400,
-                "detail": "jobproxy answers on the connection that the job came on: "
-                "leave out callback and wait.",
+                "detail": "This proxy lets the job server call no one but itself: leave out "
+                "callback, and ask for the result at the Location of the answer.",
             },
         )
 

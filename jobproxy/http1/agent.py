@@ -120,7 +120,12 @@ class PooledAgent:
         headers = headers or Headers()
         may_keep = self._limits.idle_time > 0 and not headers.hasHeader(b"connection")
         data = write_request(method, target, headers, bodyProducer)
-        sending = Deferred.fromCoroutine(self._request(target, data, may_keep))
+        turn = self._turns.acquire()
+        idle = self._take_idle(target.origin) if turn.called and may_keep else None
+        if idle is None:
+            connecting = self._request(turn, target, data, may_keep)
+            return cast(Deferred[IResponse], Deferred.fromCoroutine(connecting))
+        sending = idle.exchange(data).addBoth(self._end, target.origin, idle, may_keep)
         return cast(Deferred[IResponse], sending)
 
     def close_idle(self) -> None:
@@ -130,20 +135,30 @@ class PooledAgent:
                 connection.when_lost = None
                 connection.close()
 
-    async def _request(self, target: Target, data: bytes, may_keep: bool) -> Response:
-        await self._turns.acquire()
+    async def _request(
+        self, turn: Deferred[Any], target: Target, data: bytes, may_keep: bool
+    ) -> Response:
+        await turn
         try:
             connection = self._take_idle(target.origin) if may_keep else None
             if connection is None:
                 connection = await self._connect(target.origin)
-            response = await connection.exchange(data)
-            if connection.is_open and may_keep:
-                self._keep(target.origin, connection)
-            else:
-                connection.close()
-            return response
-        finally:
+        except BaseException:
             self._turns.release()
+            raise
+        sending = connection.exchange(data)
+        return await sending.addBoth(self._end, target.origin, connection, may_keep)
+
+    def _end(
+        self, result: Any, origin: Origin, connection: ClientConnection, may_keep: bool
+    ) -> Any:
+        """Keep a connection or close it, and let the next request have its turn."""
+        if connection.is_open and may_keep:
+            self._keep(origin, connection)
+        elif not isinstance(result, Failure):
+            connection.close()
+        self._turns.release()
+        return result
 
     async def _connect(self, origin: Origin) -> ClientConnection:
         if origin not in self._endpoints:

@@ -203,6 +203,8 @@ class Request(server.Request):
         body, lines = self._written, self._lines or {}
         lines.pop(b"content-length", None)
         lines[b"x-request-id"] = b"X-Request-Id: %b\r\n" % self.request_id
+        if self.channel.factory.is_draining:
+            self.keep_alive = False
         if not self.keep_alive:
             lines[b"connection"] = b"Connection: close\r\n"
         fixed = self.channel.factory.fixed_headers()

@@ -8,6 +8,7 @@ from email.utils import formatdate
 from time import time
 from typing import Any, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -80,7 +81,7 @@ class ServerProtocol(EagerWriter, Protocol):
         self._set_deadline(self.factory.limits.silent_time)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.factory.connections.discard(self)
+        self.factory.remove(self)
         self._stop_timer()
         self._close_reader()
         self._queue = None
@@ -150,6 +151,11 @@ class ServerProtocol(EagerWriter, Protocol):
             self._close()
         elif not self._is_answering:
             self._answer_next()
+
+    def leave_if_idle(self) -> None:
+        """Close the connection unless something is under way on it."""
+        if self._linger is None and not (self._current or self._reader or self._queue):
+            self._close()
 
     def _take(self, reader: RequestReader) -> bool:
         """Queue the requests that have been read, if any; each had a deadline of its own."""
@@ -308,12 +314,38 @@ class ServerFactory(Factory):
         self.limits = limits or ServerLimits()
         self.make_id = make_id
         self.connections: set[ServerProtocol] = set()
+        #: Whether every connection is closed as soon as nothing is under way on it.
+        self.is_draining = False
+        self._empty: list[Deferred[None]] = []
         self.refused: Counter[str] = Counter()
         self._fixed_until = 0
         self._fixed = b""
 
     def buildProtocol(self, addr: Any) -> Any:
         return ServerProtocol(self)
+
+    def drain(self) -> None:
+        """Close all connections, but none before its answer has been sent."""
+        self.is_draining = True
+        for connection in list(self.connections):
+            connection.leave_if_idle()
+
+    def when_empty(self) -> Deferred[None]:
+        """Wait until there is no connection, and so nothing that still has to be sent."""
+        empty: Deferred[None] = Deferred(self._empty.remove)
+        if self.connections:
+            self._empty.append(empty)
+        else:
+            empty.callback(None)
+        return empty
+
+    def remove(self, connection: ServerProtocol) -> None:
+        """Count a connection no longer; called by that connection."""
+        self.connections.discard(connection)
+        if not self.connections:
+            waiting, self._empty = self._empty, []
+            for empty in waiting:
+                empty.callback(None)
 
     def fixed_headers(self) -> bytes:
         """Return the header lines of every answer; the date is in whole seconds."""

@@ -45,7 +45,7 @@ def post(connection: HTTPConnection, body: str = JOB) -> tuple[int, Any]:
     ],
 )
 def test_bad_options(arguments: list[str], line: str) -> None:
-    """A bad or missing option is one line on standard error, and exit code 78."""
+    """G6: a bad or missing option is one line on standard error, and exit code 78."""
     done = run("twistd", "-n", "--pidfile=", "jobproxy", *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (78, "", line)
 
@@ -102,7 +102,7 @@ def test_serves_what_is_asked_wrongly() -> None:
 
 def test_stops() -> None:
     """A held client is told when the proxy is stopped, and the process ends."""
-    with run_pair({"duration": "60"}, {}) as (server, proxy):
+    with run_pair({"duration": "60"}, {"drain-timeout": "0.1"}) as (server, proxy):
         answers: list[tuple[int, Any]] = []
         connection = HTTPConnection("127.0.0.1", proxy.port)
         client = threading.Thread(target=lambda: answers.append(post(connection)))

@@ -1,0 +1,51 @@
+"""Deadlines that what has arrived in time always meets, also after a stall of the process."""
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+
+#: Turns of the loop between the time and the verdict. Twisted runs the timers first; it then takes
+#: one turn to accept a connection that came meanwhile, and one to read from it.
+TURNS = 2
+#: Seconds by which a timer is late after a stall.
+STALL = 0.05
+#: Turns after a stall: Twisted accepts one connection in the first, and up to 20 more in each next
+#: one, so that these are enough for the longest queue of a listening socket.
+TURNS_AFTER_STALL = 24
+
+
+class Deadline:
+    """Calls something when its time has come, unless it is cancelled.
+
+    :ivar at: the time, in seconds on the clock.
+    """
+
+    __slots__ = ("_call", "_clock", "_timer", "_turns", "at")
+
+    def __init__(self, clock: IReactorTime, seconds: float, call: Callable[[], object]) -> None:
+        self._clock = clock
+        self._call = call
+        self._turns = -1
+        self.at = clock.seconds() + seconds
+        self._timer = clock.callLater(seconds, self._check)
+
+    def bring_forward(self, at: float) -> None:
+        """Move it to an earlier time; nothing happens if it is no later already."""
+        if at < self.at:
+            self.at = at
+            self._timer.reset(max(0.0, at - self._clock.seconds()))
+
+    def cancel(self) -> None:
+        """Have nothing called; may come after the call too."""
+        if self._timer.active():
+            self._timer.cancel()
+
+    def _check(self) -> None:
+        if self._turns < 0:
+            is_late = self._clock.seconds() > self.at + STALL
+            self._turns = TURNS_AFTER_STALL if is_late else TURNS
+        if not self._turns:
+            self._call()
+            return
+        self._turns -= 1
+        self._timer = self._clock.callLater(0, self._check)

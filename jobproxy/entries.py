@@ -1,0 +1,133 @@
+"""The rows of the correlation table: what is known of a job, and who waits for it."""
+
+import math
+from collections.abc import Callable
+from enum import Enum
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+
+from jobproxy.deadlines import Deadline
+from jobproxy.messages import Report
+from jobproxy.problems import Problem, Started, StartUnknown, WaitOver
+from jobproxy.retention import Shelf
+
+
+class State(Enum):
+    """How far a job has come."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    #: The start may have reached the job server, although no usable ack came back.
+    UNCONFIRMED = "unconfirmed"
+    #: There is an outcome.
+    ENDED = "ended"
+
+
+@define(eq=False)
+class Entry:
+    """What is known of one job; changed by the correlation table alone.
+
+    :ivar created: when it was asked for; like all times here, seconds on a monotonic clock.
+    :ivar alias: another name of the job, by which a client can ask for it again.
+    :ivar fingerprint: what has to be the same whenever the alias is used.
+    :ivar withdraw: ends what is under way to start the job, where that can be ended safely.
+    :ivar is_detached: whether the job goes on without anybody waiting, and its result is kept.
+    :ivar starts: how many start calls may have reached the job server.
+    :ivar job_id: the job server's id of the job, once it is known.
+    :ivar ack: the answer to the start, until there is an outcome.
+    :ivar outcome: the job's result, or why it was not started.
+    :ivar sent: when the first start call was begun.
+    :ivar acked: when a usable ack came.
+    :ivar heard: when the job server last said something of the job.
+    :ivar ended: when the outcome was known.
+    :ivar overdue: when the last client that waited had to be told that it took too long.
+    :ivar shelf: where it is kept while nobody waits.
+    """
+
+    handle: str
+    created: float
+    alias: bytes | None = None
+    fingerprint: bytes = b""
+    withdraw: Callable[[], object] | None = None
+    is_detached: bool = False
+    state: State = State.QUEUED
+    starts: int = 0
+    job_id: str | None = None
+    ack: Report | None = None
+    outcome: Report | Problem | None = None
+    sent: float | None = None
+    acked: float | None = None
+    heard: float | None = None
+    ended: float | None = None
+    overdue: float | None = None
+    waiters: tuple["Waiter", ...] = ()
+    shelf: Shelf["Entry"] | None = field(default=None, repr=False)
+
+    @property
+    def result(self) -> Report | None:
+        """The job's result, once there is one."""
+        return self.outcome if isinstance(self.outcome, Report) else None
+
+    @property
+    def started(self) -> Started:
+        """Whether the job was started on the job server, as far as it is known."""
+        if self.acked is not None or self.result is not None:
+            return "yes"
+        return "unknown" if self.starts else "no"
+
+    @property
+    def wanted_until(self) -> float:
+        """When nobody will want the job to be started any more."""
+        if self.is_detached:
+            return math.inf
+        deadlines = (waiter.deadline.at for waiter in self.waiters if not waiter.is_poll)
+        return max(deadlines, default=0.0)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is a reason to start the job."""
+        return self.is_detached or any(not waiter.is_poll for waiter in self.waiters)
+
+    def mark(self, problem: Problem) -> Problem:
+        """Have a problem say which job it is about."""
+        problem.job, problem.job_id = self.handle, self.job_id
+        return problem
+
+    def overrun(self) -> Problem:
+        """Return what is told to somebody who has waited for too long."""
+        if self.started == "unknown":
+            problem: Problem = StartUnknown(
+                "The job server did not confirm the start, and no callback came; "
+                "the job may run or may have run."
+            )
+        elif self.started == "no":
+            problem = WaitOver(
+                "The job was not started in time: others of its account came first, or the job "
+                "server was busy.",
+                retry_after=1,
+            )
+        else:
+            problem = WaitOver("The job was started, but its callback did not come in time.")
+        problem.started = self.started
+        return self.mark(problem)
+
+
+@define(eq=False)
+class Waiter:
+    """Somebody who waits for a job.
+
+    :ivar until: :attr:`State.RUNNING` if the ack is enough.
+    :ivar takes_state: whether it wants to be told of the job's state at its deadline, and not of a
+        problem.
+    :ivar is_poll: whether it only looks how the job goes, and has no part in it.
+    :ivar deadline: when it is answered whatever happens.
+    """
+
+    entry: Entry
+    until: State
+    takes_state: bool
+    is_poll: bool
+    answered: Deferred[Entry] = field(init=False)
+    deadline: Deadline = field(init=False)

@@ -1,0 +1,195 @@
+"""Has jobs started: in their lane, again where that is safe, and with every doubt told."""
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from jobproxy.circuit import Phase
+from jobproxy.correlation import CorrelationTable
+from jobproxy.entries import Entry, State
+from jobproxy.lanes import Lanes
+from jobproxy.messages import Job, Report
+from jobproxy.problems import Internal, Problem, UpstreamBusy, UpstreamUnreachable
+from jobproxy.retries import RetryPolicy
+from jobproxy.upstream import AmbiguousStart, Headers, JobServer
+
+_log = Logger()
+
+
+@define(eq=False)
+class Starter:
+    """What every start needs.
+
+    :param grace: seconds that a callback is still waited for when it is not known whether the
+        start reached the job server.
+    """
+
+    clock: IReactorTime
+    table: CorrelationTable
+    lanes: Lanes
+    job_server: JobServer
+    policy: RetryPolicy
+    grace: float
+
+    def __attrs_post_init__(self) -> None:
+        self.job_server.circuit.when_open = self._tell_queued
+
+    def queue(self, job: Job) -> "Start":
+        """Queue a job; its start is to be begun as soon as it has an entry.
+
+        :raises UpstreamUnreachable: if the job server is known to be dead.
+        :raises AccountQueueFull: if too many jobs of the account wait.
+        """
+        self.job_server.circuit.check()
+        return Start(self, job, self.lanes.enter(job.account))
+
+    def _tell_queued(self) -> None:
+        """Have nobody wait for their turn at a job server that is dead."""
+        self.table.fail_queued(
+            lambda: UpstreamUnreachable(
+                "The job server does not answer; the job was not started.", retry_after=1
+            )
+        )
+
+
+@define(eq=False)
+class Start:
+    """The start of one job, from its queue to a usable ack, with every attempt that it takes."""
+
+    _starter: Starter
+    _job: Job
+    #: The place in the lane, or the pause before it; a start call is never cancelled.
+    _waiting: Deferred[None]
+    _attempts: int = field(default=0, init=False)
+
+    def withdraw(self) -> None:
+        """Make no (further) start call; to be called while none is under way."""
+        self._waiting.cancel()
+
+    def begin(self, entry: Entry, callback_url: str, headers: Headers) -> None:
+        """Start the job in the background; its entry tells how that goes.
+
+        :param callback_url: where the job server is to call back.
+        :param headers: more headers of the start call.
+        """
+        running = Deferred.fromCoroutine(self._run(entry, callback_url, headers))
+        running.addErrback(self._crash, entry)
+
+    async def _run(self, entry: Entry, callback_url: str, headers: Headers) -> None:
+        starter, account = self._starter, self._job.account
+        while True:
+            try:
+                await self._waiting
+            except CancelledError:
+                return
+            self._attempts += 1
+            starter.table.advance(entry, State.STARTING)
+            try:
+                body = self._job.to_start(callback_url)
+                ack = await starter.job_server.start(account, body, headers)
+                pause = self._accept(entry, ack)
+            except AmbiguousStart as error:
+                _log.warn("start of job {job} is ambiguous: {error}", job=entry.handle, error=error)
+                pause = self._doubt(entry)
+            except (UpstreamBusy, UpstreamUnreachable) as problem:
+                pause = self._defer(entry, problem)
+            except Problem as problem:
+                starter.table.retract(entry, self.withdraw)
+                self._give_up(entry, problem)
+                pause = None
+            finally:
+                starter.lanes.leave(account)
+            if pause is None or entry.state is State.ENDED or not await self._rest(entry, pause):
+                return
+            self._waiting = starter.lanes.come_back(account)
+
+    def _accept(self, entry: Entry, ack: Report) -> float | None:
+        """Take an ack; return the seconds after which the job counts as lost, if it ever does."""
+        policy, table = self._starter.policy, self._starter.table
+        if not (ack.is_ended or ack.is_progress or ack.state is None):
+            _log.warn("the ack of job {job} has a state that is not known", job=entry.handle)
+        is_last = policy.lost_after is None or self._attempts >= policy.attempts
+        if ack.is_ended or self._job.own_start is not None:
+            table.conclude(entry, ack)
+        else:
+            withdraw = None if is_last else self.withdraw
+            table.advance(entry, State.RUNNING, ack=ack, withdraw=withdraw)
+        return None if is_last else policy.lost_after
+
+    def _doubt(self, entry: Entry) -> float | None:
+        """Take note that the job may run; return the pause if it is to be started once more."""
+        starter = self._starter
+        pause = starter.policy.pause(self._attempts)
+        is_allowed = starter.policy.allows(self._attempts, is_ambiguous=True)
+        if is_allowed and self._is_wanted(entry, pause):
+            starter.table.advance(entry, State.UNCONFIRMED, withdraw=self.withdraw)
+            return pause
+        self._listen(entry)
+        return None
+
+    def _defer(self, entry: Entry, problem: UpstreamBusy | UpstreamUnreachable) -> float | None:
+        """Take note that the start was not read; return the pause if it is to be made again."""
+        starter = self._starter
+        starter.table.retract(entry, self.withdraw)
+        pause = starter.policy.pause(self._attempts)
+        if isinstance(problem, UpstreamBusy) and problem.retry_after:
+            # The account's lane has the pause, so that nothing else of the account is sent either.
+            starter.lanes.pause(self._job.account, problem.retry_after)
+            pause = 0.0
+        problem.retry_after = problem.retry_after or 1
+        until_start = max(pause, starter.lanes.paused_for(self._job.account))
+        is_allowed = starter.policy.allows(self._attempts, is_ambiguous=False)
+        is_alive = starter.job_server.circuit.phase is Phase.CLOSED
+        if not (is_allowed and is_alive and self._is_wanted(entry, until_start)):
+            self._give_up(entry, problem)
+            return None
+        _log.info("start of job {job} is put off: {slug}", job=entry.handle, slug=problem.slug)
+        return pause
+
+    def _give_up(self, entry: Entry, problem: Problem) -> None:
+        """End a job that cannot be started, unless an earlier start of it may have worked."""
+        if entry.started == "no":
+            _log.warn("job {job} was not started: {slug}", job=entry.handle, slug=problem.slug)
+            self._starter.table.fail(entry, problem)
+        else:
+            self._listen(entry)
+
+    def _listen(self, entry: Entry) -> None:
+        """Wait for the callback of a job that may run."""
+        if entry.acked is not None:
+            self._starter.table.advance(entry, State.RUNNING)
+            return
+        self._starter.table.advance(entry, State.UNCONFIRMED)
+        self._starter.table.shorten(entry, self._starter.grace)
+
+    async def _rest(self, entry: Entry, seconds: float) -> bool:
+        """Pause before the next start call; return whether there is to be one."""
+        clock = self._starter.clock
+        while seconds > 0:
+            self._waiting = deferLater(clock, seconds)
+            try:
+                await self._waiting
+            except CancelledError:
+                return False
+            if entry.state is not State.RUNNING:
+                break
+            # A job that said something meanwhile is not lost.
+            assert entry.heard is not None
+            lost_after = self._starter.policy.lost_after or 0.0
+            seconds = entry.heard + lost_after - clock.seconds()
+            if seconds <= 0:
+                _log.warn("job {job} is lost; it is started again", job=entry.handle)
+        return self._is_wanted(entry, 0.0)
+
+    def _is_wanted(self, entry: Entry, seconds: float) -> bool:
+        """Whether anybody will still want the job to be started so many seconds from now."""
+        return entry.wanted_until > self._starter.clock.seconds() + seconds
+
+    def _crash(self, failure: Failure, entry: Entry) -> None:
+        _log.failure("start of job {job} crashed", failure, job=entry.handle)
+        problem = Internal("The proxy failed while it started the job.")
+        problem.started = "unknown"
+        self._starter.table.fail(entry, problem)

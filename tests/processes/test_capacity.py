@@ -1,0 +1,146 @@
+"""Too much of everything: one account's flood, many accounts, many clients, no sockets left."""
+
+import os
+import resource
+import time
+from pathlib import Path
+from threading import Event
+
+from jobproxy.lifecycle import raise_file_limit
+from tests.processes.test_draining import Answer, Client, Stage, result_of, run_stage
+
+FULL = "urn:jobproxy:problem:account-queue-full"
+OVERLOADED = "urn:jobproxy:problem:overloaded"
+
+
+def finish(stage: Stage, clients: dict[int, Client]) -> None:
+    """Have all jobs end, and see that each client gets the result of its own."""
+    for number, client in clients.items():
+        assert stage.call_back(number).status == 200
+        answer = client.receive()
+        assert (answer.status, answer.body) == (200, result_of(number))
+
+
+def split(clients: dict[int, Client]) -> tuple[dict[int, Client], list[Answer]]:
+    """Return the clients that are held, and the answers that the others got."""
+    held = {number: client for number, client in clients.items() if not client.has_answer()}
+    return held, [client.receive() for number, client in clients.items() if number not in held]
+
+
+def test_one_account_floods() -> None:
+    """L1: what is too much of one account is refused, and another's job is started at once."""
+    with run_stage(starts_per_account="4", max_starts="5", queue_per_account="50") as stage:
+        gate = stage.server.close_gate("flood")
+        clients = {number: stage.send_job(number, "flood") for number in range(300)}
+        stage.server.wait_for(4)
+        (other,) = stage.hold(1_000)
+        # What was sent before has been seen to.
+        held, refused = split(clients)
+        assert len(held) == 54
+        assert {answer.verdict for answer in refused} == {(429, FULL, "no")}
+        assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
+        assert len(stage.server.callbacks) == 5
+        finish(stage, {1_000: other})
+        assert not any(client.has_answer() for client in held.values())
+        gate.set()
+        stage.server.wait_for(55)
+        finish(stage, held)
+
+
+def test_accounts_take_turns() -> None:
+    """L1: with no place left, an account with one job comes before the rest of one with many."""
+    with run_stage(starts_per_account="2", max_starts="2") as stage:
+        gate = stage.server.close_gate("flood")
+        clients = {number: stage.send_job(number, "flood") for number in range(100)}
+        stage.server.wait_for(2)
+        clients[1_000] = stage.send_job(1_000, "other")
+        assert stage.ready().status == 200
+        gate.set()
+        stage.server.wait_for(101)
+        assert list(stage.server.callbacks).index(1_000) <= 4
+        finish(stage, clients)
+
+
+def test_many_accounts() -> None:
+    """L2: as many accounts as clients are served over a few connections to the job server."""
+    raise_file_limit()
+    gate = Event()
+    with run_stage(max_starts="8") as stage:
+        stage.server.gates = dict.fromkeys((f"account {number}" for number in range(1_000)), gate)
+        clients = {number: stage.send_job(number, f"account {number}") for number in range(1_000)}
+        stage.server.wait_for(8)
+        assert stage.ready().status == 200
+        assert len(stage.server.callbacks) == stage.server.connections == 8
+        gate.set()
+        stage.server.wait_for(1_000)
+        finish(stage, clients)
+
+
+def test_no_more_can_be_held() -> None:
+    """L3: one client too many is refused at once, and the others stay held."""
+    with run_stage(max_held="20") as stage:
+        held = dict(enumerate(stage.hold(*range(20))))
+        times = []
+        for number in range(20, 30):
+            begin = time.perf_counter()
+            answer = stage.send_job(number, f"account {number}").receive()
+            times.append(time.perf_counter() - begin)
+            assert answer.verdict == (503, OVERLOADED, "no")
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert answer.headers["Connection"] == "close"
+        assert min(times) < 0.05
+        assert len(stage.server.callbacks) == 20
+        assert not any(client.has_answer() for client in held.values())
+        finish(stage, {0: held.pop(0)})
+        held.update(zip([30], stage.hold(30), strict=True))
+        finish(stage, held)
+
+
+def use_up_files(stage: Stage, spare: int) -> None:
+    """Let the proxy have only so many sockets more, besides numbers that are free in between."""
+    pid = stage.proxy.process.pid
+    limit = max(int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()) + 1 + spare
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+
+
+def read_cpu_time(pid: int) -> float:
+    """Return the seconds of CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def is_open(client: Client) -> bool:
+    try:
+        return not (client.has_answer(0.05) and client.is_ended())
+    except ConnectionError:
+        return False
+
+
+def test_no_sockets_left() -> None:
+    """L5, S5: without sockets held clients stay held, new ones are let go, and nothing spins."""
+    with run_stage(upstream_idle="0") as stage:
+        held = dict(enumerate(stage.hold(*range(10))))
+        sender = stage.connect()
+        use_up_files(stage, spare=5)
+        connected = [stage.connect() for _ in range(40)]
+        accepted = [client for client in connected if is_open(client)]
+        assert 5 <= len(accepted) <= 20
+        asking = accepted[0]
+        asking.send_job(100, "other")
+        assert asking.receive().verdict == (503, OVERLOADED, "no")
+        assert len(stage.server.callbacks) == 10
+
+        pid = stage.proxy.process.pid
+        before = read_cpu_time(pid)
+        time.sleep(0.5)
+        assert read_cpu_time(pid) - before < 0.1
+        assert not any(client.has_answer() for client in held.values())
+        sender.call_back(stage.server.callbacks[0], 0)
+        assert sender.receive().status == 200
+        assert held.pop(0).receive().body == result_of(0)
+
+        for client in connected:
+            client.__exit__()
+        finish(stage, held)
+        finish(stage, dict(zip([101], stage.hold(101), strict=True)))
+        assert "Traceback" not in stage.proxy.log
