@@ -1,0 +1,53 @@
+"""At most once: the books of thousands of starts with faults, kept by the benchmark's script."""
+
+import re
+import socket
+
+import pytest
+
+from jobproxy.sandbox.processes import DaemonProcess, wait_until_served
+from tests.processes.support import ROOT, fetch_json, run
+
+SCRIPT = str(ROOT / "benchmarks" / "at_most_once.py")
+
+
+def keep_books(*arguments: str) -> dict[str, int]:
+    """Run the script, which passes; return the figures that it prints, by their labels."""
+    done = run("python", SCRIPT, *arguments, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("PASSED ")
+    rows = re.findall(r"^ *(\S.*?) {2,}(\d+)", done.stdout, re.MULTILINE)
+    return {label: int(figure) for label, figure in rows}
+
+
+@pytest.mark.timeout(120)
+def test_at_most_once() -> None:
+    """S1, S6, S8, S11, S17, S18: of 10,000 jobs none is started twice, and no result is lost."""
+    books = keep_books("--jobs", "10000", "--concurrency", "700")
+    assert books["of a callback URL seen before"] == 0
+    assert books["ambiguous faults injected"] > 200
+    assert books["ambiguous, and the callback came"] > 150
+    assert books["refused a connection"] > 0
+    assert books["answered busy, so not read"] > 50
+    # What else was not answered with its result is what the job server did not run.
+    assert books["answered 200"] > 9_500
+
+
+@pytest.mark.timeout(120)
+def test_at_least_once() -> None:
+    """S6, S18: with --retry always no job is started more often than a start was in doubt."""
+    books = keep_books("--jobs", "1000", "--concurrency", "100", "--retry", "always")
+    assert 0 < books["of a callback URL seen before"] <= books["ambiguous faults injected"]
+    assert books["answered 200"] > 990
+
+
+def test_refused() -> None:
+    """S1: the simulator's fault refused is a port that is closed, and opened again in time."""
+    with DaemonProcess("jobserver", {"faults": "refused=1:0.5", "duration": "0"}) as server:
+        address = ("127.0.0.1", server.port)
+        result = fetch_json(f"{server.url}/start", b'{"account":"a","wait":true}')
+        assert result["state"] == "completed"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        wait_until_served(server.process, server.port)
+        assert fetch_json(f"{server.url}/stats")["faults"] == {"refused": 1}
