@@ -15,6 +15,7 @@ from jobproxy.entries import Entry, State, Waiter
 from jobproxy.messages import Report
 from jobproxy.problems import CallbackConflict, Draining, Problem
 from jobproxy.retention import Shelf
+from jobproxy.tallies import Histogram
 
 _log = Logger()
 
@@ -65,6 +66,8 @@ class CorrelationTable(Service):
     _orphans: Shelf[Entry] = field(init=False, repr=False)
     #: How many clients wait for their answer.
     held: int = field(default=0, init=False)
+    #: From the request for a job to its result.
+    durations: Histogram = field(factory=Histogram, init=False, repr=False)
     _idle: list[Deferred[None]] = field(factory=list, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -81,6 +84,11 @@ class CorrelationTable(Service):
     def retained(self) -> int:
         """How many outcomes are kept."""
         return len(self._outcomes) + len(self._orphans)
+
+    @property
+    def retained_bytes(self) -> int:
+        """About how many bytes they take."""
+        return self._outcomes.size + self._orphans.size
 
     def expect(
         self,
@@ -119,7 +127,8 @@ class CorrelationTable(Service):
         :param seconds: the time until the deadline.
         :param until: :attr:`State.RUNNING` if the ack is enough.
         :param takes_state: whether to fire at the deadline too, with a job that has not ended; not
-            if it is not known whether it was started.
+            if it is not known whether it was started. Who is told so can come and ask for the
+            result, so that from then on the job goes on without anybody waiting.
         :param is_poll: whether this is somebody who only asks how the job goes: it is told at the
             deadline whatever that is, and is no reason to start the job.
         :return: fires with the entry when it has a result, or fails with a :class:`Problem`.
@@ -130,6 +139,7 @@ class CorrelationTable(Service):
                 self._move(entry, self._outcomes)
             return fail(entry.outcome) if isinstance(entry.outcome, Problem) else succeed(entry)
         if until is State.RUNNING and entry.ack is not None:
+            entry.is_detached = True
             return succeed(entry)
         self._move(entry, None)
         waiter = Waiter(entry, until, takes_state, is_poll)
@@ -174,6 +184,7 @@ class CorrelationTable(Service):
             entry.heard = entry.acked = self._clock.seconds()
             for waiter in entry.waiters:
                 if waiter.until is State.RUNNING:
+                    entry.is_detached = True
                     self._dismiss(waiter)
                     waiter.answered.callback(entry)
             self._tell_idle()
@@ -270,8 +281,6 @@ class CorrelationTable(Service):
     def stopService(self) -> Any:
         """Answer every held client that the proxy stops, and forget everything."""
         for entry in list(self._entries.values()):
-            if entry.withdraw is not None:
-                entry.withdraw()
             for waiter in entry.waiters:
                 problem = Draining(
                     "The proxy was stopped while the job was waited for.", retry_after=1
@@ -291,6 +300,8 @@ class CorrelationTable(Service):
         is_orphan = isinstance(outcome, Report) and not (waiters or entry.is_detached)
         now = self._clock.seconds()
         entry.state, entry.outcome, entry.ended = State.ENDED, outcome, now
+        if entry.sent is not None and isinstance(outcome, Report):
+            self.durations.observe(now - entry.created)
         entry.ack = entry.withdraw = None
         for waiter in waiters:
             self._dismiss(waiter)
@@ -326,10 +337,13 @@ class CorrelationTable(Service):
 
     def _forget(self, entry: Entry) -> None:
         """Know nothing of a job any more; an ack of its start may still come."""
+        withdraw, entry.withdraw = entry.withdraw, None
         entry.state, entry.shelf = State.ENDED, None
         del self._entries[entry.handle]
         if entry.alias is not None and self._aliases.get(entry.alias) is entry:
             del self._aliases[entry.alias]
+        if withdraw is not None:
+            withdraw()
 
     def _dismiss(self, waiter: Waiter) -> None:
         """Count somebody who waits no longer; who is told next may call us again."""
@@ -356,19 +370,18 @@ class CorrelationTable(Service):
                 self._end(entry, entry.overrun())
             else:
                 self._forget(entry)
-                if entry.withdraw is not None:
-                    entry.withdraw()
         self._tell_idle()
 
     def _expire(self, waiter: Waiter) -> None:
         entry = waiter.entry
+        wants_state = waiter.takes_state and entry.state is not State.UNCONFIRMED
+        entry.is_detached |= wants_state
         self._dismiss(waiter)
         problem = entry.overrun()
         if not (waiter.is_poll or entry.is_wanted):
             entry.overdue = self._clock.seconds()
             if entry.state is State.QUEUED:
                 self._end(entry, problem)
-        wants_state = waiter.takes_state and entry.state is not State.UNCONFIRMED
         if (waiter.is_poll or wants_state) and entry.outcome is None:
             waiter.answered.callback(entry)
         else:

@@ -1,6 +1,8 @@
 """A job's way: admitted, started when its lane has a place, waited for, answered."""
 
 import math
+from collections import Counter
+from collections.abc import Callable
 from hashlib import blake2b
 
 from attrs import define, field
@@ -11,6 +13,7 @@ from jobproxy.entries import Entry, State
 from jobproxy.fixed import IdTable
 from jobproxy.messages import Job, parse_report
 from jobproxy.problems import (
+    CallbackConflict,
     Draining,
     IdempotencyKeyReused,
     NotFound,
@@ -40,6 +43,8 @@ class Gateway:
     _max_held: int = field(kw_only=True)
     #: Whether no new jobs are taken, as the proxy is about to stop.
     is_draining: bool = field(default=False, init=False)
+    #: How many callbacks were taken as what.
+    callbacks: Counter[str] = field(factory=Counter, init=False)
 
     def submit(self, job: Job, terms: Terms, request_id: bytes) -> Deferred[Entry]:
         """Have a job done.
@@ -50,13 +55,18 @@ class Gateway:
             Cancel it when the client has left: a job that is still queued is then not started, and
             one that has been started goes on.
         :raises Draining: if the proxy is about to stop.
-        :raises Overloaded: if no more clients can be held.
+        :raises Overloaded: if no more clients can be held, or no more jobs be queued.
         :raises AccountQueueFull: if too many jobs of the account wait.
         :raises UpstreamBusy: if the job server takes no jobs of the account for longer than the
             client waits.
         :raises UpstreamUnreachable: if the job server is known to be dead.
         """
         self._admit()
+        if self.starter.lanes.queued >= self._max_held:
+            raise Overloaded(
+                f"{self._max_held} jobs are queued already; try again when some are started.",
+                retry_after=1,
+            )
         paused = self.starter.lanes.paused_for(job.account)
         if paused > self.hold_time(terms):
             raise UpstreamBusy(
@@ -133,6 +143,7 @@ class Gateway:
         """
         handle = self._signer.verify(token)
         if handle is None:
+            self.callbacks["forged"] += 1
             raise NotFound
         return handle
 
@@ -142,7 +153,7 @@ class Gateway:
         :raises InvalidJson: if the body is not a JSON object; the job goes on.
         :raises CallbackConflict: if it contradicts what is known of the job; the job goes on.
         """
-        return self.table.complete(handle, parse_report(body))
+        return self._count(lambda: self.table.complete(handle, parse_report(body)))
 
     def deliver_by_id(self, body: bytes) -> Delivery:
         """Take a callback that only the job server's id tells from others.
@@ -151,13 +162,29 @@ class Gateway:
         :raises InvalidRequest: if it has no id.
         :raises CallbackConflict: if it contradicts what is known of the job.
         """
-        assert isinstance(self.table, IdTable)
-        return self.table.complete_by_id(parse_report(body))
+        table = self.table
+        assert isinstance(table, IdTable)
+        return self._count(lambda: table.complete_by_id(parse_report(body)))
 
     def drain(self) -> None:
         """Take no more jobs, and start none of those that are queued."""
         self.is_draining = True
         self.table.fail_queued(_draining)
+
+    def _count(self, deliver: Callable[[], Delivery]) -> Delivery:
+        result = "crash"
+        try:
+            delivery = deliver()
+            result = delivery.value
+        except CallbackConflict:
+            result = "conflict"
+            raise
+        except Problem:
+            result = "malformed"
+            raise
+        finally:
+            self.callbacks[result] += 1
+        return delivery
 
     def _admit(self, entry: Entry | None = None) -> None:
         if self.is_draining:
@@ -174,8 +201,6 @@ class Gateway:
 
     def _hold(self, entry: Entry, job: Job, terms: Terms) -> Deferred[Entry]:
         is_async = terms.is_async or not job.is_held
-        if is_async:
-            entry.is_detached = True
         seconds = self.hold_time(terms)
         if entry.state is State.UNCONFIRMED:
             seconds = min(seconds, self.starter.grace)

@@ -43,7 +43,9 @@ class Lanes:
     _per_account: int
     _queue_per_account: int
     _total: int
-    _running: int = field(default=0, init=False)
+    #: How many starts run, and how many wait.
+    running: int = field(default=0, init=False)
+    queued: int = field(default=0, init=False)
     _lanes: dict[str, _Lane] = field(factory=dict, init=False, repr=False)
     #: The lanes that have both a waiting start and room for it, the one to be served next first.
     _turns: OrderedDict[_Lane, None] = field(factory=OrderedDict, init=False, repr=False)
@@ -61,7 +63,7 @@ class Lanes:
         :raises AccountQueueFull: if too many starts of the account wait already.
         """
         lane = self._lanes.get(account) or _Lane(account, self._clock.seconds())
-        has_room = self._has_room(lane) and self._running < self._total
+        has_room = self._has_room(lane) and self.running < self._total
         if len(lane.queue) >= self._queue_per_account and not (has_room and not lane.queue):
             raise AccountQueueFull(
                 f"{len(lane.queue)} jobs of this account wait to be started; "
@@ -83,7 +85,7 @@ class Lanes:
         lane = self._lanes[account]
         lane.running -= 1
         lane.done += 1
-        self._running -= 1
+        self.running -= 1
         self._take_turn(lane)
         self._tidy(lane)
         self._dispatch()
@@ -108,6 +110,7 @@ class Lanes:
         self._lanes[lane.account] = lane
         place: Deferred[None] = Deferred(lambda place: self._give_up(lane, place))
         lane.queue[place] = None
+        self.queued += 1
         if is_first:
             lane.queue.move_to_end(place, last=False)
         self._take_turn(lane)
@@ -116,6 +119,7 @@ class Lanes:
 
     def _give_up(self, lane: _Lane, place: Deferred[None]) -> None:
         del lane.queue[place]
+        self.queued -= 1
         if not lane.queue:
             self._turns.pop(lane, None)
         self._tidy(lane)
@@ -140,11 +144,12 @@ class Lanes:
             return
         self._dispatching = True
         try:
-            while self._turns and self._running < self._total:
+            while self._turns and self.running < self._total:
                 lane, _ = self._turns.popitem(last=False)
                 place, _ = lane.queue.popitem(last=False)
+                self.queued -= 1
                 lane.running += 1
-                self._running += 1
+                self.running += 1
                 self._take_turn(lane)
                 place.callback(None)
         finally:

@@ -10,7 +10,7 @@ from jobproxy.problems import InvalidRequest
 _KEY = re.compile(r'"([\x20-\x7e]{1,255})"|(?!")([\x21-\x7e]{1,255})')
 #: One preference of a list; a comma in quotes does not end it.
 _PREFERENCE = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
-_WAIT = re.compile(r"[0-9]{1,9}")
+_WAIT = re.compile(r"[0-9]+")
 #: W3C Trace Context, section 3.2: version, trace-id, parent-id, flags; the ids are not all zeros.
 _TRACE = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -52,7 +52,7 @@ def read_terms(headers: Iterable[tuple[bytes, bytes]]) -> Terms:
     preferences = _read_preferences(b",".join(found.get(b"prefer", ())).decode("latin-1"))
     wait = preferences.get("wait", "")
     return Terms(
-        wait=int(wait) if _WAIT.fullmatch(wait) else None,
+        wait=int(wait[:9]) if _WAIT.fullmatch(wait) else None,
         is_async="respond-async" in preferences,
         key=_read_key(found.get(b"idempotency-key", [])),
         trace=_read_trace(found),

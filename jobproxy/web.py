@@ -71,7 +71,7 @@ class ClientRoutes:
     def _tell_wait(self, request: Request, terms: Terms, *applied: str) -> None:
         """Tell the client which of its preferences count (RFC 7240, section 3)."""
         if terms.wait is not None:
-            applied = (*applied, f"wait={self._gateway.hold_time(terms):g}")
+            applied = (*applied, f"wait={int(self._gateway.hold_time(terms))}")
         if applied:
             request.setHeader("Preference-Applied", ", ".join(applied))
 

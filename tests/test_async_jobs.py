@@ -126,6 +126,13 @@ class AcceptedTests(AsyncTestCase):
         self.assert_accepted(client, b'{"state": "starting"}', self.starts[1])
         self.starts[1].answer(ACK)
 
+    def test_leaves_while_queued(self) -> None:
+        """Q3, Q15: a client that leaves before it knows where its result will be starts nothing."""
+        self.submit()
+        self.send().leave()
+        self.starts[0].answer(result_of("1"))
+        self.assertEqual(len(self.starts), 1)
+
     def test_leaves(self) -> None:
         """Q3, Q16: the result of a job whose client left during the start is kept."""
         self.send().leave()
@@ -133,6 +140,25 @@ class AcceptedTests(AsyncTestCase):
         self.call_back(self.starts[0], result_of("1"))
         found = self.connect().get(path_of(self.starts[0]))
         self.assert_result(found, result_of("1"), self.starts[0])
+
+
+class QueueTests(AsyncTestCase):
+    """Jobs that are queued without anybody being held for them."""
+
+    options = {"per_account": 1, "max_held": 3}
+
+    def test_bounded(self) -> None:
+        """Q3, L3: as many jobs are queued as clients would be held, whatever their accounts."""
+        running = [self.submit(account) for account in "ab"]
+        for account in "aab":
+            body = b'{"account":"%b","wait":false}' % account.encode()
+            client = self.connect().request(body=body, headers={"Prefer": "wait=0"})
+            self.clock.advance(0)
+            self.assertEqual(client.answer.json, {"state": "queued"})
+        self.assert_problem(self.submit("c").answer, 503, "overloaded")
+        for number in range(5):
+            self.starts[number].answer(result_of(str(number)))
+        self.assertEqual([client.answer.status for client in running], [200, 200])
 
 
 class WaitTests(AsyncTestCase):
