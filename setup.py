@@ -37,6 +37,7 @@ setup(
         "attrs>=23.1",
         "httptools>=0.6.4",
         "klein>=24.8",
+        "prometheus-client>=0.20",
         "tqdm>=4.60",
         "treq>=24.9",
         "Twisted[tls]>=24.7",

@@ -27,6 +27,8 @@ from jobproxy.sandbox.processes import DaemonProcess, run_pair
 
 #: Seconds that the proxy waits for an ack; far more than one takes on a machine that has to work.
 START_TIMEOUT = 1.0
+#: Seconds that it waits for the callback of a start whose ack is lost.
+GRACE = 2.0
 FAULTS = {
     # The rate is that of moments without a listener; about one start falls into each of them.
     "refused": "0.01:0.002",
@@ -50,6 +52,7 @@ JOB_SERVER = {
 }
 PROXY = {
     "start-timeout": str(START_TIMEOUT),
+    "ambiguous-grace": str(GRACE),
     # Only who connects can be refused.
     "upstream-idle": "0",
 }
@@ -58,6 +61,8 @@ PROXY = {
 RECOVERED = 0.999
 #: Seconds; longer than the proxy holds a client.
 PATIENCE = 60.0
+#: Seconds that a callback may take to the proxy.
+TRAVEL = 0.1
 #: Seconds until all clients are there; at once they would be a burst that no later moment has.
 RAMP = 1.5
 
@@ -183,8 +188,13 @@ class Books:
 
     @property
     def called_back(self) -> list[dict[str, Any]]:
-        """The starts without a usable ack whose callback came to the proxy."""
-        return [start for start in self.ambiguous if start["delivered"]]
+        """The starts without a usable ack whose callback was sent while it was waited for."""
+        return [start for start in self.ambiguous if start["delivered"] and not is_late(start)]
+
+    @property
+    def late(self) -> int:
+        """How many were called back only then; no job takes so long, but the machine may stall."""
+        return sum(is_late(start) for start in self.ambiguous if start["delivered"])
 
     @property
     def not_recovered(self) -> list[dict[str, Any]]:
@@ -247,7 +257,15 @@ class Books:
         yield "ambiguous, and the callback came", count
         percent = 100 * self.recovered / count if count else 100
         yield "  and the client got it", f"{self.recovered} ({percent:.2f} %)"
+        yield "ambiguous, and the callback was late", self.late
         yield "callbacks that were not taken", self.not_taken
+
+
+def is_late(start: dict[str, Any]) -> bool:
+    """Whether the proxy had given up a start when it was called back, whatever it told of it."""
+    lost = START_TIMEOUT if start["faults"] == ["slow"] else 0.0
+    sent: float = start["delivered"][0][0]
+    return sent > lost + GRACE - TRAVEL
 
 
 def fetch(server: DaemonProcess, path: str) -> Any:

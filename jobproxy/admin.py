@@ -1,16 +1,18 @@
-"""The operator's side: health, and the results that nobody collected."""
+"""The operator's side: health, metrics, and the results that nobody collected."""
 
 import json
 from typing import Any
 
 from attrs import define
 from klein import Klein
+from prometheus_client import CollectorRegistry
 from twisted.internet.interfaces import IReactorTime
 
 from jobproxy.answers import answer
 from jobproxy.entries import Entry
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
+from jobproxy.metrics import CONTENT_TYPE, render
 from jobproxy.problems import NotFound
 
 
@@ -36,6 +38,20 @@ class HealthRoutes:
             reasons.append("job-server-unreachable")
         status = {"status": "not-ready" if reasons else "ready", "reasons": reasons}
         return _answer(request, status, 503 if reasons else 200)
+
+
+@define(eq=False)
+class MetricsRoutes:
+    """Serves what Prometheus wants to know."""
+
+    _registry: CollectorRegistry
+
+    def add_to(self, app: Klein) -> None:
+        app.route("/metrics", methods=["GET"])(self.tell)
+
+    def tell(self, request: Request) -> bytes:
+        request.setHeader(b"Content-Type", CONTENT_TYPE)
+        return render(self._registry)
 
 
 @define(eq=False)

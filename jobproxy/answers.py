@@ -66,6 +66,7 @@ def _refuse(request: Request, failure: Failure) -> bytes:
     if isinstance(problem, Overloaded | Draining):
         # Connections are what there is too much of.
         request.keep_alive = False
+    request.outcome = problem.slug
     request.setResponseCode(status_of(problem))
     request.setHeader(b"Content-Type", b"application/problem+json")
     return describe(problem, request.request_id.decode())

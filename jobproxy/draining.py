@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from jobproxy.deadlines import TURNS
 from jobproxy.gateway import Gateway
 from jobproxy.http1.server import ServerFactory
 
@@ -39,10 +40,7 @@ class Drain:
         table = self._gateway.table
         _log.info("draining: {held} clients are held", held=table.held)
         self._gateway.drain()
-        # What has arrived by now is still answered.
-        await deferLater(self._clock, 0)
-        await deferLater(self._clock, 0)
-        self._close_idle()
+        await self._close_idle()
         if table.held and not self._is_hurried:
             await self._wait(table.when_idle(), self._timeout)
         _log.info(
@@ -53,7 +51,7 @@ class Drain:
 
     async def flush(self) -> None:
         """Wait until the last answers have left; to be called when nobody is held."""
-        self._close_idle()
+        await self._close_idle()
         for factory in self._factories:
             seconds = HURRIED_FLUSH_TIME if self._is_hurried else FLUSH_TIME
             await self._wait(factory.when_empty(), seconds)
@@ -65,7 +63,10 @@ class Drain:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    def _close_idle(self) -> None:
+    async def _close_idle(self) -> None:
+        # What has arrived by now is still answered.
+        for _ in range(TURNS):
+            await deferLater(self._clock, 0)
         for factory in self._factories:
             factory.drain()
 

@@ -72,7 +72,7 @@ class Gateway:
             raise UpstreamBusy(
                 "The job server takes no jobs of this account for some time.",
                 upstream_status=503,
-                retry_after=math.ceil(paused),
+                retry_after=math.ceil(round(paused, 3)),
             )
         start = self.starter.queue(job)
         token = self._signer.mint()
@@ -202,7 +202,8 @@ class Gateway:
     def _hold(self, entry: Entry, job: Job, terms: Terms) -> Deferred[Entry]:
         is_async = terms.is_async or not job.is_held
         seconds = self.hold_time(terms)
-        if entry.state is State.UNCONFIRMED:
+        if entry.state is State.UNCONFIRMED and entry.withdraw is None:
+            # Nothing can come any more but the callback.
             seconds = min(seconds, self.starter.grace)
         until = State.RUNNING if is_async and terms.wait is None else State.ENDED
         return self.table.wait(entry, seconds, until=until, takes_state=is_async)

@@ -125,7 +125,8 @@ class Start:
         pause = starter.policy.pause(self._attempts)
         is_allowed = starter.policy.allows(self._attempts, is_ambiguous=True)
         if is_allowed and self._is_wanted(entry, pause):
-            starter.table.advance(entry, State.UNCONFIRMED, withdraw=self.withdraw)
+            state = State.UNCONFIRMED if entry.acked is None else State.RUNNING
+            starter.table.advance(entry, state, withdraw=self.withdraw)
             return pause
         self._listen(entry)
         return None

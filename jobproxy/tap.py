@@ -14,7 +14,7 @@ from twisted.application.service import MultiService
 from twisted.python import usage
 
 from jobproxy import lifecycle
-from jobproxy.admin import HealthRoutes, OrphanRoutes
+from jobproxy.admin import HealthRoutes, MetricsRoutes, OrphanRoutes
 from jobproxy.answers import Routes, make_resource
 from jobproxy.circuit import Circuit
 from jobproxy.client import PlainClient
@@ -25,7 +25,9 @@ from jobproxy.gateway import Gateway
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.limits import ClientLimits, ServerLimits
 from jobproxy.http1.server import ServerFactory
+from jobproxy.lag import LagMeter
 from jobproxy.lanes import Lanes
+from jobproxy.metrics import ProxyCollector, make_registry
 from jobproxy.options import (
     DaemonOptions,
     Option,
@@ -105,7 +107,7 @@ class Options(DaemonOptions):
             "admin-listen",
             None,
             read_endpoints,
-            "endpoint for health, then served nowhere else, and orphans; may come several times",
+            "endpoint for health and metrics, then served nowhere else, and orphans; repeatable",
             repeatable=True,
         ),
         Option("wait", "30", read_seconds, "seconds a client is held at most"),
@@ -201,13 +203,20 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         # deadline (Twisted #2424).
         reactor.seconds = time.monotonic
 
-    gateway = _make_gateway(config, reactor)
+    agent = PooledAgent(
+        reactor,
+        ClientLimits(connections=config["max-starts"], idle_time=config["upstream-idle"]),
+    )
+    gateway = _make_gateway(config, reactor, agent)
+    meter = LagMeter(reactor)
+    factories: list[ServerFactory] = []
+    metrics = MetricsRoutes(make_registry(ProxyCollector(gateway, factories, agent, meter.lag)))
     daemon = lifecycle.Daemon("jobproxy")
     daemon.when_running, daemon.wake = reactor.callWhenRunning, reactor.callFromThread
     # Services stop in reverse order: the ports close before the held clients are answered.
+    meter.setServiceParent(daemon)
     gateway.table.setServiceParent(daemon)
-    factories = []
-    for descriptions, routes in _share_out(config, gateway, reactor):
+    for descriptions, routes in _share_out(config, gateway, metrics, reactor):
         limits = ServerLimits(body=config["max-body"])
         factory = ServerFactory(make_resource(*routes), reactor, limits=limits)
         factories.append(factory)
@@ -217,13 +226,9 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     return daemon
 
 
-def _make_gateway(config: Options, reactor: Any) -> Gateway:
+def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:
     signer = TokenSigner(keys=config["secret-file"] or [secrets.token_bytes(MIN_KEY)])
     jitter = random.SystemRandom()
-    agent = PooledAgent(
-        reactor,
-        ClientLimits(connections=config["max-starts"], idle_time=config["upstream-idle"]),
-    )
     job_server = JobServer(
         treq=PlainClient(agent),
         clock=reactor,
@@ -269,20 +274,20 @@ def _make_gateway(config: Options, reactor: Any) -> Gateway:
 
 
 def _share_out(
-    config: Options, gateway: Gateway, reactor: Any
+    config: Options, gateway: Gateway, metrics: MetricsRoutes, reactor: Any
 ) -> Iterator[tuple[list[str], list[Routes]]]:
     """Yield endpoints, and what is served on them."""
     path = urlsplit(config["callback-url"]).path
     by_id = config["correlate-by"] is CorrelateBy.ID
     callbacks = FixedCallbackRoutes(gateway, path) if by_id else CallbackRoutes(gateway, path)
-    health = HealthRoutes(gateway)
+    watching: list[Routes] = [HealthRoutes(gateway), metrics]
     routes: list[Routes] = [ClientRoutes(gateway, config["allow-client-callbacks"])]
     if config["callback-listen"]:
         yield config["callback-listen"], [callbacks]
     else:
         routes.append(callbacks)
     if config["admin-listen"]:
-        yield config["admin-listen"], [health, OrphanRoutes(gateway, reactor)]
+        yield config["admin-listen"], [*watching, OrphanRoutes(gateway, reactor)]
     else:
-        routes.append(health)
+        routes += watching
     yield config["listen"], routes

@@ -2,6 +2,7 @@
 
 import errno
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timezone
 from email.utils import parsedate_to_datetime
@@ -10,8 +11,8 @@ from typing import Any
 
 from attrs import define, field, frozen
 from treq.client import HTTPClient
+from twisted.internet import error as errors
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IReactorTime
 from twisted.web._newclient import RequestNotSent
 from twisted.web.client import (
@@ -38,12 +39,23 @@ from jobproxy.problems import (
     UpstreamUntrusted,
 )
 from jobproxy.reuse import ReusePolicy
+from jobproxy.tallies import Histogram
 
 MAX_ACK = 65_536
 MAX_RETRY_AFTER = 3_600
 
-_NEVER_SENT = (ConnectError, ConnectingCancelledError, DNSLookupError, RequestNotSent)
+_NEVER_SENT = (
+    errors.ConnectError,
+    errors.ConnectingCancelledError,
+    errors.DNSLookupError,
+    RequestNotSent,
+)
 _PERHAPS_SENT = (CancelledError, RequestGenerationFailed, RequestTransmissionFailed, ResponseFailed)
+_CAUSES = {
+    errors.ConnectionRefusedError: "refused",
+    errors.DNSLookupError: "dns",
+    errors.TimeoutError: "no-connection",
+}
 _REJECTIONS = frozenset({400, 404, 409, 410, 422})
 _NO_SOCKETS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -53,11 +65,13 @@ Headers = Sequence[tuple[bytes, bytes]]
 class AmbiguousStart(Exception):
     """The start may have reached the job server, although no usable ack came back.
 
+    :param kind: one word for it.
     :param is_alive: whether the job server seems to be well nevertheless.
     """
 
-    def __init__(self, reason: str, *, is_alive: bool = False) -> None:
+    def __init__(self, reason: str, kind: str, *, is_alive: bool = False) -> None:
         super().__init__(reason)
+        self.kind = kind
         self.is_alive = is_alive
 
 
@@ -77,6 +91,7 @@ class JobServer:
     :param reuse: says whether connections may be kept.
     :param circuit: says whether there may be start calls at all.
     :param now: Unix time in seconds, for dates that the job server tells.
+    :ivar results: how many start calls ended how.
     """
 
     _treq: HTTPClient = field(repr=False)
@@ -86,6 +101,8 @@ class JobServer:
     _reuse: ReusePolicy = field(repr=False)
     circuit: Circuit
     _now: Callable[[], float] = time.time
+    results: Counter[str] = field(factory=Counter, init=False)
+    durations: Histogram = field(factory=Histogram, init=False)
 
     async def start(self, account: str, body: bytes, headers: Headers = ()) -> Report:
         """Start a job.
@@ -99,16 +116,20 @@ class JobServer:
         """
         is_probe = self.circuit.enter()
         call = self._reuse.begin(account)
+        began = self._clock.seconds()
         is_acknowledged = False
         try:
             report = self._read(await self._exchange(body, headers, call.may_keep))
             is_acknowledged = True
         except BaseException as error:
             self._judge(error, is_probe)
+            self.results[_name_failure(error)] += 1
             raise
         finally:
             self._reuse.end(call, is_acknowledged)
+            self.durations.observe(self._clock.seconds() - began)
         self.circuit.succeed()
+        self.results[_name_ack(report)] += 1
         return report
 
     def _judge(self, error: BaseException, is_probe: bool) -> None:
@@ -128,7 +149,11 @@ class JobServer:
             self._treq, self._clock, self._url, body, headers, may_keep=may_keep
         )
 
+        kind = "lost"
+
         def give_up() -> None:
+            nonlocal kind
+            kind = "timeout"
             waiting.cancel()
 
         deadline = Deadline(self._clock, self._timeout, give_up)
@@ -154,7 +179,7 @@ class JobServer:
                 raise UpstreamUntrusted(
                     "The job server's TLS certificate or protocol was not accepted."
                 ) from error
-            raise AmbiguousStart(f"no answer: {type(error).__name__}") from error
+            raise AmbiguousStart(f"no answer: {type(error).__name__}", kind) from error
         finally:
             deadline.cancel()
 
@@ -163,11 +188,13 @@ class JobServer:
         status = answer.response.code
         if 200 <= status < 300:
             if answer.body is None:
-                raise AmbiguousStart(f"status {status}, an ack that is not whole", is_alive=True)
+                raise AmbiguousStart(f"status {status}, half an ack", "invalid", is_alive=True)
             try:
                 return parse_report(answer.body)
             except InvalidJson as error:
-                raise AmbiguousStart(f"status {status}, no usable ack", is_alive=True) from error
+                raise AmbiguousStart(
+                    f"status {status}, no usable ack", "invalid", is_alive=True
+                ) from error
         if status in _REJECTIONS:
             raise UpstreamRejected(
                 "The job server did not accept the job; see upstreamBody.",
@@ -190,7 +217,7 @@ class JobServer:
                 upstream_status=status,
                 retry_after=self._retry_after(answer.response),
             )
-        raise AmbiguousStart(f"status {status}", is_alive=status < 500)
+        raise AmbiguousStart(f"status {status}", "error", is_alive=status < 500)
 
     def _retry_after(self, response: IResponse) -> int | None:
         """Return the seconds that the job server asks to wait, within reason (RFC 9110, 10.2.3)."""
@@ -204,6 +231,23 @@ class JobServer:
             return None
         seconds = date.replace(tzinfo=timezone.utc).timestamp() - self._now()
         return max(0, min(ceil(seconds), MAX_RETRY_AFTER))
+
+
+def _name_ack(report: Report) -> str:
+    if report.is_ended:
+        return "inline"
+    return "acknowledged" if report.job_id is not None else "no-id"
+
+
+def _name_failure(error: BaseException) -> str:
+    if isinstance(error, AmbiguousStart):
+        return error.kind
+    if isinstance(error, Overloaded):
+        return "no-socket"
+    for cause, name in _CAUSES.items():
+        if isinstance(error.__cause__, cause):
+            return name
+    return error.slug.removeprefix("upstream-") if isinstance(error, Problem) else "crash"
 
 
 def _is_tls_failure(error: BaseException) -> bool:

@@ -20,14 +20,18 @@ from twisted.web.http import Request
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
-from jobproxy.admin import HealthRoutes, OrphanRoutes
+from jobproxy.admin import HealthRoutes, MetricsRoutes, OrphanRoutes
 from jobproxy.answers import Routes, make_resource
 from jobproxy.circuit import Circuit
 from jobproxy.correlation import LIFETIME, CorrelationTable
 from jobproxy.fixed import IdTable
 from jobproxy.gateway import Gateway
+from jobproxy.http1.agent import PooledAgent
+from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.server import ServerFactory
+from jobproxy.lag import LagMeter
 from jobproxy.lanes import Lanes
+from jobproxy.metrics import ProxyCollector, make_registry
 from jobproxy.retries import Retry, RetryPolicy
 from jobproxy.reuse import ReusePolicy
 from jobproxy.starts import Starter
@@ -277,14 +281,20 @@ class ProxyTestCase(SynchronousTestCase):
         callbacks: Routes = CallbackRoutes(self.gateway, "/callback")
         if options["by_id"]:
             callbacks = FixedCallbackRoutes(self.gateway, "/callback")
-        ids = iter(range(1000))
+        ids = iter(range(10_000))
+        self.meter = LagMeter(self.clock)
+        factories: list[ServerFactory] = []
+        agent = PooledAgent(self.clock, ClientLimits())
+        collector = ProxyCollector(self.gateway, factories, agent, self.meter.lag)
         resource = make_resource(
             ClientRoutes(self.gateway, options["allows_callbacks"]),
             callbacks,
             HealthRoutes(self.gateway),
             OrphanRoutes(self.gateway, self.clock),
+            MetricsRoutes(make_registry(collector)),
         )
         self.site = ServerFactory(resource, self.clock, make_id=lambda: b"id-%d" % next(ids))
+        factories.append(self.site)
         self.clients: list[Client] = []
 
     def tearDown(self) -> None:

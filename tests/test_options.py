@@ -395,7 +395,7 @@ class WiringTests(OptionsTestCase):
                 [(1234, ""), (1235, "127.0.0.2")],
             )
             stopping = service.stopService()
-            reactor.pump([0, 0])
+            reactor.pump([0] * 4)
             self.successResultOf(stopping)
 
     def test_one_port(self) -> None:

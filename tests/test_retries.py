@@ -280,8 +280,11 @@ class DoubtTests(RetryTestCase):
         self.assertEqual(self.line.calls, 1)
 
     def test_ends_between_attempts_of_nobody(self) -> None:
-        """S6, Q3: so it is for a job whose client did not want to be held."""
-        self.play((500, b""), headers={"Prefer": "respond-async, wait=1"})
+        """S6, Q3: so it is with a job whose client has been told to come back for the result."""
+        client = self.connect().request(headers={"Prefer": "respond-async, wait=1"})
+        self.clock.advance(1)
+        self.assertEqual(client.answer.status, 202)
+        self.starts[0].answer(b"", 500)
         self.call_back(self.starts[0], result_of("1"))
         self.clock.advance(60)
         self.assertEqual(self.line.calls, 1)
@@ -323,3 +326,36 @@ class DoubtTests(RetryTestCase):
         self.assert_problem(client.answer, 504, "start-unknown", started="unknown")
         self.clock.advance(60)
         self.assertEqual(self.line.calls, 2)
+
+
+class JoiningTests(RetryTestCase):
+    """Clients that ask for a job again while it is being started again."""
+
+    options = {"retry": Retry.ALWAYS, "lost_after": 5.0}
+
+    def join(self) -> Client:
+        return self.connect().request(headers={"Idempotency-Key": "k"})
+
+    def test_between_attempts(self) -> None:
+        """S6, S18: a client that joins while another attempt is to come waits as long as others."""
+        clients = [self.join()]
+        self.starts[0].answer(b"", 500)
+        clients.append(self.join())
+        self.clock.advance(0.2)
+        self.starts[1].ack("1")
+        self.clock.advance(2)
+        self.assertTrue(all(client.is_held for client in clients))
+        self.call_back(self.starts[1], result_of("1"))
+        self.assertEqual([client.answer.status for client in clients], [200, 200])
+
+    def test_lost_before(self) -> None:
+        """S6, S18: a job that was acknowledged runs, however its next start ends."""
+        client = self.join()
+        self.starts[0].ack("1")
+        self.clock.advance(5)
+        self.starts[1].answer(b"", 500)
+        handle = self.starts[0].callback_path.removeprefix("/callback/").partition(".")[0]
+        state = self.connect().get(f"/jobs/{handle}").answer.json
+        self.assertEqual(state, {"state": "running", "id": "1"})
+        self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual(client.answer.body, result_of("1"))

@@ -1167,7 +1167,7 @@ class MishapsTests(SimulatorTestCase):
         return mishaps
 
     def test_what_became_of_them(self) -> None:
-        """Each start with faults is there, and how and when its callback was answered."""
+        """Each start with faults is there, with when its callback was sent and its answer."""
         self.assertEqual(self.read_mishaps(), [])
         url = "http://proxy.example/callback/1"
         self.connect().start(account="a", callback=url, tag=7)
@@ -1191,6 +1191,14 @@ class MishapsTests(SimulatorTestCase):
             count = 2 if "duplicate" in start["faults"] else 1
             self.assertEqual(start["delivered"], [[0.5, 409, "taken"]] * count)
         self.assertEqual({len(start["faults"]) for start in self.read_mishaps()}, {1, 2})
+
+    def test_when(self) -> None:
+        """It is told when a callback was sent, not when it was answered."""
+        self.receiver.held = []
+        self.start()
+        self.pass_time(2)
+        self.receiver.let_go()
+        self.assertEqual(self.read_mishaps()[0]["delivered"][0], [0.5, 200, "taken"])
 
     def test_not_delivered(self) -> None:
         """A callback that nobody answers leaves nothing behind."""

@@ -128,6 +128,16 @@ class PooledAgent:
         sending = idle.exchange(data).addBoth(self._end, target.origin, idle, may_keep)
         return cast(Deferred[IResponse], sending)
 
+    @property
+    def active(self) -> int:
+        """How many connections have a request under way."""
+        return self._limits.connections - self._turns.tokens
+
+    @property
+    def idle(self) -> int:
+        """How many connections wait for a request."""
+        return sum(len(idle) for idle in self._idle.values())
+
     def close_idle(self) -> None:
         """Close all connections that wait for a request."""
         for origin in list(self._idle):

@@ -54,6 +54,7 @@ class Request(server.Request):
 
     :ivar request_id: the request's ``X-Request-Id`` if it is fit to be sent back, else a new one.
     :ivar body: bytes.
+    :ivar outcome: one word for how it was answered.
     """
 
     # A held client costs as much memory as this and the like: no dict is made until somebody
@@ -75,6 +76,7 @@ class Request(server.Request):
         "keep_alive",
         "method",
         "notifications",
+        "outcome",
         "path",
         "uri",
     )
@@ -99,6 +101,7 @@ class Request(server.Request):
         self.keep_alive = keep_alive
         self.code = 200
         self.finished = 0
+        self.outcome = "ok"
         self.notifications: Sequence[Deferred[None]] = ()
         self._disconnected = False
         self._on_gone: Callable[[], object] | None = None
@@ -200,6 +203,7 @@ class Request(server.Request):
         if self.finished or self._disconnected:
             return
         self.finished = 1
+        self.channel.factory.answers[self.code, self.outcome] += 1
         body, lines = self._written, self._lines or {}
         lines.pop(b"content-length", None)
         lines[b"x-request-id"] = b"X-Request-Id: %b\r\n" % self.request_id
@@ -234,6 +238,7 @@ class Request(server.Request):
     def connectionLost(self, reason: Failure) -> None:
         """Tell whoever works on this request that its client has left."""
         self._disconnected = True
+        self.channel.factory.answers[499, "client-left"] += 1
         if self._on_gone is not None:
             self._on_gone()
         for notification in self._take_notifications():

@@ -314,6 +314,8 @@ class ServerFactory(Factory):
         self.limits = limits or ServerLimits()
         self.make_id = make_id
         self.connections: set[ServerProtocol] = set()
+        #: How many answers there were, by status and a word for the outcome.
+        self.answers: Counter[tuple[int, str]] = Counter()
         #: Whether every connection is closed as soon as nothing is under way on it.
         self.is_draining = False
         self._empty: list[Deferred[None]] = []

@@ -49,8 +49,8 @@ class Start:
         real job server has no such thing.
     :ivar faults: those that were drawn, by their kind.
     :ivar begun: when it was read.
-    :ivar delivered: how each of its callbacks was answered, if at all: so many seconds after the
-        start was read, with this status and this body.
+    :ivar delivered: those of its callbacks that were answered: how many seconds after the start
+        was read each was sent, and the status and the body of the answer.
     """
 
     account: str
@@ -230,6 +230,7 @@ class Simulator:
         # A connection of its own has to be made for each callback: there, back and there again.
         await self._pause(3 * self._latency)
         self.stats.callbacks_sent += 1
+        sent = round(self._clock.seconds() - start.begun, 3)
         assert start.callback_url is not None
         try:
             sending = Deferred.fromCoroutine(self._send(start.callback_url, result))
@@ -237,8 +238,7 @@ class Simulator:
         except Exception as error:  # whatever it is, it is the callback's receiver that has it
             _log.warn("a callback was not delivered: {error!r}", error=error)
             return
-        took = round(self._clock.seconds() - start.begun, 3)
-        start.delivered.append((took, status, answer.decode("utf-8", "replace")[:MAX_NOTE]))
+        start.delivered.append((sent, status, answer.decode("utf-8", "replace")[:MAX_NOTE]))
         if status == 200:
             self.stats.callbacks_accepted += 1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Event
 
 from jobproxy.lifecycle import raise_file_limit
-from tests.processes.test_draining import Answer, Client, Stage, result_of, run_stage
+from tests.processes.test_draining import Answer, Client, Stage, result_of, run_stage, wait_until
 
 FULL = "urn:jobproxy:problem:account-queue-full"
 OVERLOADED = "urn:jobproxy:problem:overloaded"
@@ -121,6 +121,10 @@ def test_no_sockets_left() -> None:
     with run_stage(upstream_idle="0") as stage:
         held = dict(enumerate(stage.hold(*range(10))))
         sender = stage.connect()
+        sender.ask("GET", "/healthz")
+        assert sender.receive().status == 200
+        # What is closed later would leave a number free for what must not have one.
+        wait_until(lambda: stage.server.connections == 0)
         use_up_files(stage, spare=5)
         connected = [stage.connect() for _ in range(40)]
         accepted = [client for client in connected if is_open(client)]

@@ -226,9 +226,12 @@ class Stage:
         return ask(f"{url or self.proxy.url}/readyz")
 
     def stop(self, url: str = "") -> None:
-        """Tell the proxy to stop, and wait until it says that it is draining."""
-        self.proxy.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "draining:" in self.proxy.log)
+        """Tell the proxy to stop, and wait until it has closed what is idle and is draining."""
+        with Client(int((url or self.proxy.url).rpartition(":")[2])) as idle:
+            idle.ask("GET", "/readyz")
+            assert idle.receive().status == 200
+            self.proxy.process.send_signal(signal.SIGTERM)
+            assert idle.is_ended()
         answer = self.ready(url)
         assert (answer.status, answer.document["reasons"]) == (503, ["draining"])
 

@@ -1,0 +1,127 @@
+"""What the proxy does, in Prometheus's words."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from attrs import define
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from jobproxy import __version__
+from jobproxy.circuit import Phase
+from jobproxy.gateway import Gateway
+from jobproxy.http1.agent import PooledAgent
+from jobproxy.http1.server import ServerFactory
+from jobproxy.tallies import Histogram
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+@define(eq=False)
+class ProxyCollector(Collector):
+    """Reads the proxy's own counts when asked; no label holds an account, an id or a token."""
+
+    _gateway: Gateway
+    _factories: Sequence[ServerFactory]
+    _agent: PooledAgent
+    _lag: Histogram
+
+    def collect(self) -> Iterable[Metric]:
+        yield InfoMetricFamily("jobproxy_build", "What runs.", {"version": __version__})
+        yield from self._collect_jobs()
+        yield from self._collect_starts()
+        yield from self._collect_connections()
+        yield _time("jobproxy_reactor_lag_seconds", "How late the event loop is.", self._lag)
+
+    def _collect_jobs(self) -> Iterator[Metric]:
+        table, lanes = self._gateway.table, self._gateway.starter.lanes
+        orphans = table.orphans()
+        gauges = {
+            "held": ("Clients that wait for their answer.", table.held),
+            "jobs": ("Jobs that have not ended.", len(table)),
+            "lanes": ("Accounts with a start that runs or waits, or a pause.", len(lanes)),
+            "queued": ("Jobs that wait to be started.", lanes.queued),
+            "starting": ("Start calls under way.", lanes.running),
+            "retained": ("Outcomes that are kept.", table.retained),
+            "retained_bytes": ("About what they take.", table.retained_bytes),
+            "orphans": ("Results that nobody waited for.", len(orphans)),
+            "draining": ("Whether the proxy is about to stop.", self._gateway.is_draining),
+        }
+        for name, (documentation, value) in gauges.items():
+            yield GaugeMetricFamily(f"jobproxy_{name}", documentation, float(value))
+        callbacks = self._gateway.callbacks
+        yield _count("jobproxy_callbacks", "Callbacks.", ("result",), _keyed(callbacks))
+        yield _time("jobproxy_job_seconds", "From the request to its result.", table.durations)
+
+    def _collect_starts(self) -> Iterator[Metric]:
+        job_server = self._gateway.starter.job_server
+        yield _count("jobproxy_starts", "Start calls.", ("result",), _keyed(job_server.results))
+        yield _time("jobproxy_start_seconds", "Of a start call.", job_server.durations)
+        circuit = GaugeMetricFamily(
+            "jobproxy_circuit",
+            "The circuit breaker's state: 1 for the one it has.",
+            labels=["state"],
+        )
+        for phase in Phase:
+            circuit.add_metric([phase.value], float(job_server.circuit.phase is phase))
+        yield circuit
+
+    def _collect_connections(self) -> Iterator[Metric]:
+        clients = sum(len(factory.connections) for factory in self._factories)
+        yield GaugeMetricFamily("jobproxy_connections", "Connections to us.", clients)
+        upstream = GaugeMetricFamily(
+            "jobproxy_upstream_connections", "Connections to the job server.", labels=["state"]
+        )
+        upstream.add_metric(["active"], self._agent.active)
+        upstream.add_metric(["idle"], self._agent.idle)
+        yield upstream
+        answers: dict[tuple[str, ...], int] = {}
+        refused: dict[tuple[str, ...], int] = {}
+        for factory in self._factories:
+            for (status, outcome), count in factory.answers.items():
+                key = (f"{status // 100}xx", outcome)
+                answers[key] = answers.get(key, 0) + count
+            for reason, count in factory.refused.items():
+                refused[reason,] = refused.get((reason,), 0) + count
+        yield _count("jobproxy_answers", "Answers to requests.", ("code", "outcome"), answers)
+        yield _count(
+            "jobproxy_refused", "What was refused before it was a request.", ("reason",), refused
+        )
+
+
+def make_registry(collector: ProxyCollector) -> CollectorRegistry:
+    """Return a registry that has the proxy's metrics, and those of its process."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def render(registry: CollectorRegistry) -> bytes:
+    """Return all metrics in Prometheus's text format, version 0.0.4."""
+    return generate_latest(registry)
+
+
+def _keyed(counter: dict[str, int]) -> dict[tuple[str, ...], int]:
+    return {(name,): count for name, count in counter.items()}
+
+
+def _count(
+    name: str, documentation: str, labels: Sequence[str], counts: dict[tuple[str, ...], int]
+) -> Metric:
+    family = CounterMetricFamily(name, documentation, labels=labels)
+    for values, count in sorted(counts.items()):
+        family.add_metric(values, count)
+    return family
+
+
+def _time(name: str, documentation: str, histogram: Histogram) -> Metric:
+    family = HistogramMetricFamily(name, documentation)
+    family.add_metric([], histogram.buckets(), histogram.total)
+    return family
