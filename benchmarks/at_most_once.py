@@ -73,6 +73,8 @@ _RETRY_AFTER = re.compile(rb"\r\nretry-after:[ \t]*(\d+)", re.IGNORECASE)
 class Load:
     """What all clients share.
 
+    :param jobs: how many are still to be sent; one that was not started is sent again, as another.
+    :ivar sent: how many were sent.
     :ivar statuses: what each job was answered with, by its number.
     :ivar answers: how often each status and kind of problem was met.
     :ivar started: how many clients were told that their job was started, was not, or may be.
@@ -81,6 +83,7 @@ class Load:
     port: int
     jobs: int
     accounts: int
+    sent: int = 0
     statuses: dict[int, int] = field(factory=dict)
     answers: Counter[str] = field(factory=Counter)
     started: Counter[str] = field(factory=Counter)
@@ -89,14 +92,15 @@ class Load:
 
     async def run(self, concurrency: int) -> None:
         """Have all jobs done by so many clients."""
-        numbers = iter(range(self.jobs))
-        clients = min(concurrency, self.jobs)
-        await asyncio.gather(*(self._work(numbers, RAMP * n / clients) for n in range(clients)))
+        await asyncio.gather(*(self._work(RAMP * n / concurrency) for n in range(concurrency)))
 
-    async def _work(self, numbers: Iterator[int], wait: float) -> None:
+    async def _work(self, wait: float) -> None:
         await asyncio.sleep(wait)
         client = Client(self.port)
-        for number in numbers:
+        while self.jobs > 0:
+            number = self.sent
+            self.sent += 1
+            self.jobs -= 1
             body = {"account": f"account-{number % self.accounts}", "wait": True, "tag": number}
             try:
                 head, answer = await asyncio.wait_for(client.exchange(body), PATIENCE)
@@ -105,7 +109,6 @@ class Load:
                 client.close()
                 continue
             self._take(number, int(head[9:12]), json.loads(answer))
-            # A client that is told when to come back, and does not care, would only waste jobs.
             if pause := _RETRY_AFTER.search(head):
                 await asyncio.sleep(int(pause[1]))
         client.close()
@@ -115,6 +118,7 @@ class Load:
         if status != 200:
             self.answers[f"{status} {answer['type'].rpartition(':')[2]}"] += 1
             self.started[answer["started"]] += 1
+            self.jobs += answer["started"] == "no"
             return
         self.answers["200"] += 1
         self.started["yes"] += 1
@@ -231,7 +235,7 @@ class Books:
         if self.recovered < RECOVERED * len(self.called_back):
             yield f"only {self.recovered} of {len(self.called_back)} lost acks were made up for"
             yield from map(str, self.not_recovered[:10])
-        if self.seen + load.started["no"] > load.jobs:
+        if self.seen + load.started["no"] > load.sent:
             yield "jobs were started whose clients were told that they were not"
         if self.stats["callbacks_sent"] < self.stats["started"] or self.not_taken:
             yield "callbacks were lost"
@@ -241,7 +245,7 @@ class Books:
     def rows(self) -> Iterator[tuple[str, object]]:
         """Yield the lines of the table."""
         stats, count = self.stats, len(self.called_back)
-        yield "jobs", self.load.jobs
+        yield "jobs", self.load.sent
         for answer, number in sorted(self.load.answers.items()):
             yield f"  answered {answer}", number
         for word in ("yes", "unknown", "no"):
@@ -250,7 +254,7 @@ class Books:
         yield "  answered busy, so not read", len(self.mishaps) - len(self.read)
         yield "  refused a connection", self.refused
         yield "  of a callback URL seen before", stats["repeated_callback_urls"]
-        yield "  jobs of which it read no start", self.load.jobs - self.seen
+        yield "  jobs of which it read no start", self.load.sent - self.seen
         yield "ambiguous faults injected", len(self.ambiguous)
         for kind in sorted(AMBIGUOUS):
             yield f"  {kind}", sum(kind in start["faults"] for start in self.read)

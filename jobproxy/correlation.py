@@ -1,7 +1,6 @@
 """The correlation table: which client waits for which job, and what became of the others."""
 
 from collections.abc import Callable
-from enum import Enum
 from typing import Any
 
 from attrs import define, field
@@ -11,9 +10,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from jobproxy.deadlines import Deadline
-from jobproxy.entries import Entry, State, Waiter
+from jobproxy.entries import Delivery, Entry, State, Waiter
 from jobproxy.messages import Report
-from jobproxy.problems import CallbackConflict, Draining, Problem
+from jobproxy.problems import Draining, Problem
+from jobproxy.quiet import Quiet
 from jobproxy.retention import Shelf
 from jobproxy.tallies import Histogram
 
@@ -27,19 +27,6 @@ MAX_NUMBER = 50_000
 MAX_BYTES = 64 * 2**20
 #: What an entry takes besides the body of its result, in bytes.
 OVERHEAD = 1_024
-
-
-class Delivery(Enum):
-    """What became of a callback that is ours."""
-
-    ACCEPTED = "accepted"
-    PROGRESS = "progress"
-    #: The job has its result already.
-    DUPLICATE = "duplicate"
-    #: Its deadline has passed, or nothing is known of it any more; the result is kept.
-    LATE = "late"
-    #: It names no job by its token, and its id is not known (yet); it is kept.
-    PARKED = "parked"
 
 
 @define(eq=False)
@@ -68,7 +55,7 @@ class CorrelationTable(Service):
     held: int = field(default=0, init=False)
     #: From the request for a job to its result.
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
-    _idle: list[Deferred[None]] = field(factory=list, init=False, repr=False)
+    _quiet: Quiet = field(factory=Quiet, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         bounds = (MAX_NUMBER, MAX_BYTES)
@@ -192,8 +179,8 @@ class CorrelationTable(Service):
     def conclude(self, entry: Entry, ack: Report) -> None:
         """Take an ack that is the job's result; nothing happens if it has one already."""
         if entry.state is not State.ENDED:
-            entry.acked = self._clock.seconds()
             entry.job_id = ack.job_id or entry.job_id
+            entry.acked = self._clock.seconds()
             self._end(entry, ack)
 
     def retract(self, entry: Entry, withdraw: Callable[[], object]) -> None:
@@ -229,12 +216,12 @@ class CorrelationTable(Service):
             # It was forgotten, or we were restarted.
             entry = self._entries[handle] = Entry(handle, self._clock.seconds())
             entry.overdue = entry.created
-        _check_id(entry, report)
+        entry.check_id(report)
         if report.is_progress:
             entry.heard = self._clock.seconds()
             return Delivery.PROGRESS
         if entry.result is not None:
-            return _compare(entry, entry.result, report)
+            return entry.compare(report)
         is_over = entry.overdue is not None or entry.outcome is not None
         delivery = Delivery.LATE if is_over and not entry.waiters else Delivery.ACCEPTED
         entry.job_id = report.job_id or entry.job_id
@@ -259,12 +246,7 @@ class CorrelationTable(Service):
 
     def when_idle(self) -> Deferred[None]:
         """Wait until nobody is held."""
-        idle: Deferred[None] = Deferred(self._idle.remove)
-        if self.held:
-            self._idle.append(idle)
-        else:
-            idle.callback(None)
-        return idle
+        return self._quiet.wait(is_quiet=not self.held)
 
     def find_orphan(self, handle: str) -> bytes | None:
         """Return the body of an orphan, if there is one of this handle."""
@@ -358,9 +340,7 @@ class CorrelationTable(Service):
     def _tell_idle(self) -> None:
         """Tell who waits for it if nobody is held; called once those who were know their answer."""
         if not self.held:
-            idle, self._idle = self._idle, []
-            for waiting in idle:
-                waiting.callback(None)
+            self._quiet.tell()
 
     def _abandon(self, waiter: Waiter) -> None:
         entry = waiter.entry
@@ -387,21 +367,3 @@ class CorrelationTable(Service):
         else:
             waiter.answered.errback(problem)
         self._tell_idle()
-
-
-def _check_id(entry: Entry, report: Report) -> None:
-    # The ids of a job that was started again can both be right.
-    known, told = entry.job_id, report.job_id
-    if entry.starts < 2 and known is not None and told is not None and known != told:
-        _log.error("job {job} got a callback about another id", job=entry.handle)
-        raise CallbackConflict("The id is not the one that the start of this job was given.")
-
-
-def _compare(entry: Entry, result: Report, report: Report) -> Delivery:
-    """Tell what a second result of a job means."""
-    if report.body != result.body:
-        if entry.starts < 2:
-            _log.error("job {job} got a second result, unlike its first", job=entry.handle)
-            raise CallbackConflict("The job has another result already.")
-        _log.warn("job {job} was started again, and both have ended", job=entry.handle)
-    return Delivery.DUPLICATE

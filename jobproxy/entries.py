@@ -6,11 +6,14 @@ from enum import Enum
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from jobproxy.deadlines import Deadline
 from jobproxy.messages import Report
-from jobproxy.problems import Problem, Started, StartUnknown, WaitOver
+from jobproxy.problems import CallbackConflict, Problem, Started, StartUnknown, WaitOver
 from jobproxy.retention import Shelf
+
+_log = Logger()
 
 
 class State(Enum):
@@ -23,6 +26,19 @@ class State(Enum):
     UNCONFIRMED = "unconfirmed"
     #: There is an outcome.
     ENDED = "ended"
+
+
+class Delivery(Enum):
+    """What became of a callback that is ours."""
+
+    ACCEPTED = "accepted"
+    PROGRESS = "progress"
+    #: The job has its result already.
+    DUPLICATE = "duplicate"
+    #: Its deadline has passed, or nothing is known of it any more; the result is kept.
+    LATE = "late"
+    #: It names no job by its token, and its id is not known (yet); it is kept.
+    PARKED = "parked"
 
 
 @define(eq=False)
@@ -112,6 +128,29 @@ class Entry:
             problem = WaitOver("The job was started, but its callback did not come in time.")
         problem.started = self.started
         return self.mark(problem)
+
+    def check_id(self, report: Report) -> None:
+        """Look whether a callback can be about this job.
+
+        :raises CallbackConflict: if it names another job than the ack did.
+        """
+        known, told = self.job_id, report.job_id
+        # The ids of a job that was started again can both be right.
+        if self.starts < 2 and known is not None and told is not None and known != told:
+            _log.error("job {job} got a callback about another id", job=self.handle)
+            raise CallbackConflict("The id is not the one that the start of this job was given.")
+
+    def compare(self, report: Report) -> Delivery:
+        """Tell what a second result of the job means.
+
+        :raises CallbackConflict: if it is not the first one once more.
+        """
+        if self.result is None or report.body != self.result.body:
+            if self.starts < 2:
+                _log.error("job {job} got a second result, unlike its first", job=self.handle)
+                raise CallbackConflict("The job has another result already.")
+            _log.warn("job {job} was started again, and both have ended", job=self.handle)
+        return Delivery.DUPLICATE
 
 
 @define(eq=False)

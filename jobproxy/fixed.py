@@ -1,15 +1,19 @@
 """Correlation by the job server's own ids, for job servers that call back one fixed URL."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from attrs import define, field
+from twisted.logger import Logger
 
-from jobproxy.correlation import MAX_BYTES, CorrelationTable, Delivery
-from jobproxy.entries import Entry, State
+from jobproxy.correlation import MAX_BYTES, CorrelationTable
+from jobproxy.entries import Delivery, Entry, State
 from jobproxy.messages import Report
 from jobproxy.problems import CallbackConflict, Fault, InvalidRequest
 from jobproxy.retention import Shelf
+
+_log = Logger()
 
 #: Callbacks that are kept until their job's ack tells the id.
 MAX_PARKED = 10_000
@@ -46,13 +50,12 @@ class IdTable(CorrelationTable):
         withdraw: Callable[[], object] | None = None,
     ) -> None:
         super().advance(entry, state, ack=ack, withdraw=withdraw)
-        if ack is None or ack.job_id is None or self.find(entry.handle) is None:
-            return
-        self._name(entry, ack.job_id)
-        report = self._parked.find(ack.job_id)
-        if report is not None:
-            self._parked.take(ack.job_id)
-            self.complete(entry.handle, report)
+        if ack is not None:
+            self._unpark(entry, ack)
+
+    def conclude(self, entry: Entry, ack: Report) -> None:
+        super().conclude(entry, ack)
+        self._unpark(entry, ack)
 
     def complete_by_id(self, report: Report) -> Delivery:
         """Take what the job server says of the job with the report's id.
@@ -81,6 +84,22 @@ class IdTable(CorrelationTable):
         self._parked.clear()
         return stopping
 
+    def _unpark(self, entry: Entry, ack: Report) -> None:
+        """Remember what id a job has, and deliver what came before that was known."""
+        job_id = ack.job_id
+        if job_id is None or self.find(entry.handle) is None:
+            return
+        other = self._ids.get(job_id)
+        if other is not None and other.result is None:
+            _log.error("jobs {one} and {other} have one id", one=other.handle, other=entry.handle)
+            return
+        self._name(entry, job_id)
+        report = self._parked.find(job_id)
+        if report is not None:
+            self._parked.take(job_id)
+            with suppress(CallbackConflict):
+                self.complete(entry.handle, report)
+
     def _disown(self, report: Report) -> None:
         """Keep the result of a job whose ack never came."""
         assert report.job_id is not None
@@ -89,11 +108,11 @@ class IdTable(CorrelationTable):
         self._name(self._entries[handle], report.job_id)
 
     def _name(self, entry: Entry, job_id: str) -> None:
-        if job_id not in self._ids:
-            self._ids[job_id] = entry
-            self._ids_of.setdefault(entry.handle, []).append(job_id)
+        self._ids[job_id] = entry
+        self._ids_of.setdefault(entry.handle, []).append(job_id)
 
     def _forget(self, entry: Entry) -> None:
         super()._forget(entry)
         for job_id in self._ids_of.pop(entry.handle, ()):
-            del self._ids[job_id]
+            if self._ids.get(job_id) is entry:
+                del self._ids[job_id]

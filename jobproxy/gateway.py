@@ -8,8 +8,8 @@ from hashlib import blake2b
 from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 
-from jobproxy.correlation import CorrelationTable, Delivery
-from jobproxy.entries import Entry, State
+from jobproxy.correlation import CorrelationTable
+from jobproxy.entries import Delivery, Entry, State
 from jobproxy.fixed import IdTable
 from jobproxy.messages import Job, parse_report
 from jobproxy.problems import (

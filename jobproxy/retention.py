@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from attrs import define, field
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
+
+from jobproxy.deadlines import Deadline
 
 #: Seconds by which something may be kept too long, so that not each thing needs a timer.
 SLACK = 1.0
@@ -32,7 +34,7 @@ class Shelf(Generic[Kept]):
     _things: OrderedDict[str, tuple[Kept, float, int]] = field(
         factory=OrderedDict, init=False, repr=False
     )
-    _timer: IDelayedCall | None = field(default=None, init=False)
+    _timer: Deadline | None = field(default=None, init=False)
     #: Bytes of all that is kept.
     size: int = field(default=0, init=False)
 
@@ -57,7 +59,7 @@ class Shelf(Generic[Kept]):
         self._things[name] = (thing, self._clock.seconds() + self._seconds, size)
         self.size += size
         if self._timer is None:
-            self._timer = self._clock.callLater(self._seconds, self._sweep)
+            self._timer = Deadline(self._clock, self._seconds, self._sweep)
         while len(self._things) > self._max_number or self.size > self._max_bytes:
             self._drop_oldest()
 
@@ -86,6 +88,6 @@ class Shelf(Generic[Kept]):
         while self._things:
             _, due, _ = next(iter(self._things.values()))
             if due > now:
-                self._timer = self._clock.callLater(max(SLACK, due - now), self._sweep)
+                self._timer = Deadline(self._clock, max(SLACK, due - now), self._sweep)
                 return
             self._drop_oldest()

@@ -8,8 +8,7 @@ from klein import Klein
 from twisted.internet.defer import Deferred
 
 from jobproxy.answers import answer
-from jobproxy.correlation import Delivery
-from jobproxy.entries import Entry
+from jobproxy.entries import Delivery, Entry
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.messages import parse_job

@@ -7,8 +7,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy import correlation
-from jobproxy.correlation import LIFETIME, OVERHEAD, CorrelationTable, Delivery
-from jobproxy.entries import Entry, State
+from jobproxy.correlation import LIFETIME, OVERHEAD, CorrelationTable
+from jobproxy.entries import Delivery, Entry, State
 from jobproxy.messages import Report
 from jobproxy.problems import CallbackConflict, Draining, Internal, StartUnknown, WaitOver
 

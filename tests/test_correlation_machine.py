@@ -13,8 +13,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from jobproxy import correlation
-from jobproxy.correlation import CorrelationTable, Delivery
-from jobproxy.entries import Entry, State
+from jobproxy.correlation import CorrelationTable
+from jobproxy.entries import Delivery, Entry, State
 from jobproxy.messages import Report
 from jobproxy.problems import CallbackConflict, Draining, Internal
 

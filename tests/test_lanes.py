@@ -11,6 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobproxy.lanes import Lanes
 from jobproxy.problems import AccountQueueFull
 
+ACCOUNTS = st.sampled_from("abcd")
+
 
 class LanesTests(SynchronousTestCase):
     """Single rules."""
@@ -75,28 +77,220 @@ class LanesTests(SynchronousTestCase):
         self.assertEqual(len(lanes), 0)
 
 
+class PauseTests(SynchronousTestCase):
+    """Accounts that get no places for some time, and starts that come back."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.lanes = Lanes(self.clock, per_account=1, queue_per_account=2, total=2)
+        self.order: list[str] = []
+
+    def tearDown(self) -> None:
+        super().tearDown()
+        self.assertEqual(len(self.lanes), 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def note(self, place: Deferred[None], name: str) -> Deferred[None]:
+        return place.addCallback(lambda _: self.order.append(name))
+
+    def test_pauses(self) -> None:
+        """S17: a paused account gets no place until its time is over; another one does."""
+        self.lanes.pause("a", 5)
+        waiting, other = self.lanes.enter("a"), self.lanes.enter("b")
+        self.successResultOf(other)
+        self.lanes.leave("b")
+        self.clock.advance(4.75)
+        self.assertNoResult(waiting)
+        self.clock.advance(0.25)
+        self.successResultOf(waiting)
+        self.lanes.leave("a")
+
+    def test_longer_pause_stays(self) -> None:
+        """S17: of two pauses of an account the one that ends later counts."""
+        for seconds, longest in ((5, 5), (8, 8), (3, 8)):
+            self.lanes.pause("a", seconds)
+            self.assertEqual(self.lanes.paused_for("a"), longest)
+        self.clock.advance(6)
+        self.assertEqual(self.lanes.paused_for("a"), 2)
+        self.lanes.pause("a", 3)
+        self.clock.advance(2)
+        self.assertEqual(self.lanes.paused_for("a"), 1)
+        self.assertEqual(len(self.lanes), 1)
+        self.clock.advance(1)
+        self.assertEqual(self.lanes.paused_for("a"), 0)
+
+    def test_not_paused(self) -> None:
+        """S17: only what is paused has a pause, whether it is known or not."""
+        self.successResultOf(self.lanes.enter("a"))
+        for account in "ab":
+            self.assertEqual(self.lanes.paused_for(account), 0)
+        self.lanes.leave("a")
+
+    def test_pause_takes_the_turn_away(self) -> None:
+        """S17: an account that is paused while it waits for a turn has none until it goes on."""
+        for account in "ab":
+            self.successResultOf(self.lanes.enter(account))
+        for account in "cde":
+            self.note(self.lanes.enter(account), account)
+        self.lanes.pause("c", 5)
+        self.lanes.leave("a")
+        self.assertEqual(self.order, ["d"])
+        self.clock.advance(5)
+        self.lanes.leave("b")
+        self.lanes.leave("d")
+        self.assertEqual(self.order, ["d", "e", "c"])
+        self.lanes.leave("c")
+        self.lanes.leave("e")
+
+    def test_pause_while_one_runs(self) -> None:
+        """S17: a start that runs goes on in a pause, and no next one follows before its end."""
+        self.successResultOf(self.lanes.enter("a"))
+        waiting = self.lanes.enter("a")
+        self.lanes.pause("a", 5)
+        self.lanes.leave("a")
+        self.assertNoResult(waiting)
+        self.clock.advance(5)
+        self.successResultOf(waiting)
+        self.lanes.leave("a")
+
+    def test_gives_up_in_a_pause(self) -> None:
+        """Q15: who gives up while the account is paused gets no place when the pause ends."""
+        self.lanes.pause("a", 5)
+        waiting = self.lanes.enter("a")
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(len(self.lanes), 1)
+        self.clock.advance(5)
+
+    def test_no_place_for_a_moment(self) -> None:
+        """S17: in a pause an account may queue as many starts as ever, and no more."""
+        self.lanes.pause("a", 5)
+        places = [self.lanes.enter("a") for _ in range(2)]
+        with self.assertRaises(AccountQueueFull):
+            self.lanes.enter("a")
+        self.clock.advance(5)
+        for place in places:
+            self.successResultOf(place)
+            self.lanes.leave("a")
+
+    def test_comes_back_first(self) -> None:
+        """S17: a start that comes back is the account's first one, and fits into a full queue."""
+        self.successResultOf(self.lanes.enter("a"))
+        for name in ("second", "third"):
+            self.note(self.lanes.enter("a"), name)
+        self.note(self.lanes.come_back("a"), "first")
+        for _ in range(4):
+            self.lanes.leave("a")
+        self.assertEqual(self.order, ["first", "second", "third"])
+
+    def test_comes_back_alone(self) -> None:
+        """S17: a start that comes back to an account with nothing else to do runs at once."""
+        self.successResultOf(self.lanes.come_back("a"))
+        self.assertEqual(len(self.lanes), 1)
+        self.lanes.leave("a")
+
+
+class RateTests(SynchronousTestCase):
+    """L1: when an account whose queue is full is told to come again."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.lanes = Lanes(self.clock, per_account=1, queue_per_account=6, total=1)
+        for _ in range(7):
+            self.lanes.enter("a")
+
+    def refuse(self) -> int | None:
+        with self.assertRaises(AccountQueueFull) as caught:
+            self.lanes.enter("a")
+        self.assertEqual(caught.exception.started, "no")
+        return caught.exception.retry_after
+
+    def end(self, count: int) -> None:
+        """Have starts end, and as many more come."""
+        for _ in range(count):
+            self.lanes.leave("a")
+            self.lanes.enter("a")
+
+    def test_unknown(self) -> None:
+        """L1: as long as no start has ended, nothing better is known than to try again soon."""
+        self.clock.advance(5)
+        self.assertEqual(self.refuse(), 1)
+
+    def test_observed(self) -> None:
+        """L1: the queue of 6 is gone in 3 seconds at the 2 starts a second that were seen."""
+        self.clock.advance(4)
+        self.end(8)
+        self.assertEqual(self.refuse(), 3)
+
+    def test_rounded_up(self) -> None:
+        """L1: a part of a second is a whole one."""
+        self.clock.advance(4)
+        self.end(7)
+        self.assertEqual(self.refuse(), 4)
+
+    def test_first_second(self) -> None:
+        """L1: what ends within the first second is not taken for more than it is."""
+        self.clock.advance(0.25)
+        self.end(2)
+        self.assertEqual(self.refuse(), 3)
+
+    def test_no_more_than_a_minute(self) -> None:
+        """L1: however slow it is, nobody is told to stay away for more than a minute."""
+        self.clock.advance(20)
+        self.end(2)
+        self.assertEqual(self.refuse(), 60)
+        self.clock.advance(600)
+        self.assertEqual(self.refuse(), 60)
+
+    def test_begins_anew(self) -> None:
+        """L1: the rate is that of the time since the account has had something to do."""
+        for _ in range(7):
+            self.lanes.leave("a")
+        self.clock.advance(1_000)
+        for _ in range(7):
+            self.lanes.enter("a")
+        self.clock.advance(1)
+        self.end(6)
+        self.assertEqual(self.refuse(), 1)
+
+
 class LanesMachine(RuleBasedStateMachine):
-    """Starts that come, leave the queue and end in any order."""
+    """Starts that come, give up, end and come back, and accounts that pause, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lanes = Lanes(Clock(), per_account=2, queue_per_account=3, total=4)
+        self.clock = Clock()
+        self.lanes = Lanes(self.clock, per_account=2, queue_per_account=3, total=4)
+        #: In the order in which each account's have to be served.
         self.waiting: list[tuple[str, Deferred[None]]] = []
         self.running: list[str] = []
+        #: When each pause ends.
+        self.paused: dict[str, float] = {}
 
-    @rule(account=st.sampled_from("abcd"))
+    @rule(account=ACCOUNTS)
     def enter(self, account: str) -> None:
         queued = [a for a, _ in self.waiting].count(account)
         try:
             place = self.lanes.enter(account)
         except AccountQueueFull:
-            assert queued == 3
+            assert queued >= 3
             return
-        self.waiting.append((account, place))
+        assert queued < 3
+        self.await_place(account, place, len(self.waiting))
+
+    @rule(account=ACCOUNTS)
+    def come_back(self, account: str) -> None:
+        self.await_place(account, self.lanes.come_back(account), 0)
+
+    def await_place(self, account: str, place: Deferred[None], at: int) -> None:
+        self.waiting.insert(at, (account, place))
         place.addCallback(lambda _: self._run(account, place))
         place.addErrback(lambda failure: failure.trap(CancelledError) and None)
 
     def _run(self, account: str, place: Deferred[None]) -> None:
+        assert account not in self.paused
         first = next(entry for entry in self.waiting if entry[0] == account)
         assert first[1] is place, "first come, first served"
         self.waiting.remove(first)
@@ -116,14 +310,43 @@ class LanesMachine(RuleBasedStateMachine):
         self.waiting.remove(entry)
         entry[1].cancel()
 
+    @rule(account=ACCOUNTS, seconds=st.integers(1, 5))
+    def pause(self, account: str, seconds: int) -> None:
+        self.lanes.pause(account, seconds)
+        end = self.clock.seconds() + seconds
+        self.paused[account] = max(end, self.paused.get(account, 0))
+
+    @rule(seconds=st.integers(1, 3))
+    def pass_time(self, seconds: int) -> None:
+        for _ in range(seconds):
+            now = self.clock.seconds() + 1
+            self.paused = {account: end for account, end in self.paused.items() if end > now}
+            self.clock.advance(1)
+
     @invariant()
     def is_bounded_and_busy(self) -> None:
         running = Counter(self.running)
         assert len(self.running) <= 4
         assert all(count <= 2 for count in running.values())
         if len(self.running) < 4:
-            assert all(running[account] == 2 for account, _ in self.waiting), "room is used"
-        assert len(self.lanes) == len(set(self.running) | {a for a, _ in self.waiting})
+            stuck = {account for account, _ in self.waiting if running[account] < 2}
+            assert stuck <= self.paused.keys(), "room is used"
+
+    @invariant()
+    def knows_who_has_something_to_do(self) -> None:
+        waiting = {account for account, _ in self.waiting}
+        assert len(self.lanes) == len(waiting | set(self.running) | self.paused.keys())
+        for account in "abcd":
+            end = self.paused.get(account, self.clock.seconds())
+            assert self.lanes.paused_for(account) == end - self.clock.seconds()
+
+    def teardown(self) -> None:
+        self.pass_time(5)
+        while self.running:
+            self.lanes.leave(self.running.pop())
+        assert self.waiting == []
+        assert len(self.lanes) == 0
+        assert self.clock.getDelayedCalls() == []
 
 
 LanesMachineTests = LanesMachine.TestCase

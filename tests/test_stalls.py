@@ -12,6 +12,9 @@ import pytest
 import pytest_twisted
 from attrs import define, field
 from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from jobproxy.correlation import CorrelationTable
 from jobproxy.tap import Options, makeService
@@ -22,6 +25,29 @@ from tests.test_edge_sockets import until
 #: Seconds until the deadline, and how long nothing turns.
 TIME = 0.5
 STALL = 0.8
+
+
+@implementer(IReadDescriptor)
+@define(eq=False)
+class Staller:
+    """Stalls the loop while it reads, so that timers which are due meanwhile come next."""
+
+    _end: socket.socket
+    _act: Callable[[], object]
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    def logPrefix(self) -> str:
+        return "staller"
+
+    def doRead(self) -> None:
+        reactor.removeReader(self)
+        self._act()
+        time.sleep(STALL)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Nothing is left to do."""
 
 
 @define(eq=False)
@@ -55,13 +81,10 @@ class Stage:
 
     async def stall(self, act: Callable[[], object]) -> None:
         """Have something happen, and then no turn of the loop until all deadlines are over."""
-
-        def stay() -> None:
-            act()
-            time.sleep(STALL)
-
         assert self.table.held
-        reactor.callLater(0, stay)
+        near, far = map(self._sockets.enter_context, socket.socketpair())
+        reactor.addReader(Staller(near, act))
+        far.send(b"!")
         await until(lambda: not self.table.held)
 
 
@@ -167,4 +190,4 @@ async def test_nothing_came() -> None:
         await stage.stall(lambda: None)
         assert time.monotonic() - begin < STALL + 0.5
         answer = read_answer(client)
-        assert (answer.status, answer.json["started"]) == (504, "unknown")
+        assert (answer.status, answer.json["started"]) == (504, "yes")

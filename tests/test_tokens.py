@@ -1,5 +1,6 @@
 """Tokens: only ours are verified."""
 
+import hmac
 import string
 
 from hypothesis import given
@@ -72,6 +73,70 @@ class TokenTests(SynchronousTestCase):
         clock.advance(1)
         self.assertIsNone(signer.verify(token.text))
 
+    def test_expires_to_the_second(self) -> None:
+        """B6: the lifetime is counted from the second in which a token was made."""
+        clock = Clock()
+        clock.advance(1_800_000_000.75)
+        signer = TokenSigner([OLD], lifetime=60, now=clock.seconds)
+        token = signer.mint()
+        clock.advance(59.25)
+        self.assertEqual(signer.verify(token.text), token.handle)
+        clock.advance(0.25)
+        self.assertIsNone(signer.verify(token.text))
+
+    def test_lives_for_a_day(self) -> None:
+        """B3: if nothing else is said, a callback has a day to come."""
+        clock = Clock()
+        clock.advance(1_800_000_000)
+        signer = TokenSigner([OLD], now=clock.seconds)
+        token = signer.mint()
+        clock.advance(86_400)
+        self.assertEqual(signer.verify(token.text), token.handle)
+        clock.advance(1)
+        self.assertIsNone(signer.verify(token.text))
+
+    def test_wall_clock_steps(self) -> None:
+        """T1, T2: a step of the wall clock by an hour makes no forgery of a token."""
+        clock = Clock()
+        clock.advance(1_800_000_000)
+        signer = TokenSigner([OLD], now=clock.seconds)
+        token = signer.mint()
+        for step in (3_600, -7_200):
+            clock.advance(step)
+            self.assertEqual(signer.verify(token.text), token.handle)
+
+    def test_form(self) -> None:
+        """B3: a token is the same for every node and every version that has the same key."""
+        signer = TokenSigner(
+            [OLD], lifetime=60, now=lambda: 1_800_000_000.5, entropy=lambda size: bytes(range(size))
+        )
+        text = "AGtJ0jwAAQIDBAUGBwgJCgsMDQ4P.fQn_FIVuWfU0wjFOuzdNvA"
+        self.assertEqual(signer.mint().text, text)
+        self.assertEqual(signer.verify(text), "AGtJ0jwAAQIDBAUGBwgJCgsMDQ4P")
+
+    def test_parts_of_two_tokens(self) -> None:
+        """B6: the signature of one token is none of another."""
+        signer = TokenSigner([OLD])
+        (one, _), (_, other) = (signer.mint().text.split(".") for _ in range(2))
+        self.assertIsNone(signer.verify(f"{one}.{other}"))
+
+    def test_compares_with_every_key(self) -> None:
+        """B6: the time taken does not tell which key signed a token, or how much of it is right."""
+        signer = TokenSigner([NEW, OLD])
+        compared: list[bytes] = []
+        compare = hmac.compare_digest
+
+        def watch(right: bytes, given: bytes) -> bool:
+            compared.append(given)
+            return compare(right, given)
+
+        self.patch(hmac, "compare_digest", watch)
+        texts = [key_holder.mint().text for key_holder in (signer, TokenSigner([OLD]))]
+        for text in (*texts, "forged.mac", "forged", ""):
+            compared.clear()
+            signer.verify(text)
+            self.assertEqual(compared, 2 * [text.partition(".")[2].encode()])
+
     def test_is_not_shown(self) -> None:
         """What is logged of a token is its public part; of a signer, no key."""
         signer = TokenSigner([OLD])
@@ -82,6 +147,7 @@ class TokenTests(SynchronousTestCase):
 
     def test_short_keys(self) -> None:
         """A key that could be guessed is refused."""
-        for keys in ([], [b"short"], [OLD, b"short"]):
+        for keys in ([], [b"short"], [OLD, b"short"], [b"x" * 31]):
             with self.assertRaises(ValueError):
                 TokenSigner(keys)
+        self.assertTrue(TokenSigner([b"x" * 32]).mint())

@@ -19,6 +19,7 @@ from jobproxy.http1.reader import RequestReader
 from jobproxy.http1.request import Request, write_head
 from jobproxy.http1.sending import EagerWriter, find_send
 from jobproxy.problems import Problem, RequestTimeout, describe, status_of
+from jobproxy.quiet import Quiet
 
 #: When a client that vanished without a word is given up: probes after 30 s, 10 s apart, 3 lost.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
@@ -318,7 +319,7 @@ class ServerFactory(Factory):
         self.answers: Counter[tuple[int, str]] = Counter()
         #: Whether every connection is closed as soon as nothing is under way on it.
         self.is_draining = False
-        self._empty: list[Deferred[None]] = []
+        self._quiet = Quiet()
         self.refused: Counter[str] = Counter()
         self._fixed_until = 0
         self._fixed = b""
@@ -334,20 +335,13 @@ class ServerFactory(Factory):
 
     def when_empty(self) -> Deferred[None]:
         """Wait until there is no connection, and so nothing that still has to be sent."""
-        empty: Deferred[None] = Deferred(self._empty.remove)
-        if self.connections:
-            self._empty.append(empty)
-        else:
-            empty.callback(None)
-        return empty
+        return self._quiet.wait(is_quiet=not self.connections)
 
     def remove(self, connection: ServerProtocol) -> None:
         """Count a connection no longer; called by that connection."""
         self.connections.discard(connection)
         if not self.connections:
-            waiting, self._empty = self._empty, []
-            for empty in waiting:
-                empty.callback(None)
+            self._quiet.tell()
 
     def fixed_headers(self) -> bytes:
         """Return the header lines of every answer; the date is in whole seconds."""

@@ -29,8 +29,7 @@ def test_at_most_once() -> None:
     assert books["ambiguous, and the callback came"] > 150
     assert books["refused a connection"] > 0
     assert books["answered busy, so not read"] > 50
-    # On a machine with other work the port stays closed for so long that the circuit opens.
-    assert books["answered 200"] > 5_000
+    assert books["answered 200"] > 9_500
 
 
 @pytest.mark.timeout(120)
@@ -38,7 +37,7 @@ def test_at_least_once() -> None:
     """S6, S18: with --retry always no job is started more often than a start was in doubt."""
     books = keep_books("--jobs", "1000", "--concurrency", "100", "--retry", "always")
     assert 0 < books["of a callback URL seen before"] <= books["ambiguous faults injected"]
-    assert books["answered 200"] > 900
+    assert books["answered 200"] > 980
 
 
 def test_refused() -> None:

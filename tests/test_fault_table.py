@@ -1,0 +1,55 @@
+"""docs/faults.rst: every fault is in it, with a test that proves what it says."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+TABLE = (TESTS.parent / "docs" / "faults.rst").read_text(encoding="utf-8")
+#: How many rows there are of each kind.
+ROWS = {"S": 23, "B": 14, "Q": 24, "L": 6, "G": 7, "T": 3}
+_ROW = re.compile(r"\b([SBQLGT][1-9][0-9]?)\b")
+
+
+def read_table() -> dict[str, list[str]]:
+    """Return the tests that each row names, as module::test."""
+    rows = re.split(r"^   \* - (?=[A-Z][0-9]+\n)", TABLE, flags=re.MULTILINE)[1:]
+    return {row.split("\n")[0]: re.findall(r"``(test_\w+::test_\w+)``", row) for row in rows}
+
+
+def read_tests() -> Iterator[tuple[str, set[str]]]:
+    """Yield the name of each test, and the rows that its docstring says it proves."""
+    for path in TESTS.rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                claim = (ast.get_docstring(node) or "").partition(":")[0]
+                if node.name.startswith("test_") and re.fullmatch(r"[A-Z0-9, ]+", claim):
+                    yield f"{path.stem}::{node.name}", set(_ROW.findall(claim))
+
+
+PROVED = read_table()
+CLAIMS: dict[str, set[str]] = {}
+for _test, _rows in read_tests():
+    CLAIMS.setdefault(_test, set()).update(_rows)
+
+
+def test_complete() -> None:
+    """Every row is there, in order."""
+    expected = [f"{kind}{number + 1}" for kind, count in ROWS.items() for number in range(count)]
+    assert list(PROVED) == expected
+
+
+@pytest.mark.parametrize("row", PROVED)
+def test_proved(row: str) -> None:
+    """Each row names tests, which exist and name the row."""
+    assert PROVED[row]
+    for test in PROVED[row]:
+        assert row in CLAIMS.get(test, set()), f"{test} does not claim to prove {row}"
+
+
+def test_nothing_else_is_claimed() -> None:
+    """No test claims to prove a row that is not there."""
+    assert {row for rows in CLAIMS.values() for row in rows} <= PROVED.keys()
