@@ -358,6 +358,9 @@ class CorrelationTable(Service):
         entry.is_detached |= wants_state
         self._dismiss(waiter)
         problem = entry.overrun()
+        if entry.is_wanted and problem.started == "no":
+            # It will be started for those who go on waiting.
+            problem.started = "unknown"
         if not (waiter.is_poll or entry.is_wanted):
             entry.overdue = self._clock.seconds()
             if entry.state is State.QUEUED:

@@ -273,9 +273,9 @@ class EndingTests(TableTestCase):
         other = self.table.wait(entry, 20)
         self.clock.advance(10)
         problem = self.failureResultOf(waiting, WaitOver).value
-        self.assertEqual((problem.started, problem.job, self.withdrawn), ("no", "a", []))
+        self.assertEqual((problem.started, problem.job, self.withdrawn), ("unknown", "a", []))
         self.clock.advance(10)
-        self.failureResultOf(other, WaitOver)
+        self.assertEqual(self.failureResultOf(other, WaitOver).value.started, "no")
         self.assertEqual(self.withdrawn, ["a"])
         self.failureResultOf(self.table.wait(entry, 30), WaitOver)
 

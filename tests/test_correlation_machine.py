@@ -409,13 +409,14 @@ class CorrelationMachine(RuleBasedStateMachine):
     def expire(self, waiting: Waiting) -> None:
         job, kind = waiting.job, waiting.kind
         problem = "StartUnknown" if job.started == "unknown" else "WaitOver"
-        told = f"{problem} {job.started}"
         others = [
             other for other in job.waiting if other is not waiting and other.kind is not Kind.POLL
         ]
         is_async = kind in {Kind.ASYNC, Kind.PATIENT}
         job.is_detached |= is_async and job.state is not State.UNCONFIRMED
         is_wanted = job.is_detached or others
+        started = "unknown" if is_wanted and job.started == "no" else job.started
+        told = f"{problem} {started}"
         ends = job.state is State.QUEUED and not (is_wanted or kind is Kind.POLL)
         takes_state = kind is Kind.POLL or (
             kind is not Kind.HELD and job.state is not State.UNCONFIRMED
