@@ -4,14 +4,11 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
-#: Turns of the loop between the time and the verdict. Twisted runs the timers first; it then takes
-#: one turn to accept a connection that came meanwhile, and one to read from it.
-TURNS = 2
-#: Seconds by which a timer is late after a stall.
-STALL = 0.05
-#: Turns after a stall: Twisted accepts one connection in the first, and up to 20 more in each next
-#: one, so that these are enough for the longest queue of a listening socket.
-TURNS_AFTER_STALL = 24
+#: Turns of the loop between the time and the verdict. Twisted runs the timers first. After a stall,
+#: which may have ended a while before the time, it then accepts one connection in the first turn,
+#: and 20 more in each next one, until the longest queue of a listening socket is empty; these are
+#: enough for that, and cost some microseconds each.
+TURNS = 24
 
 
 class Deadline:
@@ -25,7 +22,7 @@ class Deadline:
     def __init__(self, clock: IReactorTime, seconds: float, call: Callable[[], object]) -> None:
         self._clock = clock
         self._call = call
-        self._turns = -1
+        self._turns = TURNS
         self.at = clock.seconds() + seconds
         self._timer = clock.callLater(seconds, self._check)
 
@@ -41,9 +38,6 @@ class Deadline:
             self._timer.cancel()
 
     def _check(self) -> None:
-        if self._turns < 0:
-            is_late = self._clock.seconds() > self.at + STALL
-            self._turns = TURNS_AFTER_STALL if is_late else TURNS
         if not self._turns:
             self._call()
             return

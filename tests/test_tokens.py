@@ -150,4 +150,4 @@ class TokenTests(SynchronousTestCase):
         for keys in ([], [b"short"], [OLD, b"short"], [b"x" * 31]):
             with self.assertRaises(ValueError):
                 TokenSigner(keys)
-        self.assertTrue(TokenSigner([b"x" * 32]).mint())
+        self.assertTrue(TokenSigner([b"x" * 32, b"y" * 33]).mint())
