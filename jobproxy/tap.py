@@ -1,5 +1,6 @@
 """``twistd jobproxy``: its options, and the wiring of its services."""
 
+import os
 import random
 import secrets
 import time
@@ -28,6 +29,7 @@ from jobproxy.http1.server import ServerFactory
 from jobproxy.lag import LagMeter
 from jobproxy.lanes import Lanes
 from jobproxy.metrics import ProxyCollector, make_registry
+from jobproxy.notify import Notifier, Pulse
 from jobproxy.options import (
     DaemonOptions,
     Option,
@@ -213,17 +215,34 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     metrics = MetricsRoutes(make_registry(ProxyCollector(gateway, factories, agent, meter.lag)))
     daemon = lifecycle.Daemon("jobproxy")
     daemon.when_running, daemon.wake = reactor.callWhenRunning, reactor.callFromThread
+    notifier = Notifier.from_environment(os.environ, os.getpid())
+    pulse = Pulse(reactor, notifier, reactor.callWhenRunning, lambda: gateway.table.held)
     # Services stop in reverse order: the ports close before the held clients are answered.
+    pulse.setServiceParent(daemon)
     meter.setServiceParent(daemon)
     gateway.table.setServiceParent(daemon)
+    callbacks = None
+    handed_on = []
     for descriptions, routes in _share_out(config, gateway, metrics, reactor):
         limits = ServerLimits(body=config["max-body"])
         factory = ServerFactory(make_resource(*routes), reactor, limits=limits)
         factories.append(factory)
+        if descriptions is config["callback-listen"]:
+            callbacks = factory
         for description in descriptions:
-            strports.service(description, factory, reactor).setServiceParent(daemon)
-    daemon.way_out = Drain(reactor, gateway, factories, config["drain-timeout"])
+            port = strports.service(description, factory, reactor)
+            port.setServiceParent(daemon)
+            if descriptions is config["listen"] and _is_handed_on(config, description):
+                handed_on.append(port)
+    daemon.way_out = Drain(
+        reactor, gateway, factories, config["drain-timeout"], notifier, callbacks, handed_on
+    )
     return daemon
+
+
+def _is_handed_on(config: Options, description: str) -> bool:
+    """Whether an endpoint for clients outlives us, and can be left as no callback comes there."""
+    return description.startswith("systemd:") and bool(config["callback-listen"])
 
 
 def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:

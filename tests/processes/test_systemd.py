@@ -1,0 +1,369 @@
+"""The units of deploy/systemd, and a proxy under a stand-in for the manager that runs them."""
+
+import asyncio
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+from attrs import define, field
+
+from jobproxy.sandbox.processes import DaemonProcess, find_free_port, find_script
+from jobproxy.tap import Options
+from tests.processes.support import ROOT, run
+from tests.processes.test_draining import Client, ask, result_of, run_stage, serve_jobs, wait_until
+from tests.test_notify import Manager
+
+UNITS = ROOT / "deploy" / "systemd"
+SECRET = "a key of thirty-two bytes or more"
+
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd is not installed"
+)
+
+#: Does what the manager does between fork and exec; the sockets are the last arguments.
+EXEC = """
+import os, sys
+sockets = [int(number) for number in sys.argv[1].split(",")]
+for number, inherited in enumerate(sockets, 3):
+    os.dup2(inherited, number)
+    os.close(inherited)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def read_unit(name: str) -> dict[str, list[str]]:
+    """Return the settings of a unit; each may be there several times."""
+    settings = defaultdict(list)
+    for key, value in re.findall(r"^(\w+)=(.*)$", (UNITS / name).read_text(), re.MULTILINE):
+        settings[key].append(value)
+    return settings
+
+
+def analyze(folder: Path, *arguments: str) -> str:
+    """Have systemd look at the units as if we were installed where they say."""
+    for unit in UNITS.iterdir():
+        text = unit.read_text().replace("/opt/jobproxy/bin", sysconfig.get_path("scripts"))
+        (folder / unit.name).write_text(text)
+    units = sorted(str(unit) for unit in folder.iterdir() if unit.name.endswith(arguments[-1]))
+    done = subprocess.run(
+        ["systemd-analyze", *arguments[:-1], *units],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@needs_systemd
+def test_units(tmp_path: Path) -> None:
+    """Systemd has nothing to say about the units."""
+    assert analyze(tmp_path, "verify", "--man=no", "") == ""
+
+
+@needs_systemd
+def test_hardening(tmp_path: Path) -> None:
+    """An attacker who takes over the process can do next to nothing: 1.5 of 10 at most."""
+    told = analyze(
+        tmp_path, "security", "--offline=true", "--no-pager", "--threshold=15", ".service"
+    )
+    exposure = re.search(r"Overall exposure level for jobproxy.service: ([\d.]+)", told)
+    assert exposure is not None
+    assert float(exposure[1]) <= 1.5
+
+
+def test_time_to_drain() -> None:
+    """G1: the manager gives the proxy ten seconds more than it takes at most to drain."""
+    (option,) = [option for option in Options.table if option.name == "drain-timeout"]
+    (stop,) = read_unit("jobproxy.service")["TimeoutStopSec"]
+    assert int(stop) == int(option.default or 0) + 10
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    """Listen to what a proxy tells its manager."""
+    manager = Manager(str(tmp_path / "notify"))
+    with manager.socket:
+        yield manager
+
+
+def wait_for(manager: Manager, name: str, seconds: float = 20.0) -> dict[str, str]:
+    """Return the next message with a field, or nothing if none comes in time."""
+    deadline = time.monotonic() + seconds
+    while manager.has_message(deadline - time.monotonic()):
+        message = manager.receive_one()
+        if name in message:
+            return message
+    return {}
+
+
+def test_ready(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G5: whoever is told that the proxy is ready can connect; and nothing is told before."""
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.variable)
+    callback, port = find_free_port(), find_free_port()
+    command = [find_script("twistd"), "-n", "--pidfile=", "--logfile=/dev/null", "jobproxy"]
+    command += ["--callback-url=http://a.example/", f"--listen=tcp:{port}:interface=127.0.0.1"]
+    command += [f"--callback-listen=tcp:{callback}:interface=127.0.0.1"]
+    with subprocess.Popen(command) as process:
+        try:
+            assert manager.has_message(20)
+            for served in (port, callback):
+                Client(served).__exit__()
+            assert manager.receive() == [{"READY": "1", "STATUS": "0 clients held"}]
+        finally:
+            process.terminate()
+
+
+def test_not_ready(manager: Manager) -> None:
+    """G5: a proxy whose port is taken ends without a word to the manager."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"--listen=tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+        arguments = ["-n", "--pidfile=", "jobproxy", "--callback-url=http://a.example/", listen]
+        assert run("twistd", *arguments, NOTIFY_SOCKET=manager.variable).returncode == 1
+    assert manager.receive() == []
+
+
+def test_stopping(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G1: the manager is told of the drain when it begins, and how many are held then."""
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.variable)
+    with run_stage() as stage:
+        (client,) = stage.hold(0)
+        manager.receive()
+        stage.stop()
+        assert manager.receive() == [{"STOPPING": "1", "STATUS": "draining, 1 clients held"}]
+        assert stage.call_back(0).status == 200
+        stage.wait_for_end()
+        assert client.receive().body == result_of(0)
+
+
+@define(eq=False)
+class StandIn:
+    """Runs the service as its unit says, with the sockets of the others, as systemd would.
+
+    :param environment: what is to be other than in the unit.
+    :param sockets: what is listened on, by name.
+    """
+
+    manager: Manager
+    environment: dict[str, str]
+    sockets: dict[str, socket.socket]
+    log: Path
+    process: "subprocess.Popen[bytes]" = field(init=False)
+
+    def start(self) -> None:
+        """Start the service, and wait until it is ready."""
+        unit = read_unit("jobproxy.service")
+        script, *arguments = unit["ExecStart"][0].split()
+        # The numbers that the service will see are taken here.
+        inherited = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in self.sockets.values()]
+        numbers = ",".join(map(str, inherited))
+        environment = {
+            **os.environ,
+            **dict(line.split("=", 1) for line in unit["Environment"]),
+            "NOTIFY_SOCKET": self.manager.variable,
+            "LISTEN_FDS": str(len(inherited)),
+            "LISTEN_FDNAMES": ":".join(self.sockets),
+            **self.environment,
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-ISc", EXEC, numbers, find_script(Path(script).name), *arguments],
+                env=environment,
+                pass_fds=inherited,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        for number in inherited:
+            os.close(number)
+        assert wait_for(self.manager, "READY"), self.log.read_text()
+
+    def stop(self) -> None:
+        """Stop the service, and wait for its end."""
+        self.process.terminate()
+        assert wait_for(self.manager, "STOPPING")
+        assert self.process.wait(40) == -signal.SIGTERM
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def watch(self, limit: float) -> bool:
+        """Wait for one sign of life; abort the service, and start it again, if none comes."""
+        if wait_for(self.manager, "WATCHDOG", limit):
+            return True
+        self.process.send_signal(signal.SIGABRT)
+        self.process.send_signal(signal.SIGCONT)
+        self.process.wait(5)
+        self.start()
+        return False
+
+
+@contextmanager
+def run_service(folder: Path, job_server: str, **environment: str) -> Iterator[StandIn]:
+    """Run the service in front of a job server while the context lasts."""
+    manager = Manager(str(folder / "manager"))
+    secret = folder / "secret"
+    secret.write_text(SECRET)
+    with ExitStack() as stack:
+        stack.enter_context(manager.socket)
+        sockets = {}
+        for unit in ("jobproxy.socket", "jobproxy-callbacks.socket"):
+            settings = read_unit(unit)
+            end = socket.create_server(("127.0.0.1", 0), backlog=int(settings["Backlog"][0]))
+            sockets[settings["FileDescriptorName"][0]] = stack.enter_context(end)
+        callback = f"http://127.0.0.1:{sockets['callbacks'].getsockname()[1]}/callback"
+        own = {
+            "JOBPROXY_CALLBACK_URL": callback,
+            "JOBPROXY_JOB_SERVER_URL": f"{job_server}/start",
+            "JOBPROXY_ADMIN_LISTEN": f"tcp:{find_free_port()}:interface=127.0.0.1",
+            "JOBPROXY_SECRET_FILE": str(secret),
+            **environment,
+        }
+        service = StandIn(manager, own, sockets, folder / "log")
+        try:
+            service.start()
+            yield service
+        finally:
+            service.kill()
+
+
+def test_stalled_loop(tmp_path: Path) -> None:
+    """T4: a loop that stalls for longer than allowed gives no sign of life, and is restarted."""
+    with serve_jobs() as server, run_service(tmp_path, server.url, WATCHDOG_USEC="600000") as proxy:
+        assert all(proxy.watch(1.5) for _ in range(4))
+        stalled = proxy.process
+        stalled.send_signal(signal.SIGSTOP)
+        os.waitpid(stalled.pid, os.WUNTRACED)
+        proxy.manager.receive()
+        with Client(proxy.sockets["clients"].getsockname()[1]) as client:
+            client.send_job(0)
+            assert not proxy.watch(1.5)
+            assert stalled.returncode == -signal.SIGABRT
+            assert "Fatal Python error: Aborted" in proxy.log.read_text()
+            assert proxy.watch(1.5)
+            server.wait_for(1)
+            assert ask(server.callbacks[0], result_of(0), "POST").status == 200
+            # The connection was still in the queue of the socket.
+            assert client.receive().body == result_of(0)
+
+
+def test_hands_on(tmp_path: Path) -> None:
+    """G1: who connects while the service drains waits for the next process, and loses nothing."""
+    with serve_jobs() as server, run_service(tmp_path, server.url) as proxy:
+        port = proxy.sockets["clients"].getsockname()[1]
+        with Client(port) as held:
+            held.send_job(0)
+            server.wait_for(1)
+            proxy.process.terminate()
+            assert wait_for(proxy.manager, "STOPPING")["STATUS"] == "draining, 1 clients held"
+            with Client(port) as late:
+                late.send_job(1)
+                assert not late.has_answer(0.3)
+                assert ask(server.callbacks[0], result_of(0), "POST").status == 200
+                assert held.receive().body == result_of(0)
+                assert proxy.process.wait(5) == -signal.SIGTERM
+                assert 1 not in server.callbacks
+                proxy.start()
+                server.wait_for(2)
+                assert ask(server.callbacks[1], result_of(1), "POST").status == 200
+                assert late.receive().body == result_of(1)
+
+
+@define(eq=False)
+class Stream:
+    """Clients that come at a steady rate, each with one job and a connection of its own.
+
+    :ivar outcomes: how many had which status, or error.
+    :ivar waiting: how many wait.
+    :ivar slowest: seconds that the slowest answer took.
+    """
+
+    port: int
+    rate: float
+    outcomes: Counter[str] = field(factory=Counter, init=False)
+    waiting: int = field(default=0, init=False)
+    slowest: float = field(default=0.0, init=False)
+    is_over: Event = field(factory=Event, init=False)
+
+    def run(self) -> None:
+        asyncio.run(self._send())
+
+    async def _send(self) -> None:
+        begin, number, clients = time.monotonic(), 0, set()
+        while not self.is_over.is_set():
+            clients.add(asyncio.create_task(self._ask(number)))
+            number += 1
+            await asyncio.sleep(begin + number / self.rate - time.monotonic())
+        await asyncio.gather(*clients)
+
+    async def _ask(self, number: int) -> None:
+        begin = time.monotonic()
+        self.waiting += 1
+        try:
+            outcome = await asyncio.wait_for(self._converse(number), 30)
+        except (OSError, asyncio.TimeoutError) as error:
+            outcome = type(error).__name__
+        self.waiting -= 1
+        self.outcomes[outcome] += 1
+        self.slowest = max(self.slowest, time.monotonic() - begin)
+
+    async def _converse(self, number: int) -> str:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        body = json.dumps({"account": f"account {number % 100}"})
+        head = (
+            f"POST /proxy HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(body)}"
+        )
+        writer.write(f"{head}\r\n\r\n{body}".encode())
+        try:
+            answer = (await reader.read()).decode().partition("\r\n")
+        finally:
+            writer.close()
+        status = answer[0][9:12]
+        return status if status != "200" or '"state":"completed"' in answer[2] else "cut short"
+
+
+def restart_under_load(folder: Path, restarts: int, rate: float) -> Stream:
+    """Restart the service again and again while clients come, each time once it has caught up."""
+    with (
+        DaemonProcess("jobserver", {"duration": "0.05"}) as server,
+        run_service(folder, server.url) as proxy,
+    ):
+        stream = Stream(proxy.sockets["clients"].getsockname()[1], rate)
+        thread = Thread(target=stream.run)
+        thread.start()
+        try:
+            for _ in range(restarts):
+                time.sleep(0.3)
+                wait_until(lambda: stream.waiting < rate / 2, 60.0)
+                proxy.stop()
+                proxy.start()
+        finally:
+            stream.is_over.set()
+            thread.join()
+        proxy.stop()
+        assert "Traceback" not in proxy.log.read_text()
+    return stream
+
+
+def test_restarts(tmp_path: Path) -> None:
+    """G1: restarts refuse nobody and lose no answer, as the manager keeps the sockets open."""
+    stream = restart_under_load(tmp_path, restarts=3, rate=100)
+    assert stream.outcomes.keys() == {"200"}
+    assert stream.outcomes["200"] > 200
