@@ -28,7 +28,7 @@ from jobproxy.sandbox.processes import DaemonProcess, run_pair
 #: Seconds that the proxy waits for an ack; far more than one takes on a machine that has to work.
 START_TIMEOUT = 1.0
 #: Seconds that it waits for the callback of a start whose ack is lost.
-GRACE = 2.0
+GRACE = 5.0
 FAULTS = {
     # The rate is that of moments without a listener; about one start falls into each of them.
     "refused": "0.01:0.002",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.correlation import LIFETIME, CorrelationTable
@@ -76,6 +77,76 @@ class DetachedTests(ProxyTestCase):
         self.starts[1].answer(result_of("1"))
         found = self.connect().get(client.answer.headers["location"]).answer
         self.assertEqual(found.body, result_of("1"))
+
+
+class TimedTests(ProxyTestCase):
+    """How long jobs took, as the operator sees it."""
+
+    def tell_times(self) -> list[str]:
+        """Return how many jobs were timed, and their seconds in all."""
+        text = self.connect().get("/metrics").answer.body.decode()
+        samples = dict(line.rsplit(" ", 1) for line in text.splitlines())
+        return [samples[f"jobproxy_job_seconds_{what}"] for what in ("count", "sum")]
+
+    def test_results(self) -> None:
+        """B9: a job is timed from its request to its result, whenever that was."""
+        for _ in range(2):
+            self.clock.advance(4)
+            self.submit()
+            self.clock.advance(0.5)
+            self.starts[-1].answer(result_of("1", "failed"))
+        self.assertEqual(self.tell_times(), ["2.0", "1.0"])
+
+    def test_no_results(self) -> None:
+        """S15, B3: neither a job that was refused nor a result of an unknown one has a time."""
+        self.submit()
+        self.starts[0].answer(b"", 422)
+        token = self.signer.mint().text
+        late = self.connect().request(f"/callback/{token}", result_of("1")).answer
+        self.assertEqual((late.status, late.json), (200, {"status": "late"}))
+        self.assertEqual(self.tell_times(), ["0.0", "0.0"])
+
+    def test_lateness(self) -> None:
+        """B5: the log says of a result how much too late it came, to the millisecond."""
+        self.submit()
+        self.starts[0].ack("1")
+        self.clock.advance(30)
+        self.assert_problem(self.clients[0].answer, 504, "wait-over", started="yes")
+        self.clock.advance(1.25)
+        with capturedLogs() as events:
+            self.call_back(self.starts[0], result_of("1"))
+        self.assertIn("came 1.250 s too late", "\n".join(map(formatEvent, events)))
+
+    def test_second_result(self) -> None:
+        """B2: a second result unlike the first is refused, and the log says of which job."""
+        self.submit()
+        self.starts[0].answer(result_of("1"))
+        with capturedLogs() as events:
+            refused = self.call_back(self.starts[0], result_of("1", "failed"))
+        self.assertEqual(refused.status, 409)
+        handle = self.starts[0].callback_path.split("/")[-1].split(".")[0]
+        logged = "\n".join(map(formatEvent, events))
+        self.assertIn(f"job {handle} got a second result", logged)
+
+
+class RestartedTests(ProxyTestCase):
+    """Jobs that were started more often than twice, as no word of them came."""
+
+    options = {"lost_after": 5.0}
+
+    def test_every_id_is_right(self) -> None:
+        """B2, B8: of a job that was started three times each id is right; one result counts."""
+        client = self.submit()
+        for job_id in ("0", "1", "2"):
+            self.starts[-1].ack(job_id)
+            self.clock.advance(5)
+        self.assertEqual(len(self.starts), 3)
+        told = []
+        for number, job_id in ((0, "0"), (1, "1"), (2, "2")):
+            taken = self.call_back(self.starts[number], result_of(job_id))
+            told.append((taken.status, taken.json["status"]))
+        self.assertEqual(told, [(200, "accepted"), (200, "duplicate"), (200, "duplicate")])
+        self.assertEqual(client.answer.body, result_of("0"))
 
 
 class KeptTests(SynchronousTestCase):
