@@ -66,6 +66,7 @@ TRAVEL = 0.1
 #: Seconds until all clients are there; at once they would be a burst that no later moment has.
 RAMP = 1.5
 
+_REFUSED = re.compile(r'^jobproxy_starts_total\{result="refused"\} (\d+)', re.MULTILINE)
 _RETRY_AFTER = re.compile(rb"\r\nretry-after:[ \t]*(\d+)", re.IGNORECASE)
 
 
@@ -272,10 +273,15 @@ def is_late(start: dict[str, Any]) -> bool:
     return sent > lost + GRACE - TRAVEL
 
 
+def fetch_text(daemon: DaemonProcess, path: str) -> str:
+    with urllib.request.urlopen(f"{daemon.url}/{path}") as response:
+        text: str = response.read().decode()
+        return text
+
+
 def fetch(server: DaemonProcess, path: str) -> Any:
     """Return a document of the job server's."""
-    with urllib.request.urlopen(f"{server.url}/{path}") as response:
-        return json.load(response)
+    return json.loads(fetch_text(server, path))
 
 
 def wait_for_callbacks(server: DaemonProcess) -> None:
@@ -297,7 +303,7 @@ def keep_books(arguments: argparse.Namespace) -> Books:
         wait_for_callbacks(server)
         stats, mishaps = fetch(server, "stats"), fetch(server, "mishaps")
         # A connection that is refused is known to nobody but who wanted to make it.
-        refused = proxy.log.count("put off: upstream-unreachable")
+        refused = sum(map(int, _REFUSED.findall(fetch_text(proxy, "metrics"))))
         return Books(load, stats, mishaps, refused, arguments.retry != "always")
 
 

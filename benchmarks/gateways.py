@@ -68,8 +68,11 @@ def pinned(cpu: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def run_gateway(name: str, cpu: int | None) -> Iterator[Running]:
-    """Run a gateway while the context lasts."""
+def run_gateway(name: str, cpu: int | None, logger: str = "") -> Iterator[Running]:
+    """Run a gateway while the context lasts.
+
+    :param logger: of jobproxy, see :class:`DaemonProcess`.
+    """
     port, job_server_port = find_free_port(), find_free_port()
     options = {
         "callback-url": f"http://127.0.0.1:{port}/callback",
@@ -80,7 +83,7 @@ def run_gateway(name: str, cpu: int | None) -> Iterator[Running]:
             if name == "jobproxy":
                 # Its bounds are not what is measured; the peers have none.
                 bounds = {"max-held": "20000", "queue-per-account": "20000"}
-                daemon = DaemonProcess("jobproxy", {**options, **bounds}, port)
+                daemon = DaemonProcess("jobproxy", {**options, **bounds}, port, logger)
                 process = stack.enter_context(daemon).process
             else:
                 process = stack.enter_context(_run_peer(_COMMANDS[name], options, port))

@@ -1,26 +1,32 @@
-"""The operator's side: health, metrics, and the results that nobody collected."""
+"""The operator's side: health, metrics, jobs under way, and results that nobody collected."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 from klein import Klein
 from prometheus_client import CollectorRegistry
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from jobproxy.answers import answer
-from jobproxy.entries import Entry
+from jobproxy.entries import Entry, State
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
+from jobproxy.instruments import Instruments
 from jobproxy.metrics import CONTENT_TYPE, render
-from jobproxy.problems import NotFound
+from jobproxy.problems import Fault, Forbidden, InvalidRequest, NotFound
+from jobproxy.status import Feed, Status
+
+MAX_LISTED = 1_000
 
 
 @define(eq=False)
 class HealthRoutes:
     """Tells whether the proxy turns, and whether it wants jobs."""
 
-    _gateway: Gateway
+    _instruments: Instruments
 
     def add_to(self, app: Klein) -> None:
         app.route("/healthz", methods=["GET"])(self.tell_health)
@@ -31,11 +37,7 @@ class HealthRoutes:
 
     def tell_readiness(self, request: Request) -> bytes:
         """Answer 503, with the reasons, while jobs had better go to another proxy."""
-        reasons = []
-        if self._gateway.is_draining:
-            reasons.append("draining")
-        if not self._gateway.starter.job_server.circuit.is_passable:
-            reasons.append("job-server-unreachable")
+        reasons = self._instruments.find_reasons()
         status = {"status": "not-ready" if reasons else "ready", "reasons": reasons}
         return _answer(request, status, 503 if reasons else 200)
 
@@ -47,11 +49,92 @@ class MetricsRoutes:
     _registry: CollectorRegistry
 
     def add_to(self, app: Klein) -> None:
-        app.route("/metrics", methods=["GET"])(self.tell)
+        app.route("/metrics", methods=["GET"])(self.tell_metrics)
 
-    def tell(self, request: Request) -> bytes:
+    def tell_metrics(self, request: Request) -> bytes:
         request.setHeader(b"Content-Type", CONTENT_TYPE)
         return render(self._registry)
+
+
+@define(eq=False)
+class StatusRoutes:
+    """Serves the status, once or as it changes."""
+
+    _status: Status
+    _feed: Feed
+
+    def add_to(self, app: Klein) -> None:
+        app.route("/status", methods=["GET"])(self.tell_status)
+        app.route("/events", methods=["GET"])(self.watch)
+
+    def tell_status(self, request: Request) -> bytes:
+        return _answer(request, self._status.describe())
+
+    def watch(self, request: Request) -> bytes | Deferred[bytes]:
+        """Answer with an event every second, until the client leaves."""
+        request.setHeader(b"Content-Type", b"text/event-stream")
+        request.setHeader(b"Cache-Control", b"no-store")
+        # nginx would else keep the events until it has a page of them.
+        request.setHeader(b"X-Accel-Buffering", b"no")
+        return b"" if request.method == b"HEAD" else self._feed.watch(request)
+
+
+@define(eq=False)
+class JobListRoutes:
+    """Serves the jobs that have not ended."""
+
+    _gateway: Gateway
+    _clock: IReactorTime
+
+    def add_to(self, app: Klein) -> None:
+        app.route("/jobs", methods=["GET"])(self.list_jobs)
+
+    def list_jobs(self, request: Request) -> bytes:
+        """Tell of some, the oldest first, and how many there are; ages are in seconds."""
+        state, limit = _read_query(request)
+        found = [
+            entry
+            for entry in self._gateway.table.unended()
+            if state is None or entry.state is state
+        ]
+        jobs = [self._describe(entry) for entry in found[:limit]]
+        return _answer(request, {"jobs": jobs, "total": len(found)})
+
+    def _describe(self, entry: Entry) -> dict[str, Any]:
+        described = {
+            "job": entry.handle,
+            "id": entry.job_id,
+            "state": entry.state.value,
+            "age": round(self._clock.seconds() - entry.created, 3),
+            "waiting": len(entry.waiters),
+            "requestId": entry.origin.request_id.decode(),
+        }
+        if entry.origin.account is not None:
+            described["account"] = entry.origin.account
+        return described
+
+
+@define(eq=False)
+class DrainRoutes:
+    """Lets an operator end the process.
+
+    :param leave: does what the signal to stop does; is called once.
+    """
+
+    _gateway: Gateway
+    _leave: Callable[[], object]
+    _is_told: bool = field(default=False, init=False)
+
+    def add_to(self, app: Klein) -> None:
+        app.route("/drain", methods=["POST"])(self.drain)
+
+    def drain(self, request: Request) -> bytes:
+        """Have the process drain; to say it again changes nothing."""
+        _check_origin(request)
+        if not self._is_told:
+            self._is_told = True
+            self._leave()
+        return _answer(request, {"status": "draining", "held": self._gateway.table.held}, 202)
 
 
 @define(eq=False)
@@ -76,6 +159,7 @@ class OrphanRoutes:
         return answer(request, self._find(handle))
 
     def drop(self, request: Request, handle: str) -> bytes:
+        _check_origin(request)
         self._find(handle)
         self._gateway.table.drop_orphan(handle)
         request.setResponseCode(204)
@@ -96,6 +180,28 @@ class OrphanRoutes:
             "age": round(self._clock.seconds() - entry.ended, 3),
             "bytes": len(entry.result.body),
         }
+
+
+def _check_origin(request: Request) -> None:
+    """Refuse what a web page sends: a browser says where it comes from (Fetch, section 3.2)."""
+    if request.getHeader(b"origin") is not None:
+        raise Forbidden("This can be done from the command line, but not by a web page.")
+
+
+def _read_query(request: Request) -> tuple[State | None, int]:
+    """Return the state and the number of jobs that are asked for."""
+    query = {name.decode("latin-1"): values for name, values in request.args.items()}
+    state = query.pop("state", [b""])[-1].decode("latin-1")
+    limit = query.pop("limit", [b"100"])[-1].decode("latin-1")
+    states = [known.value for known in State if known is not State.ENDED]
+    faults = [Fault(f"/{name}", "There is no such parameter.") for name in query]
+    if state and state not in states:
+        faults.append(Fault("/state", f"Must be one of {', '.join(states)}."))
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_LISTED):
+        faults.append(Fault("/limit", f"Must be a number from 1 to {MAX_LISTED}."))
+    if faults:
+        raise InvalidRequest("The query is not valid; see errors.", errors=faults)
+    return State(state) if state else None, int(limit)
 
 
 def _answer(request: Request, content: dict[str, Any], status: int = 200) -> bytes:

@@ -1,6 +1,6 @@
 """The correlation table: which client waits for which job, and what became of the others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from attrs import define, field
@@ -10,7 +10,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from jobproxy.deadlines import Deadline
-from jobproxy.entries import Delivery, Entry, State, Waiter
+from jobproxy.entries import NO_ORIGIN, Delivery, Entry, Origin, State, Waiter
+from jobproxy.journal import Journal
 from jobproxy.messages import Report
 from jobproxy.problems import Draining, Problem
 from jobproxy.quiet import Quiet
@@ -43,6 +44,7 @@ class CorrelationTable(Service):
 
     _clock: IReactorTime
     _retain: float
+    _journal: Journal = field(factory=Journal, kw_only=True)
     _entries: dict[str, Entry] = field(factory=dict, init=False, repr=False)
     _aliases: dict[bytes, Entry] = field(factory=dict, init=False, repr=False)
     #: Jobs that have not ended and that nobody waits for.
@@ -84,6 +86,7 @@ class CorrelationTable(Service):
         *,
         alias: bytes | None = None,
         fingerprint: bytes = b"",
+        origin: Origin = NO_ORIGIN,
     ) -> Entry:
         """Make a job's entry; to be called before it is started, and followed by :meth:`wait`.
 
@@ -91,13 +94,15 @@ class CorrelationTable(Service):
         :param withdraw: is called when the job ends, or its last client goes, before it has been
             started.
         :param alias: another name for it, taken away from the job that had it before.
+        :param origin: what the log is to know of it.
         """
         if handle in self._entries:
             raise ValueError("this handle is in use")
-        entry = Entry(handle, self._clock.seconds(), alias, fingerprint, withdraw)
+        entry = Entry(handle, self._clock.seconds(), alias, fingerprint, withdraw, origin=origin)
         self._entries[handle] = entry
         if alias is not None:
             self._aliases[alias] = entry
+        self._journal.note(entry)
         return entry
 
     def wait(
@@ -161,13 +166,15 @@ class CorrelationTable(Service):
         """
         if entry.state is State.ENDED:
             return
-        entry.state, entry.withdraw = state, withdraw
+        if ack is not None:
+            entry.job_id = ack.job_id or entry.job_id
+        self._set_state(entry, state)
+        entry.withdraw = withdraw
         if state is State.STARTING:
             entry.starts += 1
             entry.sent = entry.sent or self._clock.seconds()
         if ack is not None:
             entry.ack = ack
-            entry.job_id = ack.job_id or entry.job_id
             entry.heard = entry.acked = self._clock.seconds()
             for waiter in entry.waiters:
                 if waiter.until is State.RUNNING:
@@ -192,7 +199,8 @@ class CorrelationTable(Service):
             return
         entry.starts -= 1
         states = {"no": State.QUEUED, "unknown": State.UNCONFIRMED, "yes": State.RUNNING}
-        entry.state, entry.withdraw = states[entry.started], withdraw
+        entry.withdraw = withdraw
+        self._set_state(entry, states[entry.started])
 
     def shorten(self, entry: Entry, seconds: float) -> None:
         """Bring the deadlines of all who wait forward, unless they are sooner.
@@ -240,6 +248,10 @@ class CorrelationTable(Service):
             if entry.state is State.QUEUED:
                 self.fail(entry, make_problem())
 
+    def unended(self) -> Iterator[Entry]:
+        """Return the jobs that have not ended, the oldest first."""
+        return (entry for entry in self._entries.values() if entry.state is not State.ENDED)
+
     def orphans(self) -> list[Entry]:
         """Return the jobs whose result nobody waited for or asked for since, the oldest first."""
         return list(self._orphans)
@@ -284,6 +296,7 @@ class CorrelationTable(Service):
         entry.state, entry.outcome, entry.ended = State.ENDED, outcome, now
         if entry.sent is not None and isinstance(outcome, Report):
             self.durations.observe(now - entry.created)
+        self._journal.note(entry)
         entry.ack = entry.withdraw = None
         for waiter in waiters:
             self._dismiss(waiter)
@@ -299,11 +312,16 @@ class CorrelationTable(Service):
                 waiter.answered.errback(outcome)
         self._tell_idle()
 
+    def _set_state(self, entry: Entry, state: State) -> None:
+        if entry.state is not state:
+            entry.state = state
+            self._journal.note(entry)
+
     def _report_orphan(self, entry: Entry, now: float) -> None:
         when = "after its client had left"
         if entry.overdue is not None:
             when = f"{now - entry.overdue:.3f} s too late"
-        _log.warn("the result of job {job} came {when}; it is kept", job=entry.handle, when=when)
+        _log.warn("the result of job {job} came {when}; it is kept", **entry.names, when=when)
 
     def _move(self, entry: Entry, shelf: Shelf[Entry] | None) -> None:
         if entry.shelf is not None:
@@ -314,13 +332,14 @@ class CorrelationTable(Service):
             shelf.put(entry.handle, entry, size)
 
     def _give_up(self, entry: Entry) -> None:
-        _log.warn("the result of job {job} is forgotten; nobody asked for it", job=entry.handle)
+        _log.warn("the result of job {job} is forgotten; nobody asked for it", **entry.names)
         self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
         """Know nothing of a job any more; an ack of its start may still come."""
         withdraw, entry.withdraw = entry.withdraw, None
-        entry.state, entry.shelf = State.ENDED, None
+        self._set_state(entry, State.ENDED)
+        entry.shelf = None
         del self._entries[entry.handle]
         if entry.alias is not None and self._aliases.get(entry.alias) is entry:
             del self._aliases[entry.alias]
@@ -350,6 +369,8 @@ class CorrelationTable(Service):
                 self._end(entry, entry.overrun())
             else:
                 self._forget(entry)
+        if entry.state is not State.ENDED:
+            self._journal.note_wait(entry, "left")
         self._tell_idle()
 
     def _expire(self, waiter: Waiter) -> None:
@@ -365,6 +386,8 @@ class CorrelationTable(Service):
             entry.overdue = self._clock.seconds()
             if entry.state is State.QUEUED:
                 self._end(entry, problem)
+        if entry.outcome is None and not waiter.is_poll:
+            self._journal.note_wait(entry, "has waited for as long as it may")
         if (waiter.is_poll or wants_state) and entry.outcome is None:
             waiter.answered.callback(entry)
         else:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from enum import Enum
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -41,6 +41,22 @@ class Delivery(Enum):
     PARKED = "parked"
 
 
+@frozen
+class Origin:
+    """The request that a job came with.
+
+    :param traceparent: of the trace that it belongs to.
+    :param account: whose job it is, if that may be shown.
+    """
+
+    request_id: bytes = b""
+    traceparent: bytes | None = None
+    account: str | None = None
+
+
+NO_ORIGIN = Origin()
+
+
 @define(eq=False)
 class Entry:
     """What is known of one job; changed by the correlation table alone.
@@ -48,6 +64,7 @@ class Entry:
     :ivar created: when it was asked for; like all times here, seconds on a monotonic clock.
     :ivar alias: another name of the job, by which a client can ask for it again.
     :ivar fingerprint: what has to be the same whenever the alias is used.
+    :ivar origin: by what the log knows it.
     :ivar withdraw: ends what is under way to start the job, where that can be ended safely.
     :ivar is_detached: whether the job goes on without anybody waiting, and its result is kept.
     :ivar starts: how many start calls may have reached the job server.
@@ -80,6 +97,19 @@ class Entry:
     overdue: float | None = None
     waiters: tuple["Waiter", ...] = ()
     shelf: Shelf["Entry"] | None = field(default=None, repr=False)
+    origin: Origin = NO_ORIGIN
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The fields by which a log event says which job it is about."""
+        names = {"job": self.handle}
+        if self.origin.request_id:
+            names["request_id"] = self.origin.request_id.decode()
+        if self.origin.traceparent is not None:
+            names["trace_id"] = self.origin.traceparent[3:35].decode()
+        if self.origin.account is not None:
+            names["account"] = self.origin.account
+        return names
 
     @property
     def result(self) -> Report | None:
@@ -137,7 +167,7 @@ class Entry:
         known, told = self.job_id, report.job_id
         # The ids of a job that was started again can both be right.
         if self.starts < 2 and known is not None and told is not None and known != told:
-            _log.error("job {job} got a callback about another id", job=self.handle)
+            _log.error("job {job} got a callback about another id", **self.names)
             raise CallbackConflict("The id is not the one that the start of this job was given.")
 
     def compare(self, report: Report) -> Delivery:
@@ -147,9 +177,9 @@ class Entry:
         """
         if self.result is None or report.body != self.result.body:
             if self.starts < 2:
-                _log.error("job {job} got a second result, unlike its first", job=self.handle)
+                _log.error("job {job} got a second result, unlike its first", **self.names)
                 raise CallbackConflict("The job has another result already.")
-            _log.warn("job {job} was started again, and both have ended", job=self.handle)
+            _log.warn("job {job} was started again, and both have ended", **self.names)
         return Delivery.DUPLICATE
 
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 
 from jobproxy.correlation import CorrelationTable
-from jobproxy.entries import Delivery, Entry, State
+from jobproxy.entries import Delivery, Entry, Origin, State
 from jobproxy.fixed import IdTable
 from jobproxy.messages import Job, parse_report
 from jobproxy.problems import (
@@ -33,6 +33,7 @@ class Gateway:
     :param callback_url: the public base of callback URLs, without a slash at its end.
     :param wait: seconds a client is held at most.
     :param max_held: clients held at once.
+    :param shows_accounts: whether the log and the operator may see whose a job is.
     """
 
     table: CorrelationTable
@@ -40,7 +41,8 @@ class Gateway:
     _signer: TokenSigner
     _callback_url: str
     _wait: float = field(kw_only=True)
-    _max_held: int = field(kw_only=True)
+    max_held: int = field(kw_only=True)
+    shows_accounts: bool = field(default=False, kw_only=True)
     #: Whether no new jobs are taken, as the proxy is about to stop.
     is_draining: bool = field(default=False, init=False)
     #: How many callbacks were taken as what.
@@ -62,9 +64,9 @@ class Gateway:
         :raises UpstreamUnreachable: if the job server is known to be dead.
         """
         self._admit()
-        if self.starter.lanes.queued >= self._max_held:
+        if self.starter.lanes.queued >= self.max_held:
             raise Overloaded(
-                f"{self._max_held} jobs are queued already; try again when some are started.",
+                f"{self.max_held} jobs are queued already; try again when some are started.",
                 retry_after=1,
             )
         paused = self.starter.lanes.paused_for(job.account)
@@ -81,6 +83,11 @@ class Gateway:
             start.withdraw,
             alias=_alias(job, terms.key) if terms.key else None,
             fingerprint=_fingerprint(job) if terms.key else b"",
+            origin=Origin(
+                request_id,
+                terms.trace[0][1] if terms.trace else None,
+                job.account if self.shows_accounts else None,
+            ),
         )
         answer = self._hold(entry, job, terms)
         headers = (*terms.trace, (b"x-request-id", request_id))
@@ -192,9 +199,9 @@ class Gateway:
         self._check_room(entry)
 
     def _check_room(self, entry: Entry | None) -> None:
-        if self.table.held >= self._max_held:
+        if self.table.held >= self.max_held:
             problem = Overloaded(
-                f"{self._max_held} clients are held already; try again when some are done.",
+                f"{self.max_held} clients are held already; try again when some are done.",
                 retry_after=1,
             )
             raise _mark(problem, entry)

@@ -4,10 +4,11 @@ The job server serves one connection of an account at a time, so more starts at 
 only wait there; and no account's flood may keep another account's first job waiting.
 """
 
+import heapq
 import math
 from collections import OrderedDict
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -28,6 +29,19 @@ class _Lane:
     queue: OrderedDict[Deferred[None], None] = field(factory=OrderedDict)
     #: Runs while nothing may be started.
     pause: IDelayedCall | None = None
+
+
+@frozen
+class LaneState:
+    """How it goes in one lane.
+
+    :param paused: the seconds for which nothing more is started.
+    """
+
+    account: str
+    queued: int
+    running: int
+    paused: float
 
 
 @define(eq=False)
@@ -105,6 +119,19 @@ class Lanes:
         if lane is None or lane.pause is None:
             return 0.0
         return lane.pause.getTime() - self._clock.seconds()
+
+    def find_longest(self, number: int) -> list[LaneState]:
+        """Return how it goes in the lanes where most wait, those first."""
+        longest = heapq.nlargest(number, self._lanes.values(), key=lambda lane: len(lane.queue))
+        return [
+            LaneState(
+                lane.account,
+                len(lane.queue),
+                lane.running,
+                round(self.paused_for(lane.account), 3),
+            )
+            for lane in longest
+        ]
 
     def _enqueue(self, lane: _Lane, *, is_first: bool = False) -> Deferred[None]:
         self._lanes[lane.account] = lane

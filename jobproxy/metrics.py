@@ -1,5 +1,6 @@
 """What the proxy does, in Prometheus's words."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from attrs import define
@@ -15,9 +16,7 @@ from prometheus_client.registry import Collector
 
 from jobproxy import __version__
 from jobproxy.circuit import Phase
-from jobproxy.gateway import Gateway
-from jobproxy.http1.agent import PooledAgent
-from jobproxy.http1.server import ServerFactory
+from jobproxy.instruments import Instruments
 from jobproxy.tallies import Histogram
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -27,23 +26,26 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 class ProxyCollector(Collector):
     """Reads the proxy's own counts when asked; no label holds an account, an id or a token."""
 
-    _gateway: Gateway
-    _factories: Sequence[ServerFactory]
-    _agent: PooledAgent
-    _lag: Histogram
+    _instruments: Instruments
 
     def collect(self) -> Iterable[Metric]:
         yield InfoMetricFamily("jobproxy_build", "What runs.", {"version": __version__})
         yield from self._collect_jobs()
         yield from self._collect_starts()
         yield from self._collect_connections()
-        yield _time("jobproxy_reactor_lag_seconds", "How late the event loop is.", self._lag)
+        yield _time(
+            "jobproxy_reactor_lag_seconds", "How late the event loop is.", self._instruments.lag
+        )
+        dropped = _keyed(self._instruments.count_dropped())
+        yield _count("jobproxy_log_dropped", "Log lines not written.", ("reason",), dropped)
 
     def _collect_jobs(self) -> Iterator[Metric]:
-        table, lanes = self._gateway.table, self._gateway.starter.lanes
+        gateway = self._instruments.gateway
+        table, lanes = gateway.table, gateway.starter.lanes
         orphans = table.orphans()
         gauges = {
             "held": ("Clients that wait for their answer.", table.held),
+            "max_held": ("How many may wait at once.", gateway.max_held),
             "jobs": ("Jobs that have not ended.", len(table)),
             "lanes": ("Accounts with a start that runs or waits, or a pause.", len(lanes)),
             "queued": ("Jobs that wait to be started.", lanes.queued),
@@ -51,16 +53,16 @@ class ProxyCollector(Collector):
             "retained": ("Outcomes that are kept.", table.retained),
             "retained_bytes": ("About what they take.", table.retained_bytes),
             "orphans": ("Results that nobody waited for.", len(orphans)),
-            "draining": ("Whether the proxy is about to stop.", self._gateway.is_draining),
+            "draining": ("Whether the proxy is about to stop.", gateway.is_draining),
         }
         for name, (documentation, value) in gauges.items():
             yield GaugeMetricFamily(f"jobproxy_{name}", documentation, float(value))
-        callbacks = self._gateway.callbacks
-        yield _count("jobproxy_callbacks", "Callbacks.", ("result",), _keyed(callbacks))
+        callbacks = _keyed(gateway.callbacks)
+        yield _count("jobproxy_callbacks", "Callbacks.", ("result",), callbacks)
         yield _time("jobproxy_job_seconds", "From the request to its result.", table.durations)
 
     def _collect_starts(self) -> Iterator[Metric]:
-        job_server = self._gateway.starter.job_server
+        job_server = self._instruments.gateway.starter.job_server
         yield _count("jobproxy_starts", "Start calls.", ("result",), _keyed(job_server.results))
         yield _time("jobproxy_start_seconds", "Of a start call.", job_server.durations)
         circuit = GaugeMetricFamily(
@@ -73,22 +75,20 @@ class ProxyCollector(Collector):
         yield circuit
 
     def _collect_connections(self) -> Iterator[Metric]:
-        clients = sum(len(factory.connections) for factory in self._factories)
-        yield GaugeMetricFamily("jobproxy_connections", "Connections to us.", clients)
+        instruments = self._instruments
+        yield GaugeMetricFamily(
+            "jobproxy_connections", "Connections to us.", instruments.connections
+        )
         upstream = GaugeMetricFamily(
             "jobproxy_upstream_connections", "Connections to the job server.", labels=["state"]
         )
-        upstream.add_metric(["active"], self._agent.active)
-        upstream.add_metric(["idle"], self._agent.idle)
+        upstream.add_metric(["active"], instruments.agent.active)
+        upstream.add_metric(["idle"], instruments.agent.idle)
         yield upstream
-        answers: dict[tuple[str, ...], int] = {}
-        refused: dict[tuple[str, ...], int] = {}
-        for factory in self._factories:
-            for (status, outcome), count in factory.answers.items():
-                key = (f"{status // 100}xx", outcome)
-                answers[key] = answers.get(key, 0) + count
-            for reason, count in factory.refused.items():
-                refused[reason,] = refused.get((reason,), 0) + count
+        answers: Counter[tuple[str, ...]] = Counter()
+        for (status, outcome), count in instruments.sum_answers().items():
+            answers[f"{status // 100}xx", outcome] += count
+        refused = _keyed(instruments.sum_refused())
         yield _count("jobproxy_answers", "Answers to requests.", ("code", "outcome"), answers)
         yield _count(
             "jobproxy_refused", "What was refused before it was a request.", ("reason",), refused

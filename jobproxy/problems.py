@@ -108,6 +108,11 @@ class NotFound(Problem):
         super().__init__("There is nothing at this path.")
 
 
+class Forbidden(Problem):
+    slug = "forbidden"
+    title = "Not for web pages"
+
+
 class MethodNotAllowed(Problem):
     """
     :param allowed: the methods that the resource does serve, for the ``Allow`` header
@@ -233,6 +238,7 @@ _STATUSES: Mapping[type[Problem], int] = {
     InvalidRequest: 400,
     CallbackNotAllowed: 400,
     Malformed: 400,
+    Forbidden: 403,
     NotFound: 404,
     MethodNotAllowed: 405,
     RequestTimeout: 408,

@@ -4,7 +4,7 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from jobproxy.circuit import Phase
@@ -92,7 +92,7 @@ class Start:
                 ack = await starter.job_server.start(account, body, headers)
                 pause = self._accept(entry, ack)
             except AmbiguousStart as error:
-                _log.warn("start of job {job} is ambiguous: {error}", job=entry.handle, error=error)
+                _log.warn("start of job {job} is ambiguous: {error}", **entry.names, error=error)
                 pause = self._doubt(entry)
             except (UpstreamBusy, UpstreamUnreachable) as problem:
                 pause = self._defer(entry, problem)
@@ -110,7 +110,7 @@ class Start:
         """Take an ack; return the seconds after which the job counts as lost, if it ever does."""
         policy, table = self._starter.policy, self._starter.table
         if not (ack.is_ended or ack.is_progress or ack.state is None):
-            _log.warn("the ack of job {job} has a state that is not known", job=entry.handle)
+            _log.warn("the ack of job {job} has a state that is not known", **entry.names)
         is_last = policy.lost_after is None or self._attempts >= policy.attempts
         if ack.is_ended or self._job.own_start is not None:
             table.conclude(entry, ack)
@@ -147,13 +147,13 @@ class Start:
         if not (is_allowed and is_alive and self._is_wanted(entry, until_start)):
             self._give_up(entry, problem)
             return None
-        _log.info("start of job {job} is put off: {slug}", job=entry.handle, slug=problem.slug)
+        _log.info("start of job {job} is put off: {slug}", **entry.names, slug=problem.slug)
         return pause
 
     def _give_up(self, entry: Entry, problem: Problem) -> None:
         """End a job that cannot be started, unless an earlier start of it may have worked."""
         if entry.started == "no":
-            _log.warn("job {job} was not started: {slug}", job=entry.handle, slug=problem.slug)
+            _log.warn("job {job} was not started: {slug}", **entry.names, slug=problem.slug)
             self._starter.table.fail(entry, problem)
         else:
             self._listen(entry)
@@ -182,7 +182,7 @@ class Start:
             lost_after = self._starter.policy.lost_after or 0.0
             seconds = entry.heard + lost_after - clock.seconds()
             if seconds <= 0:
-                _log.warn("job {job} is lost; it is started again", job=entry.handle)
+                _log.warn("job {job} is lost; it is started again", **entry.names)
         return self._is_wanted(entry, 0.0)
 
     def _is_wanted(self, entry: Entry, seconds: float) -> bool:
@@ -190,7 +190,7 @@ class Start:
         return entry.wanted_until > self._starter.clock.seconds() + seconds
 
     def _crash(self, failure: Failure, entry: Entry) -> None:
-        _log.failure("start of job {job} crashed", failure, job=entry.handle)
+        _log.failure("start of job {job} crashed", failure, LogLevel.critical, **entry.names)
         problem = Internal("The proxy failed while it started the job.")
         problem.started = "unknown"
         self._starter.table.fail(entry, problem)

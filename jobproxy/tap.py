@@ -3,6 +3,7 @@
 import os
 import random
 import secrets
+import signal
 import time
 from collections.abc import Iterator
 from enum import Enum
@@ -11,11 +12,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.application import strports
+from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.python import usage
 
-from jobproxy import lifecycle
-from jobproxy.admin import HealthRoutes, MetricsRoutes, OrphanRoutes
+from jobproxy import lifecycle, logs
+from jobproxy.admin import (
+    DrainRoutes,
+    HealthRoutes,
+    JobListRoutes,
+    MetricsRoutes,
+    OrphanRoutes,
+    StatusRoutes,
+)
 from jobproxy.answers import Routes, make_resource
 from jobproxy.circuit import Circuit
 from jobproxy.client import PlainClient
@@ -26,6 +35,8 @@ from jobproxy.gateway import Gateway
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.limits import ClientLimits, ServerLimits
 from jobproxy.http1.server import ServerFactory
+from jobproxy.instruments import Instruments
+from jobproxy.journal import Journal
 from jobproxy.lag import LagMeter
 from jobproxy.lanes import Lanes
 from jobproxy.metrics import ProxyCollector, make_registry
@@ -45,9 +56,13 @@ from jobproxy.options import (
 from jobproxy.retries import OnLost, Retry, RetryPolicy
 from jobproxy.reuse import ReusePolicy
 from jobproxy.starts import Starter
+from jobproxy.status import Feed, Status
 from jobproxy.tokens import MIN_KEY, TokenSigner
 from jobproxy.upstream import JobServer
 from jobproxy.web import PROXY_PATHS, CallbackRoutes, ClientRoutes, FixedCallbackRoutes
+
+#: Seconds between two tries to write log lines that nobody took.
+FLUSH_INTERVAL = 0.5
 
 
 class CorrelateBy(Enum):
@@ -109,7 +124,8 @@ class Options(DaemonOptions):
             "admin-listen",
             None,
             read_endpoints,
-            "endpoint for health and metrics, then served nowhere else, and orphans; repeatable",
+            "endpoint for the live page, status, jobs and orphans, and for health and metrics, "
+            "which are then served nowhere else; may come several times",
             repeatable=True,
         ),
         Option("wait", "30", read_seconds, "seconds a client is held at most"),
@@ -177,6 +193,13 @@ class Options(DaemonOptions):
             "let clients that do not wait name a callback URL of their own",
             is_switch=True,
         ),
+        Option(
+            "log-accounts",
+            "no",
+            read_switch,
+            "show whose a job is in the log and to the operator",
+            is_switch=True,
+        ),
     )
 
     def check(self) -> None:
@@ -212,18 +235,32 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     gateway = _make_gateway(config, reactor, agent)
     meter = LagMeter(reactor)
     factories: list[ServerFactory] = []
-    metrics = MetricsRoutes(make_registry(ProxyCollector(gateway, factories, agent, meter.lag)))
+    instruments = Instruments(gateway, factories, agent, meter.lag, logs.count_dropped)
+    status = Status(instruments, reactor, time.time)
+    feed = Feed(reactor, status)
+    writer = TimerService(FLUSH_INTERVAL, logs.flush)
+    writer.clock = reactor
     daemon = lifecycle.Daemon("jobproxy")
     daemon.when_running, daemon.wake = reactor.callWhenRunning, reactor.callFromThread
     notifier = Notifier.from_environment(os.environ, os.getpid())
     pulse = Pulse(reactor, notifier, reactor.callWhenRunning, lambda: gateway.table.held)
     # Services stop in reverse order: the ports close before the held clients are answered.
-    pulse.setServiceParent(daemon)
-    meter.setServiceParent(daemon)
+    for service in (pulse, meter, writer, feed):
+        service.setServiceParent(daemon)
     gateway.table.setServiceParent(daemon)
     callbacks = None
     handed_on = []
-    for descriptions, routes in _share_out(config, gateway, metrics, reactor):
+    watching: list[Routes] = [
+        HealthRoutes(instruments),
+        MetricsRoutes(make_registry(ProxyCollector(instruments))),
+    ]
+    operating: list[Routes] = [
+        StatusRoutes(status, feed),
+        JobListRoutes(gateway, reactor),
+        OrphanRoutes(gateway, reactor),
+        DrainRoutes(gateway, lambda: signal.raise_signal(signal.SIGTERM)),
+    ]
+    for descriptions, routes in _share_out(config, gateway, watching, operating):
         limits = ServerLimits(body=config["max-body"])
         factory = ServerFactory(make_resource(*routes), reactor, limits=limits)
         factories.append(factory)
@@ -256,13 +293,15 @@ def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:
         reuse=ReusePolicy(reactor, agent.close_idle, config["upstream-idle"]),
         circuit=Circuit(reactor, jitter),
     )
-    table = CorrelationTable(reactor, config["retain"])
+    journal = Journal(logs.is_on)
+    table = CorrelationTable(reactor, config["retain"], journal=journal)
     if config["correlate-by"] is CorrelateBy.ID:
         table = IdTable(
             reactor,
             config["retain"],
             park=config["start-timeout"],
             make_handle=lambda: signer.mint().handle,
+            journal=journal,
         )
     starter = Starter(
         clock=reactor,
@@ -289,24 +328,24 @@ def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:
         callback_url=config["callback-url"],
         wait=config["wait"],
         max_held=config["max-held"],
+        shows_accounts=config["log-accounts"],
     )
 
 
 def _share_out(
-    config: Options, gateway: Gateway, metrics: MetricsRoutes, reactor: Any
+    config: Options, gateway: Gateway, watching: list[Routes], operating: list[Routes]
 ) -> Iterator[tuple[list[str], list[Routes]]]:
     """Yield endpoints, and what is served on them."""
     path = urlsplit(config["callback-url"]).path
     by_id = config["correlate-by"] is CorrelateBy.ID
     callbacks = FixedCallbackRoutes(gateway, path) if by_id else CallbackRoutes(gateway, path)
-    watching: list[Routes] = [HealthRoutes(gateway), metrics]
     routes: list[Routes] = [ClientRoutes(gateway, config["allow-client-callbacks"])]
     if config["callback-listen"]:
         yield config["callback-listen"], [callbacks]
     else:
         routes.append(callbacks)
     if config["admin-listen"]:
-        yield config["admin-listen"], [*watching, OrphanRoutes(gateway, reactor)]
+        yield config["admin-listen"], [*watching, *operating]
     else:
         routes += watching
     yield config["listen"], routes

@@ -1,4 +1,4 @@
-"""What holds for every test: it leaves no file descriptor behind."""
+"""What holds for every test: it leaves no file descriptor behind, and tells no secret."""
 
 import gc
 from collections.abc import Iterator
@@ -11,6 +11,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory
+
+from tests.secrecy import collect_output, find_secrets
 
 settings.register_profile("suite", deadline=None, max_examples=50)
 settings.load_profile("suite")
@@ -49,3 +51,12 @@ def no_leaked_descriptors() -> Iterator[None]:
         after = list_descriptors()
         leaked = after.keys() - before.keys()
         assert not leaked, f"left open: {[after[number] for number in leaked]}"
+
+
+@pytest.fixture(autouse=True)
+def no_secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Look for tokens, proofs and accounts in all that was logged, and in every metric."""
+    with collect_output(monkeypatch) as texts:
+        yield
+    found = {secret for text in texts for secret in find_secrets(text)}
+    assert not found, f"logged, or in a metric: {found}"

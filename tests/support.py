@@ -20,7 +20,14 @@ from twisted.web.http import Request
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
-from jobproxy.admin import HealthRoutes, MetricsRoutes, OrphanRoutes
+from jobproxy.admin import (
+    DrainRoutes,
+    HealthRoutes,
+    JobListRoutes,
+    MetricsRoutes,
+    OrphanRoutes,
+    StatusRoutes,
+)
 from jobproxy.answers import Routes, make_resource
 from jobproxy.circuit import Circuit
 from jobproxy.correlation import LIFETIME, CorrelationTable
@@ -29,12 +36,15 @@ from jobproxy.gateway import Gateway
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.server import ServerFactory
+from jobproxy.instruments import Instruments
+from jobproxy.journal import Journal
 from jobproxy.lag import LagMeter
 from jobproxy.lanes import Lanes
 from jobproxy.metrics import ProxyCollector, make_registry
 from jobproxy.retries import Retry, RetryPolicy
 from jobproxy.reuse import ReusePolicy
 from jobproxy.starts import Starter
+from jobproxy.status import Feed, Status
 from jobproxy.tokens import TokenSigner
 from jobproxy.upstream import JobServer
 from jobproxy.web import CallbackRoutes, ClientRoutes, FixedCallbackRoutes
@@ -234,19 +244,22 @@ class ProxyTestCase(SynchronousTestCase):
             "lost_after": None,
             "by_id": False,
             "allows_callbacks": False,
+            "shows_accounts": False,
             **self.options,
         }
         self.clock = Clock()
         self.random = FixedRandom()
         self.job_server = FakeJobServer()
         self.signer = TokenSigner([KEY], now=self.clock.seconds)
-        self.table = CorrelationTable(self.clock, options["retain"])
+        journal = Journal(lambda: True)
+        self.table = CorrelationTable(self.clock, options["retain"], journal=journal)
         if options["by_id"]:
             self.table = IdTable(
                 self.clock,
                 options["retain"],
                 park=options["timeout"],
                 make_handle=lambda: self.signer.mint().handle,
+                journal=journal,
             )
         self.lanes = Lanes(
             self.clock, options["per_account"], options["queue_per_account"], options["total"]
@@ -277,6 +290,7 @@ class ProxyTestCase(SynchronousTestCase):
             CALLBACK_URL,
             wait=options["wait"],
             max_held=options["max_held"],
+            shows_accounts=options["shows_accounts"],
         )
         callbacks: Routes = CallbackRoutes(self.gateway, "/callback")
         if options["by_id"]:
@@ -285,16 +299,35 @@ class ProxyTestCase(SynchronousTestCase):
         self.meter = LagMeter(self.clock)
         factories: list[ServerFactory] = []
         agent = PooledAgent(self.clock, ClientLimits())
-        collector = ProxyCollector(self.gateway, factories, agent, self.meter.lag)
+        self.has_descriptors = True
+        self.is_told_to_stop = 0
+        self.log_dropped: dict[str, int] = {}
+        instruments = Instruments(
+            self.gateway,
+            factories,
+            agent,
+            self.meter.lag,
+            lambda: self.log_dropped,
+            lambda: self.has_descriptors,
+        )
+        status = Status(instruments, self.clock, lambda: EPOCH + self.clock.seconds())
+        self.feed = Feed(self.clock, status)
         resource = make_resource(
             ClientRoutes(self.gateway, options["allows_callbacks"]),
             callbacks,
-            HealthRoutes(self.gateway),
+            HealthRoutes(instruments),
+            MetricsRoutes(make_registry(ProxyCollector(instruments))),
             OrphanRoutes(self.gateway, self.clock),
-            MetricsRoutes(make_registry(collector)),
         )
         self.site = ServerFactory(resource, self.clock, make_id=lambda: b"id-%d" % next(ids))
-        factories.append(self.site)
+        admin = make_resource(
+            StatusRoutes(status, self.feed),
+            JobListRoutes(self.gateway, self.clock),
+            OrphanRoutes(self.gateway, self.clock),
+            DrainRoutes(self.gateway, self._note_stop),
+        )
+        self.admin_site = ServerFactory(admin, self.clock)
+        factories += [self.site, self.admin_site]
         self.clients: list[Client] = []
 
     def tearDown(self) -> None:
@@ -314,8 +347,17 @@ class ProxyTestCase(SynchronousTestCase):
     def starts(self) -> list[Start]:
         return self.job_server.starts
 
+    def _note_stop(self) -> None:
+        self.is_told_to_stop += 1
+
     def connect(self) -> Client:
         client = Client(self.site)
+        self.clients.append(client)
+        return client
+
+    def operate(self) -> Client:
+        """Connect to the port for operators."""
+        client = Client(self.admin_site)
         self.clients.append(client)
         return client
 

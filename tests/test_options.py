@@ -87,6 +87,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "upstream-idle": 2.0,
                 "secret-file": None,
                 "allow-client-callbacks": False,
+                "log-accounts": False,
             },
         )
 

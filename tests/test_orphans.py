@@ -181,7 +181,7 @@ class CollectingTests(OrphanTestCase):
         with capturedLogs() as events:
             self.call_back(self.starts[-1], result_of("3"))
         self.assertEqual(client.answer.status, 200)
-        self.assertEqual(events, [])
+        self.assertEqual([event["log_namespace"] for event in events], ["jobproxy.journal"])
 
     def test_nobody_waits_for_a_detached_job(self) -> None:
         """Q3: the result of a job whose client does not wait is no orphan; it can be asked for."""

@@ -34,15 +34,17 @@ def _find_path(uri: bytes) -> bytes:
     return path
 
 
-def write_head(status: int, headers: dict[bytes, bytes], length: int, fixed: bytes) -> bytes:
+def write_head(status: int, headers: dict[bytes, bytes], length: int | None, fixed: bytes) -> bytes:
     """Return the head of an answer.
 
     :param headers: whole lines by lower-case name, but for ``Content-Length``.
-    :param length: of the body in bytes; said also in answers that have none (RFC 9110, 8.6).
+    :param length: of the body in bytes; said also in answers that have none (RFC 9110, 8.6), but
+        not if it is not known.
     :param fixed: whole lines that come first.
     """
     lines = b"".join(headers.values())
-    return b"%b%b%bContent-Length: %d\r\n\r\n" % (_STATUS_LINES[status], fixed, lines, length)
+    size = b"" if length is None else b"Content-Length: %d\r\n" % length
+    return b"%b%b%b%b\r\n" % (_STATUS_LINES[status], fixed, lines, size)
 
 
 class Request(server.Request):
@@ -202,20 +204,44 @@ class Request(server.Request):
         """Send the answer."""
         if self.finished or self._disconnected:
             return
-        self.finished = 1
-        self.channel.factory.answers[self.code, self.outcome] += 1
-        body, lines = self._written, self._lines or {}
-        lines.pop(b"content-length", None)
-        lines[b"x-request-id"] = b"X-Request-Id: %b\r\n" % self.request_id
         if self.channel.factory.is_draining:
             self.keep_alive = False
-        if not self.keep_alive:
-            lines[b"connection"] = b"Connection: close\r\n"
-        fixed = self.channel.factory.fixed_headers()
-        head = write_head(self.code, lines, len(body), fixed)
+        body = self._written
+        head = self._make_head(len(body))
         self.channel.answer(self, head, b"" if self.method == b"HEAD" else body)
         for notification in self._take_notifications():
             notification.callback(None)
+
+    def begin(self) -> None:
+        """Send the head of an answer that has no end but that of the connection (RFC 9112, 6.3).
+
+        Its body is what is given to :meth:`push`, until :meth:`end` or the client ends it.
+        """
+        self.keep_alive = False
+        self.channel.push(self._make_head(None))
+
+    def push(self, data: bytes) -> None:
+        """Send more of an answer that was begun; a client that has not read the last gets none."""
+        if not self._disconnected:
+            self.channel.push(data)
+
+    def end(self) -> None:
+        """End an answer that was begun."""
+        if not self._disconnected:
+            self.channel.end()
+
+    def _make_head(self, length: int | None) -> bytes:
+        """Return the head of the answer, and count it."""
+        self.finished = 1
+        factory, lines = self.channel.factory, self._lines or {}
+        factory.answers[self.code, self.outcome] += 1
+        if self.outcome != "ok":
+            factory.note_refusal(self.code, self.outcome, self.request_id)
+        lines.pop(b"content-length", None)
+        lines[b"x-request-id"] = b"X-Request-Id: %b\r\n" % self.request_id
+        if not self.keep_alive:
+            lines[b"connection"] = b"Connection: close\r\n"
+        return write_head(self.code, lines, length, factory.fixed_headers())
 
     def process(self) -> None:
         """Have the request answered."""
@@ -238,7 +264,8 @@ class Request(server.Request):
     def connectionLost(self, reason: Failure) -> None:
         """Tell whoever works on this request that its client has left."""
         self._disconnected = True
-        self.channel.factory.answers[499, "client-left"] += 1
+        if not self.finished:
+            self.channel.factory.answers[499, "client-left"] += 1
         if self._on_gone is not None:
             self._on_gone()
         for notification in self._take_notifications():

@@ -2,12 +2,13 @@
 
 import secrets
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from email.utils import formatdate
 from time import time
 from typing import Any, cast
 
+from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -153,6 +154,16 @@ class ServerProtocol(EagerWriter, Protocol):
         elif not self._is_answering:
             self._answer_next()
 
+    def push(self, data: bytes) -> None:
+        """Send what follows in an answer that was begun, unless the client does not read it."""
+        if not self._is_blocked:
+            self._write(data)
+
+    def end(self) -> None:
+        """End an answer that was begun, and the connection with it."""
+        self._current = self._queue = None
+        self._close()
+
     def leave_if_idle(self) -> None:
         """Close the connection unless something is under way on it."""
         if self._linger is None and not (self._current or self._reader or self._queue):
@@ -202,8 +213,9 @@ class ServerProtocol(EagerWriter, Protocol):
         return self._current is None and self._linger is None and not self._is_blocked
 
     def _refuse(self, problem: Problem) -> None:
-        self.factory.refused[problem.slug] += 1
         request_id = self.factory.make_id()
+        self.factory.refused[problem.slug] += 1
+        self.factory.note_refusal(status_of(problem), problem.slug, request_id)
         document = describe(problem, request_id.decode())
         headers = {
             b"content-type": b"Content-Type: application/problem+json\r\n",
@@ -291,6 +303,20 @@ class ServerProtocol(EagerWriter, Protocol):
             self._lose_connection()
 
 
+@frozen
+class Refusal:
+    """An answer that was not what its receiver wanted.
+
+    :param time: in Unix seconds.
+    :param outcome: one word for why.
+    """
+
+    time: float
+    status: int
+    outcome: str
+    request_id: bytes
+
+
 class ServerFactory(Factory):
     """Makes connections whose requests a resource answers.
 
@@ -321,6 +347,8 @@ class ServerFactory(Factory):
         self.is_draining = False
         self._quiet = Quiet()
         self.refused: Counter[str] = Counter()
+        #: The last ones.
+        self.refusals: deque[Refusal] = deque(maxlen=20)
         self._fixed_until = 0
         self._fixed = b""
 
@@ -342,6 +370,10 @@ class ServerFactory(Factory):
         self.connections.discard(connection)
         if not self.connections:
             self._quiet.tell()
+
+    def note_refusal(self, status: int, outcome: str, request_id: bytes) -> None:
+        """Remember for a while that something was refused; called by connections and requests."""
+        self.refusals.append(Refusal(time(), status, outcome, request_id))
 
     def fixed_headers(self) -> bytes:
         """Return the header lines of every answer; the date is in whole seconds."""

@@ -16,6 +16,8 @@ from attrs import define, field
 #: Ports for our daemons; outgoing connections get theirs from 32768 up, so none is in the way.
 _PORTS = range(20_000, 32_000)
 
+LOGGERS = {"jobproxy": "jobproxy.logs.text_lines"}
+
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 10.0
 
@@ -48,11 +50,14 @@ class DaemonProcess:
     :param plugin: its name.
     :param options: its options, by name without dashes; ``listen`` is made from ``port``.
     :param port: the port of 127.0.0.1 that it serves on.
+    :param logger: the full name of what makes twistd's log observer; by default the proxy's own,
+        and Twisted's for the simulator.
     """
 
     plugin: str
     options: dict[str, str]
     port: int = field(factory=find_free_port)
+    logger: str | None = None
     process: subprocess.Popen[bytes] = field(init=False, repr=False)
     _log: "tempfile._TemporaryFileWrapper[bytes]" = field(init=False, repr=False)
 
@@ -68,7 +73,10 @@ class DaemonProcess:
 
     def __enter__(self) -> "DaemonProcess":
         self._log = tempfile.NamedTemporaryFile(prefix=f"{self.plugin}-", suffix=".log")
-        command = [find_script("twistd"), "--nodaemon", "--pidfile=", self.plugin]
+        command = [find_script("twistd"), "--nodaemon", "--pidfile="]
+        logger = LOGGERS.get(self.plugin) if self.logger is None else self.logger
+        command += [f"--logger={logger}"] if logger else []
+        command += [self.plugin]
         command += [f"--listen=tcp:{self.port}:interface=127.0.0.1:backlog=4096"]
         command += [f"--{name}={value}" for name, value in self.options.items()]
         self.process = subprocess.Popen(

@@ -1,0 +1,158 @@
+"""The status: all that is known of the proxy at one moment, as one JSON document."""
+
+import heapq
+import json
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+from jobproxy import __version__
+from jobproxy.http1.request import Request
+from jobproxy.instruments import Instruments
+from jobproxy.problems import Overloaded
+from jobproxy.tallies import BOUNDS, Histogram
+
+#: Seconds between two events of the feed.
+INTERVAL = 1.0
+#: How many may watch at once.
+MAX_WATCHERS = 50
+#: How many of the longest lanes and of the last refusals are told.
+MAX_LANES = 10
+MAX_REFUSALS = 20
+
+
+@define(eq=False)
+class Status:
+    """Says how the proxy is; all counts are since its start.
+
+    :param now: Unix time in seconds.
+    """
+
+    _instruments: Instruments
+    _clock: IReactorTime
+    _now: Callable[[], float]
+    _since: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._since = self._clock.seconds()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the document."""
+        instruments = self._instruments
+        gateway = instruments.gateway
+        table, lanes, job_server = gateway.table, gateway.starter.lanes, gateway.starter.job_server
+        reasons = instruments.find_reasons()
+        return {
+            "version": __version__,
+            "time": round(self._now(), 3),
+            "uptime": round(self._clock.seconds() - self._since, 3),
+            "ready": not reasons,
+            "reasons": reasons,
+            "held": table.held,
+            "maxHeld": gateway.max_held,
+            "jobs": len(table),
+            "queued": lanes.queued,
+            "starting": lanes.running,
+            "retained": table.retained,
+            "retainedBytes": table.retained_bytes,
+            "orphans": len(table.orphans()),
+            "circuit": job_server.circuit.phase.value,
+            "connections": {
+                "clients": instruments.connections,
+                "active": instruments.agent.active,
+                "idle": instruments.agent.idle,
+            },
+            "answers": [
+                {"status": status, "outcome": outcome, "count": count}
+                for (status, outcome), count in sorted(instruments.sum_answers().items())
+            ],
+            "starts": dict(job_server.results),
+            "callbacks": dict(gateway.callbacks),
+            "refused": dict(instruments.sum_refused()),
+            "jobSeconds": _describe_histogram(table.durations),
+            "startSeconds": _describe_histogram(job_server.durations),
+            "lag": _describe_histogram(instruments.lag),
+            "lanes": {"count": len(lanes), "longest": self._describe_lanes()},
+            "refusals": self._describe_refusals(),
+            "logDropped": sum(instruments.count_dropped().values()),
+        }
+
+    def _describe_lanes(self) -> list[dict[str, Any]]:
+        gateway = self._instruments.gateway
+        described = []
+        for lane in gateway.starter.lanes.find_longest(MAX_LANES):
+            shown: dict[str, Any] = {"account": lane.account} if gateway.shows_accounts else {}
+            shown |= {"queued": lane.queued, "running": lane.running, "paused": lane.paused}
+            described.append(shown)
+        return described
+
+    def _describe_refusals(self) -> list[dict[str, Any]]:
+        refusals = (refusal for each in self._instruments.factories for refusal in each.refusals)
+        last = heapq.nlargest(MAX_REFUSALS, refusals, key=lambda refusal: refusal.time)
+        return [
+            {
+                "time": round(refusal.time, 3),
+                "status": refusal.status,
+                "outcome": refusal.outcome,
+                "requestId": refusal.request_id.decode(),
+            }
+            for refusal in last
+        ]
+
+
+@define(eq=False)
+class Feed(Service):
+    """Sends the status to everybody who watches, again and again (server-sent events)."""
+
+    _clock: IReactorTime
+    _status: Status
+    _watchers: dict[Request, Deferred[bytes]] = field(factory=dict, init=False)
+    _ticks: LoopingCall = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._ticks = LoopingCall(self._send)
+        self._ticks.clock = self._clock
+
+    def watch(self, request: Request) -> Deferred[bytes]:
+        """Answer a request with the status, as long as somebody reads it.
+
+        :raises Overloaded: if too many watch already.
+        """
+        if len(self._watchers) >= MAX_WATCHERS:
+            raise Overloaded(f"{MAX_WATCHERS} watch already.", retry_after=1)
+        request.begin()
+        request.push(b"retry: 1000\n" + self._write())
+        watching: Deferred[bytes] = Deferred(lambda _: self._remove(request))
+        self._watchers[request] = watching
+        if not self._ticks.running:
+            self._ticks.start(INTERVAL, now=False)
+        return watching
+
+    def stopService(self) -> Any:
+        for request, watching in list(self._watchers.items()):
+            self._remove(request)
+            request.end()
+            watching.callback(b"")
+        return super().stopService()
+
+    def _remove(self, request: Request) -> None:
+        del self._watchers[request]
+        if not self._watchers:
+            self._ticks.stop()
+
+    def _send(self) -> None:
+        event = self._write()
+        for request in list(self._watchers):
+            request.push(event)
+
+    def _write(self) -> bytes:
+        return f"data: {json.dumps(self._status.describe())}\n\n".encode()
+
+
+def _describe_histogram(histogram: Histogram) -> dict[str, Any]:
+    return {"bounds": BOUNDS, "counts": histogram.counts, "total": round(histogram.total, 6)}
