@@ -11,14 +11,15 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 .PHONY: help demo test check lint types layers bench clean
 
 help:
-	@echo "make demo    run the whole on this machine: job server, proxy and client"
+	@echo "make demo    run the whole on this machine: job server, proxy and client;"
+	@echo "             ARGS=--stay keeps it up, with its live page"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, layers, and the tests"
 	@echo "make bench   compare jobproxy with its peers; takes some minutes"
 	@echo "make clean   remove what the others made"
 
 demo: $(VENV)/.run
-	@$(BIN)/jobproxy-demo
+	@$(BIN)/jobproxy-demo $(ARGS)
 
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest

@@ -31,13 +31,14 @@ setup(
     package_dir={"": "."},
     # twisted.plugins must not hold an __init__.py of ours: it would replace Twisted's own.
     packages=[*find_packages(include=["jobproxy", "jobproxy.*"]), "twisted.plugins"],
-    package_data={"jobproxy": ["py.typed"]},
+    package_data={"jobproxy": ["page.html", "py.typed"]},
     zip_safe=False,
     install_requires=[
         "attrs>=23.1",
         "httptools>=0.6.4",
         "klein>=24.8",
         "prometheus-client>=0.20",
+        "shtab>=1.6",
         "tqdm>=4.60",
         "treq>=24.9",
         "Twisted[tls]>=24.7",
@@ -59,6 +60,7 @@ setup(
         "console_scripts": [
             "jobclient = jobproxy.sandbox.jobclient:main",
             "jobproxy-demo = jobproxy.sandbox.demo:main",
+            "jobproxyctl = jobproxy.control:main",
         ],
     },
     classifiers=[

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any
 
 from attrs import define, field
@@ -77,6 +78,28 @@ class StatusRoutes:
         # nginx would else keep the events until it has a page of them.
         request.setHeader(b"X-Accel-Buffering", b"no")
         return b"" if request.method == b"HEAD" else self._feed.watch(request)
+
+
+@define(eq=False)
+class PageRoutes:
+    """Serves the live page, which shows the feed of the status."""
+
+    _page: bytes = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._page = files("jobproxy").joinpath("page.html").read_bytes()
+
+    def add_to(self, app: Klein) -> None:
+        app.route("/", methods=["GET"])(self.show_page)
+
+    def show_page(self, request: Request) -> bytes:
+        request.setHeader(b"Content-Type", b"text/html; charset=utf-8")
+        request.setHeader(
+            b"Content-Security-Policy",
+            b"default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; "
+            b"style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
+        )
+        return self._page
 
 
 @define(eq=False)

@@ -23,6 +23,7 @@ from jobproxy.admin import (
     JobListRoutes,
     MetricsRoutes,
     OrphanRoutes,
+    PageRoutes,
     StatusRoutes,
 )
 from jobproxy.answers import Routes, make_resource
@@ -255,6 +256,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         MetricsRoutes(make_registry(ProxyCollector(instruments))),
     ]
     operating: list[Routes] = [
+        PageRoutes(),
         StatusRoutes(status, feed),
         JobListRoutes(gateway, reactor),
         OrphanRoutes(gateway, reactor),

@@ -26,6 +26,7 @@ from jobproxy.admin import (
     JobListRoutes,
     MetricsRoutes,
     OrphanRoutes,
+    PageRoutes,
     StatusRoutes,
 )
 from jobproxy.answers import Routes, make_resource
@@ -321,6 +322,7 @@ class ProxyTestCase(SynchronousTestCase):
         )
         self.site = ServerFactory(resource, self.clock, make_id=lambda: b"id-%d" % next(ids))
         admin = make_resource(
+            PageRoutes(),
             StatusRoutes(status, self.feed),
             JobListRoutes(self.gateway, self.clock),
             OrphanRoutes(self.gateway, self.clock),

@@ -2,13 +2,21 @@
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import urllib.request
+from contextlib import suppress
 
 from attrs import frozen
 
-from jobproxy.sandbox.processes import DaemonFailed, DaemonProcess, find_script, run_pair
+from jobproxy.sandbox.processes import (
+    DaemonFailed,
+    DaemonProcess,
+    find_free_port,
+    find_script,
+    run_pair,
+)
 
 ACCOUNT = "example"
 
@@ -55,8 +63,13 @@ def run_demo(arguments: argparse.Namespace) -> int:
         "hold-slot": arguments.hold_slot,
         "faults": arguments.faults,
     }
-    with run_pair(job_server, {}) as (server, proxy):
+    admin = find_free_port()
+    listen = {"admin-listen": f"tcp:{admin}:interface=127.0.0.1"}
+    with run_pair(job_server, listen) as (server, proxy):
         print(f"A job server on {server.url}, and jobproxy in front of it on {proxy.url}.")
+        print(
+            f"See what it does on http://127.0.0.1:{admin}/ (with --stay, for as long as you like)."
+        )
         print("It serves one connection of an account at a time; a job takes 0.5 s.\n")
         if arguments.compare:
             print("Without jobproxy (this takes a while):")
@@ -67,11 +80,21 @@ def run_demo(arguments: argparse.Namespace) -> int:
             print(f"\njobproxy logged:\n{proxy.log}", file=sys.stderr)
             return outcome.code
         jobs, genuine = verify(server, outcome.proof)
-    passed = outcome.code == 0 and jobs == genuine == arguments.jobs
-    print(f"The job server says: {genuine} of {arguments.jobs} proofs genuine.")
-    print(f"Total Duration: {outcome.total} seconds")
-    print(f"WORK SAMPLE RESULT: {'PASSED' if passed else 'FAILED'}")
+        passed = outcome.code == 0 and jobs == genuine == arguments.jobs
+        print(f"The job server says: {genuine} of {arguments.jobs} proofs genuine.")
+        print(f"Total Duration: {outcome.total} seconds")
+        print(f"WORK SAMPLE RESULT: {'PASSED' if passed else 'FAILED'}", flush=True)
+        if arguments.stay:
+            stay(proxy.url)
     return 0 if passed else 1
+
+
+def stay(url: str) -> None:
+    """Leave all as it is until the user has seen enough."""
+    print(f"\nMore jobs: jobclient --url {url}/proxy --account {ACCOUNT}")
+    print("All of it goes on until you press Ctrl-C.", flush=True)
+    with suppress(KeyboardInterrupt):
+        signal.pause()
 
 
 def main() -> None:
@@ -92,6 +115,9 @@ def main() -> None:
         help="seconds of network delay to the job server, each way; %(default)s",
     )
     parser.add_argument("--hold-slot", default="request", help="request or connection")
+    parser.add_argument(
+        "--stay", action="store_true", help="keep job server, proxy and its live page up"
+    )
     parser.add_argument("--faults", default="", help="of the job server, as in early=1")
     try:
         raise SystemExit(run_demo(parser.parse_args()))

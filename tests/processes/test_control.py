@@ -1,0 +1,44 @@
+"""jobproxyctl, as an operator runs it."""
+
+import json
+import signal
+import subprocess
+
+from jobproxy.sandbox.processes import find_free_port
+from tests.processes.support import run
+from tests.processes.test_draining import result_of, run_stage
+
+
+def control(admin: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return run("jobproxyctl", *arguments, JOBPROXY_ADMIN=admin)
+
+
+def test_commands() -> None:
+    """Each command tells what is so, in text or JSON, and drain ends the process."""
+    port = find_free_port()
+    admin = f"http://127.0.0.1:{port}"
+    with run_stage(admin_listen=f"tcp:{port}:interface=127.0.0.1") as stage:
+        clients = stage.hold(1, 2, 3)
+        # It leaves.
+        with clients[0]:
+            pass
+        status = json.loads(control(admin, "status", "--json").stdout)
+        assert (status["jobs"], status["ready"]) == (3, True)
+        jobs = control(admin, "jobs", "--state", "running", "--limit", "2").stdout
+        assert [line.split()[1] for line in jobs.splitlines()] == ["STATE", "running", "running"]
+        for number in (1, 2, 3):
+            stage.call_back(number)
+        (orphan,) = json.loads(control(admin, "orphans", "list", "--json").stdout)["orphans"]
+        shown = control(admin, "orphans", "show", orphan["job"])
+        assert shown.stdout.encode() == result_of(1)
+        assert control(admin, "orphans", "drop", orphan["job"]).stdout == "dropped\n"
+        again = control(admin, "orphans", "drop", orphan["job"])
+        assert again.returncode == 1
+        assert again.stderr.startswith("jobproxyctl: ")
+        assert "Traceback" not in again.stderr
+        drained = control(admin, "drain")
+        assert (drained.returncode, drained.stdout) == (0, "draining, 0 clients held\n")
+        assert stage.proxy.process.wait(5) == -signal.SIGTERM
+        gone = control(admin, "status")
+        assert gone.returncode == 1
+        assert "cannot connect" in gone.stderr
