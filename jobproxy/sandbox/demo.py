@@ -124,6 +124,8 @@ def main() -> None:
     except DaemonFailed as error:
         print(f"jobproxy-demo: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

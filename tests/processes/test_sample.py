@@ -1,11 +1,15 @@
 """The work sample itself: 50 held clients through a server that takes one connection at a time."""
 
 import json
+import re
+import signal
+import subprocess
+import urllib.request
 from typing import Any
 
 import pytest
 
-from jobproxy.sandbox.processes import run_pair
+from jobproxy.sandbox.processes import find_script, run_pair
 from tests.processes.support import fetch_json, run
 
 
@@ -68,3 +72,21 @@ def test_demo_compares() -> None:
         "WORK SAMPLE RESULT: PASSED",
         "WORK SAMPLE RESULT: PASSED",
     ]
+
+
+def test_demo_stays() -> None:
+    """The demo says where the live page is, and leaves it up until Ctrl-C."""
+    command = [find_script("jobproxy-demo"), "--stay", "--jobs", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        printed = ""
+        while "Ctrl-C" not in printed:
+            line = demo.stdout.readline()
+            assert line, printed
+            printed += line
+        page = re.search(r"http://\S+/ ", printed)
+        assert page is not None
+        with urllib.request.urlopen(page[0].strip(), timeout=10) as response:
+            assert b"<title>jobproxy</title>" in response.read()
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(20) == 0
