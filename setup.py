@@ -12,9 +12,11 @@ assert VERSION is not None
 TEST = [
     "build>=1.2",
     "hypothesis>=6.100",
+    "openapi-spec-validator>=0.7",
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-twisted>=1.14",
+    "schemathesis>=4",
 ]
 
 setup(
@@ -31,7 +33,7 @@ setup(
     package_dir={"": "."},
     # twisted.plugins must not hold an __init__.py of ours: it would replace Twisted's own.
     packages=[*find_packages(include=["jobproxy", "jobproxy.*"]), "twisted.plugins"],
-    package_data={"jobproxy": ["page.html", "py.typed"]},
+    package_data={"jobproxy": ["openapi.json", "page.html", "py.typed"]},
     zip_safe=False,
     install_requires=[
         "attrs>=23.1",

@@ -42,6 +42,7 @@ from jobproxy.lag import LagMeter
 from jobproxy.lanes import Lanes
 from jobproxy.metrics import ProxyCollector, make_registry
 from jobproxy.notify import Notifier, Pulse
+from jobproxy.openapi import InterfaceRoutes
 from jobproxy.options import (
     DaemonOptions,
     Option,
@@ -254,6 +255,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     watching: list[Routes] = [
         HealthRoutes(instruments),
         MetricsRoutes(make_registry(ProxyCollector(instruments))),
+        InterfaceRoutes(),
     ]
     operating: list[Routes] = [
         PageRoutes(),

@@ -42,6 +42,7 @@ from jobproxy.journal import Journal
 from jobproxy.lag import LagMeter
 from jobproxy.lanes import Lanes
 from jobproxy.metrics import ProxyCollector, make_registry
+from jobproxy.openapi import InterfaceRoutes
 from jobproxy.retries import Retry, RetryPolicy
 from jobproxy.reuse import ReusePolicy
 from jobproxy.starts import Starter
@@ -318,6 +319,7 @@ class ProxyTestCase(SynchronousTestCase):
             callbacks,
             HealthRoutes(instruments),
             MetricsRoutes(make_registry(ProxyCollector(instruments))),
+            InterfaceRoutes(),
             OrphanRoutes(self.gateway, self.clock),
         )
         self.site = ServerFactory(resource, self.clock, make_id=lambda: b"id-%d" % next(ids))

@@ -1,0 +1,68 @@
+"""What is served keeps to the OpenAPI document: requests by the hundred, made up from it."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis import Case
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from jobproxy.openapi import read_document
+from jobproxy.sandbox.processes import find_free_port, run_pair
+
+CHECKS = [
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+]
+#: One has no end, and the other is one.
+UNTRIED = "^/(events|drain)$"
+
+DOCUMENT = schemathesis.openapi.from_dict(json.loads(read_document()))
+CLIENTS = DOCUMENT.include(tag=["client", "job server", "watcher"])
+OPERATORS = DOCUMENT.include(tag=["operator", "watcher"]).exclude(path_regex=UNTRIED)
+
+few = settings(
+    max_examples=25,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def ports() -> Iterator[tuple[str, str]]:
+    """Run a proxy whose jobs take no time; return where it serves clients, and operators."""
+    admin = find_free_port()
+    options = {"admin-listen": f"tcp:{admin}:interface=127.0.0.1"}
+    with run_pair({"duration": "0"}, {}) as (_, proxy), run_pair({"duration": "0"}, options):
+        yield proxy.url, f"http://127.0.0.1:{admin}"
+
+
+def check(case: Case, url: str) -> None:
+    """Send a request, and look whether its answer is one that the document knows."""
+    case.call_and_validate(base_url=url, checks=CHECKS, timeout=10)
+
+
+@CLIENTS.parametrize()
+@few
+def test_clients(case: Case, ports: tuple[str, str]) -> None:
+    """Q1, Q2: clients, the job server and watchers get what the document says."""
+    check(case, ports[0])
+
+
+@OPERATORS.parametrize()
+@few
+def test_operators(case: Case, ports: tuple[str, str]) -> None:
+    """Operators get what the document says."""
+    check(case, ports[1])
