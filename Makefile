@@ -8,13 +8,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check lint types layers bench clean
+.PHONY: help demo test check lint types layers docs bench clean
 
 help:
 	@echo "make demo    run the whole on this machine: job server, proxy and client;"
 	@echo "             ARGS=--stay keeps it up, with its live page"
 	@echo "make test    run the tests"
 	@echo "make check   lint, types, layers, and the tests"
+	@echo "make docs    build the documents in build/docs"
 	@echo "make bench   compare jobproxy with its peers; takes some minutes"
 	@echo "make clean   remove what the others made"
 
@@ -36,6 +37,10 @@ types: $(VENV)/.lint $(VENV)/.test $(VENV)/.bench
 
 layers: $(VENV)/.lint
 	@$(BIN)/lint-imports
+
+docs: $(VENV)/.docs
+	@$(BIN)/python -m sphinx -W --keep-going -E -q -d build/doctrees docs build/docs
+	@echo "The documents are in build/docs/index.html."
 
 bench: $(VENV)/.bench
 	@$(BIN)/python benchmarks/compare.py --json build/figures.json
@@ -62,6 +67,10 @@ $(VENV)/.test: $(VENV)/.run
 
 $(VENV)/.lint: $(VENV)/.run
 	@$(PIP) --editable '.[lint]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	@$(PIP) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.run

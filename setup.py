@@ -9,7 +9,13 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "jobproxy/__init__.py").read_text())
 assert VERSION is not None
 
+DOCS = [
+    "furo>=2024.8.6",
+    "sphinx>=7.3",
+]
+
 TEST = [
+    *DOCS,
     "build>=1.2",
     "hypothesis>=6.100",
     "openapi-spec-validator>=0.7",
@@ -49,6 +55,7 @@ setup(
     extras_require={
         "test": TEST,
         "bench": ["aiohttp>=3.9", "uvloop>=0.19"],
+        "docs": DOCS,
         "lint": [
             "import-linter>=2",
             "mypy>=1.13",

@@ -1,0 +1,214 @@
+"""docs/: options, problems, metrics, alerts and commands are those that exist."""
+
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from twisted.scripts._twistd_unix import ServerOptions
+
+from jobproxy import problems, tap
+from jobproxy.options import Option
+from tests.support import ProxyTestCase
+
+ROOT = Path(__file__).parents[1]
+PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.rst")}
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
+BLOCK = re.compile(r"^( *)\.\. code-block:: console\n\n((?:\1   .*\n|\n)+)", re.MULTILINE)
+QUERY_BLOCK = re.compile(BLOCK.pattern.replace("console", "text"), re.MULTILINE)
+#: What the table of problems has in its first three columns.
+ROW = re.compile(
+    r"^   \* - ([\d, ]+)\n     - ``([a-z-]+)``\n     - (?:no|unknown|yes)", re.MULTILINE
+)
+#: A section of the runbook: its heading and its text.
+SECTION = re.compile(r"^(\w+)\n-+\n((?:.|\n)*?)(?=\n\n\n|\Z)", re.MULTILINE)
+DEFAULTS = {"callback-url": "required", "secret-file": "a random key"}
+
+
+def read_commands() -> Iterator[str]:
+    """Yield each command that is typed into a terminal."""
+    for _, text in sorted(PAGES.items()):
+        for _, block in BLOCK.findall(text):
+            yield from re.findall(r"^ *\$ (.*)$", block, re.MULTILINE)
+
+
+def read_queries() -> Iterator[str]:
+    """Yield each query of the runbook; it takes one line."""
+    for _, block in QUERY_BLOCK.findall(PAGES["runbook"]):
+        yield from filter(None, map(str.strip, block.splitlines()))
+
+
+QUERIES = list(read_queries())
+COMMANDS = list(dict.fromkeys(read_commands()))
+
+
+def split(command: str) -> list[str]:
+    """Return the words of a command as its program sees them, without what may come before."""
+    words = shlex.split(command)
+    while words[0] == "sudo" or "=" in words[0]:
+        words.pop(0)
+    return [Path(words[0]).name, *words[1:]]
+
+
+def find_commands(*programs: str) -> list[list[str]]:
+    return [words for words in map(split, COMMANDS) if words[0] in programs]
+
+
+def read_help(script: str, *subcommand: str) -> str:
+    """Return what a console script says of itself."""
+    entry = re.search(rf'"{script} = ([\w.]+):(\w+)"', (ROOT / "setup.py").read_text())
+    assert entry is not None, f"there is no {script}"
+    printed = io.StringIO()
+    words = [script, *subcommand, "--help"]
+    with (
+        mock.patch.object(sys, "argv", words),
+        redirect_stdout(printed),
+        pytest.raises(SystemExit) as caught,
+    ):
+        getattr(import_module(entry[1]), entry[2])()
+    assert not caught.value.code, f"there is no {' '.join(words[:-1])}"
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("option", tap.Options.table, ids=lambda option: option.name)
+def test_options(option: Option) -> None:
+    """Each option has its place, with its default and some words on when to change it."""
+    found = re.findall(
+        rf"^\.\. option:: --{option.name}( \w+)?\n\n   Default: (.*)\n\n   (\S.*)",
+        PAGES["options"],
+        re.MULTILINE,
+    )
+    ((argument, default, advice),) = found
+    assert bool(argument) != option.is_switch
+    assert default.strip("`") == DEFAULTS.get(option.name, option.default or "none")
+    assert advice
+
+
+def test_no_other_options() -> None:
+    """No option is documented that does not exist."""
+    documented = re.findall(r"^\.\. option:: --([\w-]+)", PAGES["options"], re.MULTILINE)
+    assert sorted(documented) == sorted(option.name for option in tap.Options.table)
+
+
+def test_problems() -> None:
+    """Each problem is in the HTTP reference with its status, and no other is."""
+    upstream = {
+        problems.UpstreamRejected: "400, 404, 409, 410, 422",
+        problems.UpstreamBusy: "429, 503",
+    }
+    kinds = [kind for kind in vars(problems).values() if hasattr(kind, "slug")]
+    expected = {
+        kind.slug: upstream.get(kind) or str(problems.status_of(kind.__new__(kind)))
+        for kind in kinds
+    }
+    assert {slug: statuses for statuses, slug in ROW.findall(PAGES["http"])} == expected
+
+
+class MetricsTests(ProxyTestCase):
+    """Metrics are found by whoever looks them up."""
+
+    def test_metrics(self) -> None:
+        """Each metric that is served is in the table of metrics."""
+        served = self.connect().get("/metrics").answer.body.decode()
+        names = set(re.findall(r"^# TYPE (jobproxy_\w+) ", served, re.MULTILINE))
+        documented = set(re.findall(r"``(jobproxy_\w+)(?:\{[\w,]+\})?``", PAGES["operations"]))
+        self.assertGreater(len(names), 10)
+        self.assertEqual(names - documented, set())
+
+    def test_queries(self) -> None:
+        """Each metric that the runbook asks for is served."""
+        served = self.connect().get("/metrics").answer.body.decode()
+        kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", served, re.MULTILINE))
+        names = {f"{name}_bucket" if kind == "histogram" else name for name, kind in kinds.items()}
+        asked = set(re.findall(r"(?:jobproxy|process)_\w+", "\n".join(QUERIES)))
+        self.assertEqual(asked - names, set())
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_queries_parse(tmp_path: Path) -> None:
+    """Prometheus understands every query of the runbook."""
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(QUERIES)]
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps({"groups": [{"name": "runbook", "rules": rules}]}))
+    done = subprocess.run(
+        ["promtool", "check", "rules", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(QUERIES) > 10
+
+
+@pytest.mark.skipif(not ALERTS.exists(), reason="there are no alerts in deploy/prometheus")
+def test_alerts() -> None:
+    """Each alert has a section in the runbook with all that is wanted at night."""
+    rules = ALERTS.read_text(encoding="utf-8")
+    alerts = re.findall(r"^ *- alert: (\w+)$", rules, re.MULTILINE)
+    sections = SECTION.findall(PAGES["runbook"])
+    assert sorted(name for name, _ in sections) == sorted(set(alerts))
+    for name, text in sections:
+        parts = re.findall(r"^:(.*):", text, re.MULTILINE)
+        assert parts == ["It means", "Clients see", "To be sure", "To do"], name
+        assert f" runbook.html#{name.lower()}\n" in rules
+
+
+def test_commands_parse() -> None:
+    """A shell understands every command."""
+    script = "\n".join(COMMANDS)
+    done = subprocess.run(
+        ["bash", "-n"], input=script, capture_output=True, text=True, timeout=10, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(COMMANDS) > 20
+
+
+@pytest.mark.parametrize("words", find_commands("twistd"), ids=" ".join)
+def test_daemons(words: list[str]) -> None:
+    """The daemons take the options that they are given."""
+    bare = {name: value for name, value in os.environ.items() if "JOB" not in name}
+    with mock.patch.dict(os.environ, bare, clear=True):
+        options = ServerOptions()
+        options.parseOptions(words[1:])
+    assert options.subCommand in {"jobproxy", "jobserver"}
+
+
+@pytest.mark.parametrize(
+    "words", find_commands("jobproxyctl", "jobclient", "jobproxy-demo"), ids=" ".join
+)
+def test_scripts(words: list[str]) -> None:
+    """Each console script has the subcommands and options that it is called with."""
+    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+    first_flag = min([words.index(word) for word in words if word.startswith("-")] or [len(words)])
+    subcommand = [word for word in words[1:first_flag] if word.islower()]
+    text = read_help(words[0], *subcommand)
+    assert [flag for flag in flags if not re.search(rf"{flag}(?![\w-])", text)] == []
+
+
+def test_targets() -> None:
+    """Each target of make exists, and so does each file of ours that a command names."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for _, target, *_ in find_commands("make"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    named = {word for command in COMMANDS for word in shlex.split(command)}
+    files = {name for name in named if re.match(r"(benchmarks|deploy|tests)/", name)}
+    assert [name for name in sorted(files) if not (ROOT / name).exists()] == []
+
+
+def test_readme() -> None:
+    """Each page and picture that the README names exists."""
+    readme = (ROOT / "README.rst").read_text(encoding="utf-8")
+    named = set(re.findall(r"docs/[\w.-]+\.\w+", readme))
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+    assert {"docs/architecture.svg", "docs/figures.svg", "docs/tutorial.rst"} <= named
