@@ -179,8 +179,7 @@ class CorrelationTable(Service):
             for waiter in entry.waiters:
                 if waiter.until is State.RUNNING:
                     entry.is_detached = True
-                    self._dismiss(waiter)
-                    waiter.answered.callback(entry)
+                    self._dismiss(waiter).callback(entry)
             self._tell_idle()
 
     def conclude(self, entry: Entry, ack: Report) -> None:
@@ -280,8 +279,7 @@ class CorrelationTable(Service):
                     "The proxy was stopped while the job was waited for.", retry_after=1
                 )
                 problem.started = entry.started
-                self._dismiss(waiter)
-                waiter.answered.errback(entry.mark(problem))
+                self._dismiss(waiter).errback(entry.mark(problem))
             self._forget(entry)
         for shelf in (self._unattended, self._outcomes, self._orphans):
             shelf.clear()
@@ -298,18 +296,17 @@ class CorrelationTable(Service):
             self.durations.observe(now - entry.created)
         self._journal.note(entry)
         entry.ack = entry.withdraw = None
-        for waiter in waiters:
-            self._dismiss(waiter)
+        answers = [self._dismiss(waiter) for waiter in waiters]
         self._move(entry, self._orphans if is_orphan else self._outcomes)
         if is_orphan:
             self._report_orphan(entry, now)
         if withdraw is not None:
             withdraw()
-        for waiter in waiters:
+        for answer in answers:
             if isinstance(outcome, Report):
-                waiter.answered.callback(entry)
+                answer.callback(entry)
             else:
-                waiter.answered.errback(outcome)
+                answer.errback(outcome)
         self._tell_idle()
 
     def _set_state(self, entry: Entry, state: State) -> None:
@@ -346,8 +343,12 @@ class CorrelationTable(Service):
         if withdraw is not None:
             withdraw()
 
-    def _dismiss(self, waiter: Waiter) -> None:
-        """Count somebody who waits no longer; who is told next may call us again."""
+    def _dismiss(self, waiter: Waiter) -> Deferred[Entry]:
+        """Count somebody who waits no longer; who is told next may call us again.
+
+        :return: what is to be fired. The waiter knows it no longer: as it knows the waiter, so as
+            to be cancelled, both would be garbage that only the collector finds.
+        """
         entry = waiter.entry
         entry.waiters = tuple(other for other in entry.waiters if other is not waiter)
         waiter.deadline.cancel()
@@ -355,6 +356,9 @@ class CorrelationTable(Service):
         stays = entry.is_detached or entry.state is not State.QUEUED
         if stays and entry.state is not State.ENDED and not entry.waiters:
             self._move(entry, self._unattended)
+        answered = waiter.answered
+        del waiter.answered
+        return answered
 
     def _tell_idle(self) -> None:
         """Tell who waits for it if nobody is held; called once those who were know their answer."""
@@ -377,7 +381,7 @@ class CorrelationTable(Service):
         entry = waiter.entry
         wants_state = waiter.takes_state and entry.state is not State.UNCONFIRMED
         entry.is_detached |= wants_state
-        self._dismiss(waiter)
+        answered = self._dismiss(waiter)
         problem = entry.overrun()
         if entry.is_wanted and problem.started == "no":
             # It will be started for those who go on waiting.
@@ -389,7 +393,7 @@ class CorrelationTable(Service):
         if entry.outcome is None and not waiter.is_poll:
             self._journal.note_wait(entry, "has waited for as long as it may")
         if (waiter.is_poll or wants_state) and entry.outcome is None:
-            waiter.answered.callback(entry)
+            answered.callback(entry)
         else:
-            waiter.answered.errback(problem)
+            answered.errback(problem)
         self._tell_idle()

@@ -11,6 +11,10 @@ from twisted.internet.interfaces import IReactorTime
 TURNS = 24
 
 
+def _do_nothing() -> None:
+    pass
+
+
 class Deadline:
     """Calls something when its time has come, unless it is cancelled.
 
@@ -36,6 +40,9 @@ class Deadline:
         """Have nothing called; may come after the call too."""
         if self._timer.active():
             self._timer.cancel()
+        # What is called mostly holds this; together they would be garbage that only the collector
+        # finds.
+        self._call = _do_nothing
 
     def _check(self) -> None:
         if not self._turns:

@@ -111,7 +111,7 @@ def calm_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(5_000, 100, 20)
+    gc.set_threshold(5_000, 20, 100)
 
 
 def raise_file_limit() -> None:

@@ -1,5 +1,6 @@
 """The correlation table: single rules of who is told what, and what is kept for how long."""
 
+import gc
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -46,6 +47,31 @@ class TableTestCase(SynchronousTestCase):
     def orphan(self, handle: str, report: Report = RESULT) -> None:
         """Have a result come that nobody waits for."""
         self.assertIs(self.table.complete(handle, report), Delivery.LATE)
+
+
+
+class GarbageTests(TableTestCase):
+    def test_none(self) -> None:
+        """A job that has ended, however it did, leaves nothing that only the collector finds."""
+
+        def end_all() -> None:
+            for number in range(10):
+                self.hold(f"result {number}")
+                self.table.complete(f"result {number}", RESULT)
+                entry, answered = self.hold(f"problem {number}")
+                self.table.fail(entry, Internal("x"))
+                self.failureResultOf(answered)
+                _, answered = self.hold(f"left {number}")
+                answered.addErrback(lambda _: None)
+                answered.cancel()
+
+        end_all()
+        self.table.stopService()
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        end_all()
+        self.assertEqual(gc.collect(), 0)
 
 
 class WaitingTests(TableTestCase):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import schemathesis
@@ -49,20 +50,20 @@ def ports() -> Iterator[tuple[str, str]]:
         yield proxy.url, f"http://127.0.0.1:{admin}"
 
 
-def check(case: Case, url: str) -> None:
+def check(case: Case[Any], url: str) -> None:
     """Send a request, and look whether its answer is one that the document knows."""
     case.call_and_validate(base_url=url, checks=CHECKS, timeout=10)
 
 
 @CLIENTS.parametrize()
 @few
-def test_clients(case: Case, ports: tuple[str, str]) -> None:
+def test_clients(case: Case[Any], ports: tuple[str, str]) -> None:
     """Q1, Q2: clients, the job server and watchers get what the document says."""
     check(case, ports[0])
 
 
 @OPERATORS.parametrize()
 @few
-def test_operators(case: Case, ports: tuple[str, str]) -> None:
+def test_operators(case: Case[Any], ports: tuple[str, str]) -> None:
     """Operators get what the document says."""
     check(case, ports[1])
