@@ -49,7 +49,6 @@ class TableTestCase(SynchronousTestCase):
         self.assertIs(self.table.complete(handle, report), Delivery.LATE)
 
 
-
 class GarbageTests(TableTestCase):
     def test_none(self) -> None:
         """A job that has ended, however it did, leaves nothing that only the collector finds."""
