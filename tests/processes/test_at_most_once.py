@@ -35,7 +35,7 @@ def test_at_most_once() -> None:
 @pytest.mark.timeout(240)
 def test_at_least_once() -> None:
     """S6, S18: with --retry always no job is started more often than a start was in doubt."""
-    books = keep_books("--jobs", "1000", "--concurrency", "100", "--retry", "always")
+    books = keep_books("--jobs", "1000", "--concurrency", "300", "--retry", "always")
     assert 0 < books["of a callback URL seen before"] <= books["ambiguous faults injected"]
     assert books["answered 200"] > 980
 
