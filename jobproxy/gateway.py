@@ -6,10 +6,10 @@ from collections.abc import Callable
 from hashlib import blake2b
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, execute, succeed
 
 from jobproxy.correlation import CorrelationTable
-from jobproxy.entries import Delivery, Entry, Origin, State
+from jobproxy.entries import Delivery, Entry, Origin, Orphan, State
 from jobproxy.fixed import IdTable
 from jobproxy.messages import Job, parse_report
 from jobproxy.problems import (
@@ -81,8 +81,8 @@ class Gateway:
         entry = self.table.expect(
             token.handle,
             start.withdraw,
-            alias=_alias(job, terms.key) if terms.key else None,
-            fingerprint=_fingerprint(job) if terms.key else b"",
+            alias=alias_of(job, terms.key) if terms.key else None,
+            fingerprint=fingerprint_of(job) if terms.key else b"",
             origin=Origin(
                 request_id,
                 terms.trace[0][1] if terms.trace else None,
@@ -96,19 +96,12 @@ class Gateway:
         start.begin(entry, callback_url, headers)
         return answer
 
-    def recall(self, job: Job, key: str) -> Entry | None:
+    def recall(self, job: Job, key: str) -> Deferred[Entry | None]:
         """Return the job that this account has given this key to, if it was or may be started.
 
-        :raises IdempotencyKeyReused: if it is another job.
+        :return: fails with :class:`IdempotencyKeyReused` if it is another job.
         """
-        entry = self.table.find_alias(_alias(job, key))
-        if entry is None or (entry.state is State.ENDED and entry.result is None):
-            return None
-        if entry.fingerprint != _fingerprint(job):
-            raise IdempotencyKeyReused(
-                "Another job was sent with this key; send this one with a key of its own."
-            )
-        return entry
+        return execute(self._recall_here, alias_of(job, key), fingerprint_of(job))
 
     def join(self, entry: Entry, job: Job, terms: Terms) -> Deferred[Entry]:
         """Wait, as another client, for a job that is known already.
@@ -140,6 +133,25 @@ class Gateway:
         """Return the seconds for which a client is held at most."""
         return self._wait if terms.wait is None else min(terms.wait, self._wait)
 
+    def list_orphans(self) -> Deferred[list[Orphan]]:
+        """Return the results that nobody waited for or asked for since, the oldest first."""
+        now = self.starter.clock.seconds()
+        return succeed(
+            [
+                Orphan(entry.handle, entry.job_id, entry.result.body, now - entry.ended)
+                for entry in self.table.orphans()
+                if entry.result is not None and entry.ended is not None
+            ]
+        )
+
+    def find_orphan(self, handle: str) -> Deferred[bytes | None]:
+        """Return the body of an orphan, if there is one of this handle."""
+        return succeed(self.table.find_orphan(handle))
+
+    def drop_orphan(self, handle: str) -> Deferred[None]:
+        """Forget an orphan."""
+        return execute(self.table.drop_orphan, handle)
+
     def recognize(self, token: str) -> str:
         """Return the handle of the job that a callback's URL names.
 
@@ -154,7 +166,7 @@ class Gateway:
             raise NotFound
         return handle
 
-    def deliver(self, handle: str, body: bytes) -> Delivery:
+    def deliver(self, handle: str, body: bytes) -> Delivery | Deferred[Delivery]:
         """Take the callback of a recognized job.
 
         :raises InvalidJson: if the body is not a JSON object; the job goes on.
@@ -173,10 +185,27 @@ class Gateway:
         assert isinstance(table, IdTable)
         return self._count(lambda: table.complete_by_id(parse_report(body)))
 
+    def find_reasons(self) -> list[str]:
+        """Return why jobs had better go to another proxy."""
+        reasons = []
+        if self.is_draining:
+            reasons.append("draining")
+        if not self.starter.job_server.circuit.is_passable:
+            reasons.append("job-server-unreachable")
+        return reasons
+
     def drain(self) -> None:
         """Take no more jobs, and start none of those that are queued."""
         self.is_draining = True
         self.table.fail_queued(_draining)
+
+    def _recall_here(self, alias: bytes, fingerprint: bytes) -> Entry | None:
+        entry = self.table.find_alias(alias)
+        if entry is None or (entry.state is State.ENDED and entry.result is None):
+            return None
+        if entry.fingerprint != fingerprint:
+            raise IdempotencyKeyReused
+        return entry
 
     def _count(self, deliver: Callable[[], Delivery]) -> Delivery:
         result = "crash"
@@ -228,12 +257,14 @@ def _mark(problem: Problem, entry: Entry | None) -> Problem:
     return problem
 
 
-def _alias(job: Job, key: str) -> bytes:
+def alias_of(job: Job, key: str) -> bytes:
+    """Return what stands for an account's key."""
     # Neither can hold a zero byte, so that no two pairs look alike.
     return _digest(f"{job.account}\0{key}")
 
 
-def _fingerprint(job: Job) -> bytes:
+def fingerprint_of(job: Job) -> bytes:
+    """Return what stands for all that makes a job what it is."""
     # Whether the client waits does not make it another job.
     return _digest(job.parameters) if job.own_start is None else _digest(job.own_start.decode())
 

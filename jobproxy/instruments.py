@@ -61,11 +61,7 @@ class Instruments:
 
     def find_reasons(self) -> list[str]:
         """Return why jobs had better go to another proxy; none if this one wants them."""
-        reasons = []
-        if self.gateway.is_draining:
-            reasons.append("draining")
-        if not self.gateway.starter.job_server.circuit.is_passable:
-            reasons.append("job-server-unreachable")
+        reasons = self.gateway.find_reasons()
         if not self.has_descriptors():
             reasons.append("no-file-descriptors")
         return reasons

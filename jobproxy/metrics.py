@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from jobproxy import __version__
 from jobproxy.circuit import Phase
+from jobproxy.cluster.gateway import ClusterGateway
 from jobproxy.instruments import Instruments
 from jobproxy.tallies import Histogram
 
@@ -33,6 +34,8 @@ class ProxyCollector(Collector):
         yield from self._collect_jobs()
         yield from self._collect_starts()
         yield from self._collect_connections()
+        if isinstance(self._instruments.gateway, ClusterGateway):
+            yield from _collect_cluster(self._instruments.gateway)
         yield _time(
             "jobproxy_reactor_lag_seconds", "How late the event loop is.", self._instruments.lag
         )
@@ -93,6 +96,22 @@ class ProxyCollector(Collector):
         yield _count(
             "jobproxy_refused", "What was refused before it was a request.", ("reason",), refused
         )
+
+
+def _collect_cluster(gateway: ClusterGateway) -> Iterator[Metric]:
+    store, peers = gateway.store, gateway.peers
+    yield GaugeMetricFamily(
+        "jobproxy_store_up", "Whether the nodes reach each other.", float(store.is_up)
+    )
+    yield _count(
+        "jobproxy_store_calls", "Questions to the store.", ("result",), _keyed(store.calls)
+    )
+    yield _time("jobproxy_store_seconds", "Of the store's answers.", store.durations)
+    relays = _keyed(gateway.relays)
+    yield _count("jobproxy_relays", "Callbacks of other nodes' jobs.", ("result",), relays)
+    yield CounterMetricFamily("jobproxy_store_gaps", "Subscriptions made.", peers.gaps)
+    yield CounterMetricFamily("jobproxy_store_found", "Results found after these.", peers.found)
+    yield CounterMetricFamily("jobproxy_untold", "What other nodes were not told.", peers.untold)
 
 
 def make_registry(collector: ProxyCollector) -> CollectorRegistry:

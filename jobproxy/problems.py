@@ -146,6 +146,9 @@ class IdempotencyKeyReused(Problem):
     slug = "idempotency-key-reused"
     title = "This Idempotency-Key belongs to another job"
 
+    def __init__(self) -> None:
+        super().__init__("Another job was sent with this key; send this one with a key of its own.")
+
 
 class AccountQueueFull(Problem):
     slug = "account-queue-full"
@@ -160,6 +163,14 @@ class Overloaded(Problem):
 class Draining(Problem):
     slug = "draining"
     title = "The proxy is stopping"
+
+
+class StoreUnreachable(Problem):
+    slug = "store-unreachable"
+    title = "The store that the nodes share cannot be reached"
+
+    def __init__(self) -> None:
+        super().__init__("The proxy cannot reach the other nodes; try again.", retry_after=1)
 
 
 class UpstreamProblem(Problem):
@@ -255,6 +266,7 @@ _STATUSES: Mapping[type[Problem], int] = {
     UpstreamUntrusted: 502,
     Overloaded: 503,
     Draining: 503,
+    StoreUnreachable: 503,
     UpstreamUnreachable: 503,
     WaitOver: 504,
     StartUnknown: 504,

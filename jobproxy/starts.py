@@ -1,5 +1,8 @@
 """Has jobs started: in their lane, again where that is safe, and with every doubt told."""
 
+from collections.abc import Callable
+from typing import Any
+
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -25,6 +28,8 @@ class Starter:
 
     :param grace: seconds that a callback is still waited for when it is not known whether the
         start reached the job server.
+    :ivar guard: is asked before the first start of a job that has an alias; fires with whether it
+        may be started, or fails with the :class:`Problem` that ends the job.
     """
 
     clock: IReactorTime
@@ -33,6 +38,7 @@ class Starter:
     job_server: JobServer
     policy: RetryPolicy
     grace: float
+    guard: Callable[[Entry], Deferred[bool]] | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.job_server.circuit.when_open = self._tell_queued
@@ -62,7 +68,7 @@ class Start:
     _starter: Starter
     _job: Job
     #: The place in the lane, or the pause before it; a start call is never cancelled.
-    _waiting: Deferred[None]
+    _waiting: Deferred[Any]
     _attempts: int = field(default=0, init=False)
 
     def withdraw(self) -> None:
@@ -86,6 +92,8 @@ class Start:
             except CancelledError:
                 return
             self._attempts += 1
+            if starter.guard and entry.alias and not await self._ask(starter.guard, entry):
+                return
             starter.table.advance(entry, State.STARTING)
             try:
                 body = self._job.to_start(callback_url)
@@ -105,6 +113,23 @@ class Start:
             if pause is None or entry.state is State.ENDED or not await self._rest(entry, pause):
                 return
             self._waiting = starter.lanes.come_back(account)
+
+    async def _ask(self, guard: Callable[[Entry], Deferred[bool]], entry: Entry) -> bool:
+        """Return whether the job may be started here; if not, its place is given back."""
+        if self._attempts > 1:
+            return True
+        self._waiting = asking = guard(entry)
+        may_start = False
+        try:
+            may_start = await asking
+        except CancelledError:
+            pass
+        except Problem as problem:
+            self._starter.table.fail(entry, problem)
+        finally:
+            if not may_start:
+                self._starter.lanes.leave(self._job.account)
+        return may_start
 
     def _accept(self, entry: Entry, ack: Report) -> float | None:
         """Take an ack; return the seconds after which the job counts as lost, if it ever does."""

@@ -1,20 +1,21 @@
-"""``twistd jobproxy``: its options, and the wiring of its services."""
+"""``twistd jobproxy``: the wiring of its services."""
 
 import os
 import random
 import secrets
 import signal
 import time
-from collections.abc import Iterator
-from enum import Enum
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.application import strports
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
-from twisted.python import usage
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.ssl import optionsForClientTLS
 
 from jobproxy import lifecycle, logs
 from jobproxy.admin import (
@@ -29,6 +30,12 @@ from jobproxy.admin import (
 from jobproxy.answers import Routes, make_resource
 from jobproxy.circuit import Circuit
 from jobproxy.client import PlainClient
+from jobproxy.cluster.gateway import ClusterGateway
+from jobproxy.cluster.herald import Herald
+from jobproxy.cluster.interface import IStore
+from jobproxy.cluster.lanes import ClusterLanes
+from jobproxy.cluster.limits import ANSWER_TIME, LEASE_TIME
+from jobproxy.cluster.peers import Peers
 from jobproxy.correlation import CorrelationTable
 from jobproxy.draining import Drain
 from jobproxy.fixed import IdTable
@@ -43,176 +50,19 @@ from jobproxy.lanes import Lanes
 from jobproxy.metrics import ProxyCollector, make_registry
 from jobproxy.notify import Notifier, Pulse
 from jobproxy.openapi import InterfaceRoutes
-from jobproxy.options import (
-    DaemonOptions,
-    Option,
-    read_base_url,
-    read_count,
-    read_delay,
-    read_endpoints,
-    read_seconds,
-    read_switch,
-    read_url,
-    reader_of,
-)
-from jobproxy.retries import OnLost, Retry, RetryPolicy
+from jobproxy.retries import OnLost, RetryPolicy
 from jobproxy.reuse import ReusePolicy
+from jobproxy.settings import CorrelateBy, LaneScope, Options
 from jobproxy.starts import Starter
 from jobproxy.status import Feed, Status
-from jobproxy.tokens import MIN_KEY, TokenSigner
+from jobproxy.tokens import MIN_KEY, TokenSigner, make_node
 from jobproxy.upstream import JobServer
-from jobproxy.web import PROXY_PATHS, CallbackRoutes, ClientRoutes, FixedCallbackRoutes
+from jobproxy.web import CallbackRoutes, ClientRoutes, FixedCallbackRoutes
+
+__all__ = ["Options", "makeService"]
 
 #: Seconds between two tries to write log lines that nobody took.
 FLUSH_INTERVAL = 0.5
-
-
-class CorrelateBy(Enum):
-    """What tells the job that a callback is about."""
-
-    TOKEN = "token"  # noqa: S105 - a word, not a secret
-    ID = "id"
-
-
-def read_keys(text: str) -> list[bytes]:
-    """Read the keys of callback tokens from the file with this name."""
-    try:
-        keys = Path(text).read_bytes().split(b"\n")
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from error
-    keys = [key.strip() for key in keys if key.strip()]
-    if not 1 <= len(keys) <= 2 or any(len(key) < MIN_KEY for key in keys):
-        raise ValueError(f"must name a file of one or two lines of at least {MIN_KEY} bytes each")
-    return keys
-
-
-class Options(DaemonOptions):
-    program = "jobproxy"
-    synopsis = "--callback-url URL [options]"
-    longdesc = (
-        "Holds each client that POSTs a job, starts the job on the job server, and answers with "
-        "what the job server POSTs back."
-    )
-    table = (
-        Option(
-            "callback-url",
-            None,
-            read_base_url,
-            "public base of the URLs that the job server calls back; its path is served",
-            required=True,
-            aliases=("CALLBACK_URL",),
-        ),
-        Option(
-            "job-server-url",
-            "http://jobs.asgateway.com/start",
-            read_url,
-            "where jobs are started",
-        ),
-        Option(
-            "listen",
-            "tcp:8080:interface=127.0.0.1:backlog=4096",
-            read_endpoints,
-            "endpoint to serve on (strports); may come several times",
-            repeatable=True,
-        ),
-        Option(
-            "callback-listen",
-            None,
-            read_endpoints,
-            "endpoint for callbacks, which are then served nowhere else; may come several times",
-            repeatable=True,
-        ),
-        Option(
-            "admin-listen",
-            None,
-            read_endpoints,
-            "endpoint for the live page, status, jobs and orphans, and for health and metrics, "
-            "which are then served nowhere else; may come several times",
-            repeatable=True,
-        ),
-        Option("wait", "30", read_seconds, "seconds a client is held at most"),
-        Option("start-timeout", "10", read_seconds, "seconds for one start call"),
-        Option(
-            "ambiguous-grace",
-            "2",
-            read_delay,
-            "seconds a callback is waited for after a start whose outcome is not known",
-        ),
-        Option(
-            "drain-timeout",
-            "30",
-            read_delay,
-            "seconds that held clients have to be answered once the proxy is told to stop",
-        ),
-        Option("retain", "300", read_seconds, "seconds that results are kept to be asked for"),
-        Option(
-            "retry",
-            "not-sent",
-            reader_of(Retry),
-            "which starts are sent again: never, not-sent (none that may have been read) or always",
-        ),
-        Option("start-attempts", "3", read_count, "start calls for one job at most"),
-        Option(
-            "on-lost",
-            "fail",
-            reader_of(OnLost),
-            "what becomes of a job whose callback does not come: fail or restart",
-        ),
-        Option(
-            "lost-after",
-            None,
-            read_seconds,
-            "seconds after which such a job is started again",
-        ),
-        Option(
-            "correlate-by",
-            "token",
-            reader_of(CorrelateBy),
-            "token in the callback URL, or id for job servers that call back one fixed URL",
-        ),
-        Option("max-held", "10000", read_count, "clients held at once"),
-        Option("starts-per-account", "16", read_count, "start calls of one account at once"),
-        Option("queue-per-account", "1000", read_count, "jobs of one account that may be queued"),
-        Option("max-starts", "256", read_count, "start calls at once in all"),
-        Option("max-body", "65536", read_count, "bytes of a request's or a callback's body"),
-        Option(
-            "upstream-idle",
-            "2",
-            read_delay,
-            "seconds an idle connection to the job server is kept; 0: none is",
-        ),
-        Option(
-            "secret-file",
-            None,
-            read_keys,
-            f"file with the key of the callback tokens, {MIN_KEY} bytes or more; of two lines "
-            "the first signs and both verify; without it the key is random",
-        ),
-        Option(
-            "allow-client-callbacks",
-            "no",
-            read_switch,
-            "let clients that do not wait name a callback URL of their own",
-            is_switch=True,
-        ),
-        Option(
-            "log-accounts",
-            "no",
-            read_switch,
-            "show whose a job is in the log and to the operator",
-            is_switch=True,
-        ),
-    )
-
-    def check(self) -> None:
-        if self["on-lost"] is OnLost.RESTART and self["lost-after"] is None:
-            raise usage.UsageError("--on-lost restart needs --lost-after")
-        path = urlsplit(self["callback-url"]).path or "/"
-        if self["correlate-by"] is CorrelateBy.ID and path in PROXY_PATHS:
-            raise usage.UsageError(
-                "--correlate-by id needs a --callback-url with a path of its own, "
-                f"best one that nobody can guess, not {path}"
-            )
 
 
 def makeService(config: Options, reactor: Any = None) -> MultiService:
@@ -249,6 +99,8 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     # Services stop in reverse order: the ports close before the held clients are answered.
     for service in (pulse, meter, writer, feed):
         service.setServiceParent(daemon)
+    if isinstance(gateway, ClusterGateway):
+        gateway.store.setServiceParent(daemon)
     gateway.table.setServiceParent(daemon)
     callbacks = None
     handed_on = []
@@ -261,7 +113,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         PageRoutes(),
         StatusRoutes(status, feed),
         JobListRoutes(gateway, reactor),
-        OrphanRoutes(gateway, reactor),
+        OrphanRoutes(gateway),
         DrainRoutes(gateway, lambda: signal.raise_signal(signal.SIGTERM)),
     ]
     for descriptions, routes in _share_out(config, gateway, watching, operating):
@@ -287,7 +139,8 @@ def _is_handed_on(config: Options, description: str) -> bool:
 
 
 def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:
-    signer = TokenSigner(keys=config["secret-file"] or [secrets.token_bytes(MIN_KEY)])
+    node = make_node()
+    signer = TokenSigner(keys=config["secret-file"] or [secrets.token_bytes(MIN_KEY)], node=node)
     jitter = random.SystemRandom()
     job_server = JobServer(
         treq=PlainClient(agent),
@@ -297,7 +150,8 @@ def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:
         reuse=ReusePolicy(reactor, agent.close_idle, config["upstream-idle"]),
         circuit=Circuit(reactor, jitter),
     )
-    journal = Journal(logs.is_on)
+    store = None if config["cluster"] is None else _make_store(config, reactor, node)
+    journal = Journal(logs.is_on) if store is None else Herald(logs.is_on, store=store, node=node)
     table = CorrelationTable(reactor, config["retain"], journal=journal)
     if config["correlate-by"] is CorrelateBy.ID:
         table = IdTable(
@@ -307,10 +161,14 @@ def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:
             make_handle=lambda: signer.mint().handle,
             journal=journal,
         )
+    make_lanes: Callable[..., Lanes] = Lanes
+    if store is not None and config["lane-scope"] is LaneScope.CLUSTER:
+        lease = config["start-timeout"] + LEASE_TIME
+        make_lanes = partial(ClusterLanes, store=store, lease=lease, random=jitter)
     starter = Starter(
         clock=reactor,
         table=table,
-        lanes=Lanes(
+        lanes=make_lanes(
             clock=reactor,
             per_account=config["starts-per-account"],
             queue_per_account=config["queue-per-account"],
@@ -325,7 +183,12 @@ def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:
         ),
         grace=config["ambiguous-grace"],
     )
-    return Gateway(
+    make_gateway: Callable[..., Gateway] = Gateway
+    if store is not None:
+        assert isinstance(journal, Herald)
+        store.listener = peers = Peers(reactor, table, store, journal, node)
+        make_gateway = partial(ClusterGateway, store=store, peers=peers, node=node)
+    return make_gateway(
         table=table,
         starter=starter,
         signer=signer,
@@ -334,6 +197,18 @@ def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:
         max_held=config["max-held"],
         shows_accounts=config["log-accounts"],
     )
+
+
+def _make_store(config: Options, reactor: Any, node: str) -> IStore:
+    # Only who wants it needs to have txredisapi.
+    from jobproxy.cluster.redis import RedisStore
+
+    def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
+        endpoint = HostnameEndpoint(reactor, host.encode(), port, ANSWER_TIME)
+        return wrapClientTLS(optionsForClientTLS(host), endpoint) if address.is_tls else endpoint
+
+    address = config["cluster"]
+    return RedisStore(reactor, address, make_endpoint, node, config["retain"])
 
 
 def _share_out(

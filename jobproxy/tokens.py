@@ -1,11 +1,13 @@
 """Tokens: the signed, unguessable names of jobs in their callback URLs.
 
-A token is ``<handle>.<mac>``. The handle (expiry and 128 random bits) may be told to anyone; only
-who has the whole token can complete the job. A token proves itself, so it tells a late callback
-from a forged one without a look at any table, also after a restart with the same keys.
+A token is ``<handle>.<mac>``. The handle (expiry, node and 128 random bits) may be told to anyone;
+only who has the whole token can complete the job. A token proves itself, so it tells a late
+callback from a forged one without a look at any table, also after a restart or on another node with
+the same keys; and it says which node has the job.
 """
 
 import hmac
+import re
 import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -15,7 +17,10 @@ from attrs import define, field, frozen
 
 MIN_KEY = 32
 
-_DOMAIN = b"jobproxy callback token v1\0"
+_DOMAIN = b"jobproxy callback token v2\0"
+_HANDLE = re.compile(r"[A-Za-z0-9_-]{38}")
+#: Where in a handle the node stands; before it the expiry, after it what is random.
+_NODE = slice(8, 16)
 
 
 @frozen
@@ -41,18 +46,21 @@ class TokenSigner:
     :param keys: the first signs, all verify: so a key is rotated without losing a job.
     :param lifetime: seconds after which a token is no longer verified.
     :param now: Unix time in seconds; wall-clock time, as a token outlives the process.
+    :param node: the name of this process among all that have the same keys, as
+        :func:`make_node` makes it.
     :param entropy: returns as many random bytes as it is asked for.
     """
 
     _keys: Sequence[bytes] = field(validator=_check_keys, repr=False)
     _lifetime: float = 86_400.0
     _now: Callable[[], float] = time.time
+    _node: str = "only-one"
     _entropy: Callable[[int], bytes] = secrets.token_bytes
 
     def mint(self) -> Token:
         """Return a token that nobody had before."""
-        expiry = int(self._now() + self._lifetime)
-        handle = _encode(expiry.to_bytes(5, "big") + self._entropy(16))
+        expiry = int(self._now() + self._lifetime).to_bytes(6, "big")
+        handle = f"{_encode(expiry)}{self._node}{_encode(self._entropy(16))}"
         return Token(handle=handle, text=f"{handle}.{_sign(self._keys[0], handle)}")
 
     def verify(self, text: str) -> str | None:
@@ -66,13 +74,28 @@ class TokenSigner:
         return handle
 
 
+def make_node() -> str:
+    """Return a name for a process that no other has or had."""
+    return secrets.token_urlsafe(6)
+
+
+def node_of(handle: str) -> str:
+    """Return the name of the process that made a handle."""
+    return handle[_NODE]
+
+
+def is_handle(text: str) -> bool:
+    """Whether this could be a handle; nobody can tell if it is one."""
+    return _HANDLE.fullmatch(text) is not None
+
+
 def _sign(key: bytes, handle: str) -> str:
     return _encode(hmac.digest(key, _DOMAIN + handle.encode("utf-8", "replace"), "sha256")[:16])
 
 
 def _expiry(handle: str) -> int:
     """Return the Unix time at which a handle that we signed expires."""
-    return int.from_bytes(urlsafe_b64decode(handle)[:5], "big")
+    return int.from_bytes(urlsafe_b64decode(handle[:8]), "big")
 
 
 def _encode(data: bytes) -> str:

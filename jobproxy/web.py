@@ -11,7 +11,7 @@ from jobproxy.answers import answer
 from jobproxy.entries import Delivery, Entry
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
-from jobproxy.messages import parse_job
+from jobproxy.messages import Job, parse_job
 from jobproxy.problems import UnsupportedMediaType, job_path
 from jobproxy.terms import Terms, read_terms
 
@@ -42,7 +42,14 @@ class ClientRoutes:
         _check_type(request)
         terms = read_terms(request.headers)
         job = parse_job(request.body, allows_callbacks=self._allows_callbacks)
-        known = self._gateway.recall(job, terms.key) if terms.key else None
+        if terms.key is None:
+            return self._hold(None, request, job, terms)
+        recalling = self._gateway.recall(job, terms.key)
+        return recalling.addCallback(self._hold, request, job, terms)
+
+    def _hold(
+        self, known: Entry | None, request: Request, job: Job, terms: Terms
+    ) -> Deferred[bytes]:
         if known is None:
             waiting = self._gateway.submit(job, terms, request.request_id)
         else:
@@ -88,10 +95,13 @@ class CallbackRoutes:
     def add_to(self, app: Klein) -> None:
         app.route(f"{self._path}/<token>", methods=["POST"])(self.take)
 
-    def take(self, request: Request, token: str) -> bytes:
+    def take(self, request: Request, token: str) -> bytes | Deferred[bytes]:
         """Take a callback; nothing of it is looked at before its token."""
         handle = self._gateway.recognize(token)
-        return answer(request, _RECEIPTS[self._gateway.deliver(handle, request.body)])
+        delivery = self._gateway.deliver(handle, request.body)
+        if isinstance(delivery, Delivery):
+            return answer(request, _RECEIPTS[delivery])
+        return delivery.addCallback(lambda done: answer(request, _RECEIPTS[done]))
 
 
 @define(eq=False)

@@ -14,7 +14,7 @@ from jobproxy.logs import describe, write_json
 from jobproxy.sandbox.processes import DaemonProcess
 
 #: A token is whatever looks like one: 21 bytes, a dot, and 16 bytes, all in base64.
-_TOKEN = re.compile(r"(?<![\w-])[\w-]{28}\.[\w-]{22}(?![\w-])", re.ASCII)
+_TOKEN = re.compile(r"(?<![\w-])[\w-]{38}\.[\w-]{22}(?![\w-])", re.ASCII)
 _PROOF = re.compile(r"(?<![0-9A-Fa-f])[0-9A-F]{40}(?![0-9A-Fa-f])")
 #: The names that our tests give to accounts, where they are no part of a host's name.
 _ACCOUNT = re.compile(r"(?<![\w./-])(?:example|account[- ]?\d+|somebody[\w-]*)(?![\w.-])")

@@ -320,14 +320,14 @@ class ProxyTestCase(SynchronousTestCase):
             HealthRoutes(instruments),
             MetricsRoutes(make_registry(ProxyCollector(instruments))),
             InterfaceRoutes(),
-            OrphanRoutes(self.gateway, self.clock),
+            OrphanRoutes(self.gateway),
         )
         self.site = ServerFactory(resource, self.clock, make_id=lambda: b"id-%d" % next(ids))
         admin = make_resource(
             PageRoutes(),
             StatusRoutes(status, self.feed),
             JobListRoutes(self.gateway, self.clock),
-            OrphanRoutes(self.gateway, self.clock),
+            OrphanRoutes(self.gateway),
             DrainRoutes(self.gateway, self._note_stop),
         )
         self.admin_site = ServerFactory(admin, self.clock)

@@ -15,7 +15,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.plugin import getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy import __version__, tap
+from jobproxy import __version__, settings, tap
 from jobproxy.options import DaemonOptions
 from jobproxy.retries import OnLost, Retry
 from jobproxy.sandbox import tap as sandbox_tap
@@ -78,7 +78,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "start-attempts": 3,
                 "on-lost": OnLost.FAIL,
                 "lost-after": None,
-                "correlate-by": tap.CorrelateBy.TOKEN,
+                "correlate-by": settings.CorrelateBy.TOKEN,
                 "max-held": 10_000,
                 "starts-per-account": 16,
                 "queue-per-account": 1_000,
@@ -86,6 +86,9 @@ class ProxyOptionsTests(OptionsTestCase):
                 "max-body": 65_536,
                 "upstream-idle": 2.0,
                 "secret-file": None,
+                "cluster": None,
+                "cluster-password-file": None,
+                "lane-scope": settings.LaneScope.NODE,
                 "allow-client-callbacks": False,
                 "log-accounts": False,
             },
@@ -272,7 +275,7 @@ class TogetherTests(OptionsTestCase):
             self.check_refused([url, "--correlate-by=id"], line)
             self.parse(url)
         options = self.parse("--callback-url=http://proxy.example/x7Kq", "--correlate-by=id")
-        self.assertIs(options["correlate-by"], tap.CorrelateBy.ID)
+        self.assertIs(options["correlate-by"], settings.CorrelateBy.ID)
 
 
 class SecretFileTests(OptionsTestCase):

@@ -1,0 +1,70 @@
+"""Where a Redis is: the URL, read."""
+
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from attrs import field, frozen
+
+_PORT = 6379
+_SENTINEL_PORT = 26_379
+_FORMS = (
+    "must be memory:, redis://[user:password@]host[:port][/db], rediss://… for TLS, or "
+    "redis+sentinel://[user:password@]host[:port],…/service[/db]"
+)
+
+
+@frozen
+class Address:
+    """
+    :param hosts: names and ports; of the sentinels, if there is a service.
+    :param service: the name by which sentinels know the master.
+    """
+
+    hosts: tuple[tuple[str, int], ...]
+    db: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    is_tls: bool = False
+    service: str | None = None
+
+
+def read_address(text: str) -> Address | None:
+    """Read the URL of a Redis; nothing for ``memory:``.
+
+    An error does not repeat the text, as a password may be in it.
+    """
+    if text == "memory:":
+        return None
+    try:
+        address = _read(urlsplit(text))
+    except ValueError:
+        address = None
+    if address is None:
+        raise ValueError(_FORMS)
+    return address
+
+
+def _read(url: SplitResult) -> Address | None:
+    scheme, _, rest = url.scheme.partition("+")
+    if scheme not in ("redis", "rediss") or rest not in ("", "sentinel"):
+        return None
+    if url.query or url.fragment:
+        return None
+    credentials, _, hosts = url.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    default = _SENTINEL_PORT if rest else _PORT
+    parts = [urlsplit(f"//{host}") for host in hosts.split(",")]
+    found = tuple((part.hostname or "", part.port or default) for part in parts)
+    path = url.path.strip("/").split("/") if url.path.strip("/") else []
+    service = path.pop(0) if rest and path else None
+    db = path.pop(0) if path else "0"
+    is_whole = all(host for host, _ in found) and not path and db.isdigit()
+    if not is_whole or bool(rest) != bool(service) or (len(found) > 1 and not rest):
+        return None
+    return Address(
+        found,
+        int(db),
+        unquote(username) or None,
+        unquote(password) or None,
+        scheme == "rediss",
+        service,
+    )

@@ -1,0 +1,87 @@
+"""The herald: tells the other nodes what became of the jobs of this one, as far as they need it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from jobproxy.cluster.interface import Claim, IStore, Kind, Message
+from jobproxy.entries import Entry, State
+from jobproxy.journal import Journal
+from jobproxy.problems import StoreUnreachable
+from jobproxy.tokens import node_of
+
+_log = Logger()
+
+
+@define(eq=False)
+class Herald(Journal):
+    """A journal that is kept for other nodes too.
+
+    A result that its client got, and that nobody can ask for by another name, is of no use to
+    them: a job that neither has a key nor goes on without a client costs the store nothing.
+
+    :param node: the name of this one.
+    :ivar arriving: the handle of the job whose result is just being taken from the store.
+    """
+
+    _store: IStore = field(kw_only=True)
+    _node: str = field(kw_only=True)
+    _watchers: dict[str, set[str]] = field(factory=dict, init=False, repr=False)
+    _followers: dict[str, list[Callable[[Entry], object]]] = field(
+        factory=dict, init=False, repr=False
+    )
+    arriving: str = field(default="", init=False, repr=False)
+    #: How many times something could not be told.
+    untold: int = field(default=0, init=False)
+
+    def note(self, entry: Entry) -> None:
+        super().note(entry)
+        if entry.state is not State.ENDED:
+            return
+        if node_of(entry.handle) == self._node:
+            self._tell(entry)
+        for follow in self._followers.pop(entry.handle, ()):
+            follow(entry)
+
+    def add_watcher(self, handle: str, node: str) -> None:
+        """Tell a node, once, what becomes of a job that has not ended."""
+        self._watchers.setdefault(handle, set()).add(node)
+
+    def add_follower(self, handle: str, follow: Callable[[Entry], object]) -> None:
+        """Have something called with a job's entry when that has ended."""
+        self._followers.setdefault(handle, []).append(follow)
+
+    def send(self, sending: Deferred[Any]) -> None:
+        """Let something be done in the background; nobody can be told if it fails."""
+        sending.addErrback(self._lose)
+
+    def _tell(self, entry: Entry) -> None:
+        watchers = sorted(self._watchers.pop(entry.handle, ()))
+        claim = Claim(entry.handle, entry.fingerprint)
+        if entry.result is not None:
+            is_orphan = not (entry.waiters or entry.is_detached)
+            is_new = entry.handle != self.arriving
+            if watchers or is_orphan or (is_new and (entry.alias or entry.is_detached)):
+                body = entry.result.body
+                self.send(
+                    self._store.put(
+                        entry.handle, body, watchers, alias=entry.alias, is_orphan=is_orphan
+                    )
+                )
+            elif entry.alias is not None and not is_new:
+                self.send(self._store.settle(entry.alias, claim))
+            return
+        for node in watchers:
+            gone = Message(Kind.GONE, entry.handle, self._node)
+            self.send(self._store.tell(node, gone))
+        if entry.alias is not None and entry.started == "no":
+            self.send(self._store.release(entry.alias, claim))
+
+    def _lose(self, failure: Failure) -> None:
+        self.untold += 1
+        if not failure.check(StoreUnreachable):
+            _log.failure("the store failed", failure)

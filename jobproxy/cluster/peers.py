@@ -1,0 +1,246 @@
+"""Jobs that other nodes hold, and what those nodes are told of ours."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from jobproxy.cluster.herald import Herald
+from jobproxy.cluster.interface import Claim, IStore, Kind, Message
+from jobproxy.cluster.limits import ANSWER_TIME
+from jobproxy.correlation import CorrelationTable
+from jobproxy.entries import Entry, State
+from jobproxy.messages import parse_report
+from jobproxy.problems import (
+    CallbackConflict,
+    IdempotencyKeyReused,
+    Problem,
+    UpstreamUnreachable,
+)
+from jobproxy.tokens import node_of
+
+_log = Logger()
+
+#: How many jobs the store is asked for at once.
+CHUNK = 256
+
+
+@define(eq=False)
+class Peers:
+    """Speaks with the other nodes about jobs.
+
+    A job of another node that somebody asks for here gets an entry here too, a *mirror*, which ends
+    when its node says so.
+
+    :param node: the name of this one.
+    """
+
+    _clock: IReactorTime
+    _table: CorrelationTable
+    _store: IStore
+    _herald: Herald
+    _node: str
+    _asked: dict[str, list[Deferred[Message]]] = field(factory=dict, init=False, repr=False)
+    #: How many times messages may have been missed, and how many results were found then.
+    gaps: int = field(default=0, init=False)
+    found: int = field(default=0, init=False)
+
+    @property
+    def untold(self) -> int:
+        """How many times others could not be told something."""
+        return self._herald.untold
+
+    def is_ours(self, handle: str) -> bool:
+        """Whether this node made a handle."""
+        return node_of(handle) == self._node
+
+    async def find(
+        self,
+        handle: str,
+        *,
+        alias: bytes | None = None,
+        fingerprint: bytes = b"",
+        is_claimed: bool = False,
+    ) -> Entry | None:
+        """Return the mirror of another node's job.
+
+        :param alias: by which clients here are to find it from now on.
+        :param is_claimed: whether it is known that there is such a job.
+        :return: nothing if it has not been started, or nobody knows of it.
+        :raises StoreUnreachable: if that cannot be known.
+        """
+        told: Deferred[Message] = Deferred()
+        # Before the store is asked, so that no result can come in between unnoticed.
+        self._asked.setdefault(handle, []).append(told)
+        try:
+            result, ack = await self._store.find(handle)
+            message = None
+            if result is None:
+                watch = Message(Kind.WATCH, handle, self._node)
+                if await self._store.tell(node_of(handle), watch):
+                    message = await _wait(told, self._clock)
+                elif not (is_claimed or ack is not None):
+                    return None
+        finally:
+            self._asked[handle].remove(told)
+            if not self._asked[handle]:
+                del self._asked[handle]
+        entry = self._table.find(handle)
+        if entry is not None:
+            return entry
+        if message is not None:
+            if message.kind is Kind.GONE:
+                return None
+            result = message.body if message.kind is Kind.RESULT else None
+            ack = message.body if message.kind is Kind.STATE else None
+        report = parse_report(ack) if ack else None
+        entry = self._table.adopt(handle, report, alias=alias, fingerprint=fingerprint)
+        if result is not None:
+            self._table.conclude(entry, parse_report(result))
+        return entry
+
+    async def claim(self, entry: Entry) -> bool:
+        """Have the right to start a job; to be called before its first start.
+
+        :return: whether it may be started; if not, somebody else starts it, and it ends with that.
+        :raises IdempotencyKeyReused: if another job has its alias.
+        :raises StoreUnreachable: if it is not known who may.
+        """
+        assert entry.alias is not None
+        claim = Claim(entry.handle, entry.fingerprint)
+        while True:
+            counts = await self._store.claim(entry.alias, claim)
+            if counts.handle == claim.handle:
+                return True
+            if counts.fingerprint != claim.fingerprint:
+                raise IdempotencyKeyReused
+            leader = await self.recall(entry.alias, counts)
+            if leader is not None:
+                self._follow(entry, leader)
+                return False
+
+    async def recall(self, alias: bytes, claim: Claim) -> Entry | None:
+        """Return what is known of a job that was claimed; if it is gone, so is the claim then."""
+        entry = self._table.find(claim.handle)
+        if entry is None and not self.is_ours(claim.handle):
+            entry = await self.find(
+                claim.handle, alias=alias, fingerprint=claim.fingerprint, is_claimed=True
+            )
+        if entry is None or (entry.state is State.ENDED and entry.result is None):
+            await self._store.release(alias, claim)
+            return None
+        return entry
+
+    def send(self, sending: Deferred[Any]) -> None:
+        """Let something be done in the background; nobody can be told if it fails."""
+        self._herald.send(sending)
+
+    def take(self, message: Message) -> None:
+        """Take what another node says."""
+        asked = self._asked.get(message.handle)
+        if message.kind is Kind.WATCH:
+            self._answer(message)
+        elif message.kind in {Kind.RESULT, Kind.PROGRESS}:
+            self._complete(message.handle, message.body)
+        elif message.kind is Kind.GONE:
+            entry = self._table.find(message.handle)
+            if entry is not None and not self.is_ours(message.handle):
+                self._table.fail(entry, _gone())
+        if asked and message.kind is not Kind.WATCH:
+            for told in list(asked):
+                if not told.called:
+                    told.callback(message)
+
+    def catch_up(self) -> Deferred[None]:
+        """Ask for the results of all jobs under way, and claim again what was claimed."""
+        self.gaps += 1
+        return Deferred.fromCoroutine(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        entries = [entry for entry in self._table.unended() if entry.state is not State.QUEUED]
+        for chunk in _chunks(iter(entries)):
+            bodies = await self._store.fetch([entry.handle for entry in chunk])
+            for entry, body in zip(chunk, bodies, strict=True):
+                if body is not None:
+                    self.found += 1
+                    self._complete(entry.handle, body)
+                elif not self.is_ours(entry.handle):
+                    watch = Message(Kind.WATCH, entry.handle, self._node)
+                    self.send(self._store.tell(node_of(entry.handle), watch))
+        claimed = [entry for entry in self._table.aliased() if self._is_claimed(entry)]
+        for chunk in _chunks(iter(claimed)):
+            await self._store.reclaim(
+                [(entry.alias or b"", Claim(entry.handle, entry.fingerprint)) for entry in chunk]
+            )
+
+    def _is_claimed(self, entry: Entry) -> bool:
+        return self.is_ours(entry.handle) and entry.started != "no"
+
+    def _complete(self, handle: str, body: bytes) -> None:
+        """Take a callback that came to another node."""
+        if self._table.find(handle) is None and not self.is_ours(handle):
+            return
+        self._herald.arriving = handle
+        try:
+            self._table.complete(handle, parse_report(body))
+        except CallbackConflict:
+            # It is logged; the right one can still come.
+            self.send(self._store.discard(handle))
+        finally:
+            self._herald.arriving = ""
+
+    def _answer(self, message: Message) -> None:
+        """Tell another node how one of our jobs goes."""
+        handle, sender = message.handle, message.sender
+        entry = self._table.find(handle)
+        if entry is not None and entry.result is not None:
+            self.send(
+                self._store.put(
+                    handle, entry.result.body, [sender], alias=entry.alias, is_orphan=False
+                )
+            )
+            return
+        kind, body = Kind.GONE, b""
+        if entry is not None and entry.state is not State.ENDED:
+            self._herald.add_watcher(handle, sender)
+            kind, body = Kind.STATE, entry.ack.body if entry.ack else b""
+        self.send(self._store.tell(sender, Message(kind, handle, self._node, body)))
+
+    def _follow(self, entry: Entry, leader: Entry) -> None:
+        """Have a job end as another does, which has the same alias and is started elsewhere."""
+        _log.info("job {job} is started as job {leader}", **entry.names, leader=leader.handle)
+        # It is not known here whether the other was started.
+        self._table.advance(entry, State.STARTING)
+        self._table.advance(entry, State.RUNNING, ack=leader.ack)
+        if leader.result is not None:
+            self._table.conclude(entry, leader.result)
+        else:
+            self._herald.add_follower(leader.handle, lambda ended: self._finish(entry, ended))
+
+    def _finish(self, entry: Entry, leader: Entry) -> None:
+        if leader.result is not None:
+            self._table.conclude(entry, leader.result)
+        elif isinstance(leader.outcome, Problem):
+            self._table.fail(entry, _gone())
+
+
+async def _wait(told: Deferred[Message], clock: IReactorTime) -> Message | None:
+    """Wait for what a node that lives has to say; it may be too busy to say it soon."""
+    try:
+        return await told.addTimeout(ANSWER_TIME, clock)
+    except DeferredTimeoutError:
+        return None
+
+
+def _chunks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    while chunk := list(islice(entries, CHUNK)):
+        yield chunk
+
+
+def _gone() -> Problem:
+    return UpstreamUnreachable("The node that had the job did not start it.", retry_after=1)
