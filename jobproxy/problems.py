@@ -170,7 +170,11 @@ class StoreUnreachable(Problem):
     title = "The store that the nodes share cannot be reached"
 
     def __init__(self) -> None:
-        super().__init__("The proxy cannot reach the other nodes; try again.", retry_after=1)
+        super().__init__(
+            "The proxy cannot reach the other nodes, which may know of the job; try again.",
+            started="unknown",
+            retry_after=1,
+        )
 
 
 class UpstreamProblem(Problem):

@@ -28,8 +28,9 @@ class Starter:
 
     :param grace: seconds that a callback is still waited for when it is not known whether the
         start reached the job server.
-    :ivar guard: is asked before the first start of a job that has an alias; fires with whether it
-        may be started, or fails with the :class:`Problem` that ends the job.
+    :ivar guard: is asked before a job is started that has an alias, unless an earlier start of it
+        may have worked; fires with whether it may be started, or fails with the :class:`Problem`
+        that ends the job.
     """
 
     clock: IReactorTime
@@ -92,7 +93,8 @@ class Start:
             except CancelledError:
                 return
             self._attempts += 1
-            if starter.guard and entry.alias and not await self._ask(starter.guard, entry):
+            is_guarded = starter.guard is not None and entry.alias and entry.started == "no"
+            if is_guarded and not await self._ask(entry):
                 return
             starter.table.advance(entry, State.STARTING)
             try:
@@ -114,11 +116,10 @@ class Start:
                 return
             self._waiting = starter.lanes.come_back(account)
 
-    async def _ask(self, guard: Callable[[Entry], Deferred[bool]], entry: Entry) -> bool:
+    async def _ask(self, entry: Entry) -> bool:
         """Return whether the job may be started here; if not, its place is given back."""
-        if self._attempts > 1:
-            return True
-        self._waiting = asking = guard(entry)
+        assert self._starter.guard is not None
+        self._waiting = asking = self._starter.guard(entry)
         may_start = False
         try:
             may_start = await asking

@@ -94,7 +94,7 @@ class ClusterGateway(Gateway):
                     raise CallbackConflict("The job has another result already.")
                 delivery = _DELIVERIES[placement]
         except Problem as problem:
-            result = problem.slug
+            result, problem.started = problem.slug, "yes"
             raise
         finally:
             self.relays[result] += 1

@@ -10,6 +10,6 @@ BEAT_TIME = 2.0
 ANSWER_TIME = 2.0
 #: That nobody gets a claim after a store was started without what it knew: the nodes claim again
 #: meanwhile what they have claimed.
-SETTLE_TIME = 3.0
+SETTLE_TIME = 5.0
 #: Orphans that are told at once.
 MAX_LISTED = 1_000
