@@ -196,6 +196,10 @@ class UpstreamProblem(Problem):
         self.upstream_status = upstream_status
         self.upstream_body = upstream_body
 
+    def redact(self, secret: str) -> None:
+        """Have the quoted body not tell something that only the job server may know."""
+        self.upstream_body = self.upstream_body.replace(secret.encode(), b"[hidden]")
+
     def members(self) -> dict[str, Any]:
         members: dict[str, Any] = {"upstreamStatus": self.upstream_status}
         if self.upstream_body:

@@ -15,7 +15,13 @@ from jobproxy.correlation import CorrelationTable
 from jobproxy.entries import Entry, State
 from jobproxy.lanes import Lanes
 from jobproxy.messages import Job, Report
-from jobproxy.problems import Internal, Problem, UpstreamBusy, UpstreamUnreachable
+from jobproxy.problems import (
+    Internal,
+    Problem,
+    UpstreamBusy,
+    UpstreamProblem,
+    UpstreamUnreachable,
+)
 from jobproxy.retries import RetryPolicy
 from jobproxy.upstream import AmbiguousStart, Headers, JobServer
 
@@ -107,6 +113,9 @@ class Start:
             except (UpstreamBusy, UpstreamUnreachable) as problem:
                 pause = self._defer(entry, problem)
             except Problem as problem:
+                if isinstance(problem, UpstreamProblem):
+                    # A job server may quote what it was sent; the end of the URL is the secret.
+                    problem.redact(callback_url.rpartition("/")[2])
                 starter.table.retract(entry, self.withdraw)
                 self._give_up(entry, problem)
                 pause = None

@@ -86,6 +86,16 @@ class AnsweredTests(ProxyTestCase):
             self.assertEqual(problem["upstreamBody"][:17], "no such thing: \ufffdx")
             self.assertEqual(len(problem["upstreamBody"]), 1024)
 
+    def test_rejected_in_our_words(self) -> None:
+        """S15: a job server that quotes the start gives nobody the token of the job."""
+        client = self.submit()
+        (start,) = self.starts
+        start.answer(b"cannot read " + start.raw, 422)
+        quoted = self.assert_problem(client.answer, 422, "upstream-rejected")["upstreamBody"]
+        self.assertIn('"account": "example"', quoted)
+        self.assertIn("http://proxy.example/callback/[hidden]", quoted)
+        self.assertNotIn(start.callback_path, quoted)
+
     def test_credentials(self) -> None:
         """S16: what is wrong between proxy and job server is not the client's business."""
         for status in (401, 403):
