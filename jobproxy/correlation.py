@@ -15,19 +15,10 @@ from jobproxy.journal import Journal
 from jobproxy.messages import Report
 from jobproxy.problems import Draining, Problem
 from jobproxy.quiet import Quiet
-from jobproxy.retention import Shelf
+from jobproxy.shelves import Shelves
 from jobproxy.tallies import Histogram
 
 _log = Logger()
-
-#: Seconds that a job without an end is remembered once nobody waits: as long as its token is good.
-LIFETIME = 86_400.0
-#: How much is kept at most of each kind: jobs that nobody waits for, their results that somebody
-#: got or can ask for, and orphans.
-MAX_NUMBER = 50_000
-MAX_BYTES = 64 * 2**20
-#: What an entry takes besides the body of its result, in bytes.
-OVERHEAD = 1_024
 
 
 @define(eq=False)
@@ -47,12 +38,7 @@ class CorrelationTable(Service):
     _journal: Journal = field(factory=Journal, kw_only=True)
     _entries: dict[str, Entry] = field(factory=dict, init=False, repr=False)
     _aliases: dict[bytes, Entry] = field(factory=dict, init=False, repr=False)
-    #: Jobs that have not ended and that nobody waits for.
-    _unattended: Shelf[Entry] = field(init=False, repr=False)
-    #: Jobs whose outcome somebody got, or can come and ask for.
-    _outcomes: Shelf[Entry] = field(init=False, repr=False)
-    #: Jobs whose result came when nobody waited for it any more.
-    _orphans: Shelf[Entry] = field(init=False, repr=False)
+    _shelves: Shelves = field(init=False, repr=False)
     #: How many clients wait for their answer.
     held: int = field(default=0, init=False)
     #: From the request for a job to its result.
@@ -60,24 +46,21 @@ class CorrelationTable(Service):
     _quiet: Quiet = field(factory=Quiet, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        bounds = (MAX_NUMBER, MAX_BYTES)
-        self._unattended = Shelf(self._clock, LIFETIME, *bounds, self._forget)
-        self._outcomes = Shelf(self._clock, self._retain, *bounds, self._forget)
-        self._orphans = Shelf(self._clock, self._retain, *bounds, self._give_up)
+        self._shelves = Shelves(self._clock, self._retain, self._forget)
 
     def __len__(self) -> int:
         """Return how many jobs have not ended, those included that nobody waits for."""
-        return len(self._entries) - len(self._outcomes) - len(self._orphans)
+        return len(self._entries) - self._shelves.retained
 
     @property
     def retained(self) -> int:
         """How many outcomes are kept."""
-        return len(self._outcomes) + len(self._orphans)
+        return self._shelves.retained
 
     @property
     def retained_bytes(self) -> int:
         """About how many bytes they take."""
-        return self._outcomes.size + self._orphans.size
+        return self._shelves.retained_bytes
 
     def expect(
         self,
@@ -121,7 +104,7 @@ class CorrelationTable(Service):
         entry = self.expect(handle, do_nothing, alias=alias, fingerprint=fingerprint)
         entry.is_detached, entry.starts = True, 1
         self.advance(entry, State.RUNNING, ack=ack)
-        self._move(entry, self._unattended)
+        self._shelves.move(entry, self._shelves.unattended)
         return entry
 
     def wait(
@@ -146,13 +129,13 @@ class CorrelationTable(Service):
             Cancel it when the client has left.
         """
         if entry.outcome is not None:
-            if entry.shelf is self._orphans:
-                self._move(entry, self._outcomes)
+            if entry.shelf is self._shelves.orphans:
+                self._shelves.move(entry, self._shelves.outcomes)
             return fail(entry.outcome) if isinstance(entry.outcome, Problem) else succeed(entry)
         if until is State.RUNNING and entry.ack is not None:
             entry.is_detached = True
             return succeed(entry)
-        self._move(entry, None)
+        self._shelves.move(entry, None)
         waiter = Waiter(entry, until, takes_state, is_poll)
         waiter.answered = Deferred(lambda _: self._abandon(waiter))
         waiter.deadline = Deadline(self._clock, seconds, lambda: self._expire(waiter))
@@ -276,7 +259,7 @@ class CorrelationTable(Service):
 
     def orphans(self) -> list[Entry]:
         """Return the jobs whose result nobody waited for or asked for since, the oldest first."""
-        return list(self._orphans)
+        return list(self._shelves.orphans)
 
     def when_idle(self) -> Deferred[None]:
         """Wait until nobody is held."""
@@ -284,14 +267,14 @@ class CorrelationTable(Service):
 
     def find_orphan(self, handle: str) -> bytes | None:
         """Return the body of an orphan, if there is one of this handle."""
-        entry = self._orphans.find(handle)
+        entry = self._shelves.orphans.find(handle)
         return None if entry is None or entry.result is None else entry.result.body
 
     def drop_orphan(self, handle: str) -> None:
         """Forget an orphan."""
-        entry = self._orphans.find(handle)
+        entry = self._shelves.orphans.find(handle)
         if entry is not None:
-            self._move(entry, None)
+            self._shelves.move(entry, None)
             self._forget(entry)
 
     def stopService(self) -> Any:
@@ -304,8 +287,7 @@ class CorrelationTable(Service):
                 problem.started = entry.started
                 self._dismiss(waiter).errback(entry.mark(problem))
             self._forget(entry)
-        for shelf in (self._unattended, self._outcomes, self._orphans):
-            shelf.clear()
+        self._shelves.clear()
         self._tell_idle()
         return super().stopService()
 
@@ -320,7 +302,7 @@ class CorrelationTable(Service):
         self._journal.note(entry)
         entry.ack = entry.withdraw = None
         answers = [self._dismiss(waiter) for waiter in waiters]
-        self._move(entry, self._orphans if is_orphan else self._outcomes)
+        self._shelves.move(entry, self._shelves.orphans if is_orphan else self._shelves.outcomes)
         if is_orphan:
             self._report_orphan(entry, now)
         if withdraw is not None:
@@ -342,18 +324,6 @@ class CorrelationTable(Service):
         if entry.overdue is not None:
             when = f"{now - entry.overdue:.3f} s too late"
         _log.warn("the result of job {job} came {when}; it is kept", **entry.names, when=when)
-
-    def _move(self, entry: Entry, shelf: Shelf[Entry] | None) -> None:
-        if entry.shelf is not None:
-            entry.shelf.take(entry.handle)
-        entry.shelf = shelf
-        if shelf is not None:
-            size = OVERHEAD + (len(entry.result.body) if entry.result else 0)
-            shelf.put(entry.handle, entry, size)
-
-    def _give_up(self, entry: Entry) -> None:
-        _log.warn("the result of job {job} is forgotten; nobody asked for it", **entry.names)
-        self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
         """Know nothing of a job any more; an ack of its start may still come."""
@@ -378,7 +348,7 @@ class CorrelationTable(Service):
         self.held -= 1
         stays = entry.is_detached or entry.state is not State.QUEUED
         if stays and entry.state is not State.ENDED and not entry.waiters:
-            self._move(entry, self._unattended)
+            self._shelves.move(entry, self._shelves.unattended)
         answered = waiter.answered
         del waiter.answered
         return answered

@@ -7,11 +7,12 @@ from typing import Any
 from attrs import define, field
 from twisted.logger import Logger
 
-from jobproxy.correlation import MAX_BYTES, CorrelationTable
+from jobproxy.correlation import CorrelationTable
 from jobproxy.entries import Delivery, Entry, State
 from jobproxy.messages import Report
 from jobproxy.problems import CallbackConflict, Fault, InvalidRequest
 from jobproxy.retention import Shelf
+from jobproxy.shelves import MAX_BYTES
 
 _log = Logger()
 

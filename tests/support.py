@@ -31,7 +31,7 @@ from jobproxy.admin import (
 )
 from jobproxy.answers import Routes, make_resource
 from jobproxy.circuit import Circuit
-from jobproxy.correlation import LIFETIME, CorrelationTable
+from jobproxy.correlation import CorrelationTable
 from jobproxy.fixed import IdTable
 from jobproxy.gateway import Gateway
 from jobproxy.http1.agent import PooledAgent
@@ -45,6 +45,7 @@ from jobproxy.metrics import ProxyCollector, make_registry
 from jobproxy.openapi import InterfaceRoutes
 from jobproxy.retries import Retry, RetryPolicy
 from jobproxy.reuse import ReusePolicy
+from jobproxy.shelves import LIFETIME
 from jobproxy.starts import Starter
 from jobproxy.status import Feed, Status
 from jobproxy.tokens import TokenSigner

@@ -7,9 +7,10 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.correlation import LIFETIME, CorrelationTable
+from jobproxy.correlation import CorrelationTable
 from jobproxy.entries import Delivery, State
 from jobproxy.messages import Report
+from jobproxy.shelves import LIFETIME
 from tests.support import Client, ProxyTestCase, result_of
 
 

@@ -7,11 +7,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy import correlation
-from jobproxy.correlation import LIFETIME, OVERHEAD, CorrelationTable
+from jobproxy import shelves
+from jobproxy.correlation import CorrelationTable
 from jobproxy.entries import Delivery, Entry, State
 from jobproxy.messages import Report
 from jobproxy.problems import CallbackConflict, Draining, Internal, StartUnknown, WaitOver
+from jobproxy.shelves import LIFETIME, OVERHEAD
 
 ACK = Report(b'{"id":"1","state":"running"}', "1", "running")
 RESULT = Report(b'{"id":"1"}', "1", "completed")
@@ -351,7 +352,7 @@ class KeepingTests(TableTestCase):
 
     def test_unattended_jobs_are_bounded(self) -> None:
         """Q16: of the jobs that nobody waits for the oldest are forgotten, without harm."""
-        self.patch(correlation, "MAX_NUMBER", 1)
+        self.patch(shelves, "MAX_NUMBER", 1)
         self.table = CorrelationTable(self.clock, RETAIN)
         entries = []
         for handle in "ab":
@@ -371,7 +372,7 @@ class KeepingTests(TableTestCase):
     def test_outcomes_are_bounded(self) -> None:
         """B2: what is kept of ended jobs is bounded in bytes; the oldest go first."""
         big = Report(b"x" * 4_000, None, "completed")
-        self.patch(correlation, "MAX_BYTES", 2 * (OVERHEAD + 4_000))
+        self.patch(shelves, "MAX_BYTES", 2 * (OVERHEAD + 4_000))
         self.table = CorrelationTable(self.clock, RETAIN)
         for handle in "abc":
             _, waiting = self.hold(handle)

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from jobproxy import correlation
+from jobproxy import shelves
 from jobproxy.correlation import CorrelationTable
 from jobproxy.entries import Delivery, Entry, State
 from jobproxy.messages import Report
@@ -124,7 +124,7 @@ class CorrelationMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        with patch.object(correlation, "LIFETIME", LIFETIME):
+        with patch.object(shelves, "LIFETIME", LIFETIME):
             self.table = CorrelationTable(self.clock, RETAIN)
         #: The jobs that things happen to, and every job that there ever was.
         self.slots: dict[int, Job] = {}

@@ -6,8 +6,9 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.correlation import LIFETIME, CorrelationTable
+from jobproxy.correlation import CorrelationTable
 from jobproxy.messages import Report
+from jobproxy.shelves import LIFETIME
 from tests.support import ProxyTestCase, result_of
 
 

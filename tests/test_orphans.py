@@ -4,8 +4,8 @@ from typing import Any
 
 from twisted.logger import capturedLogs, formatEvent
 
-from jobproxy import correlation
-from jobproxy.correlation import OVERHEAD
+from jobproxy import shelves
+from jobproxy.shelves import OVERHEAD
 from tests.support import JSON, Answer, ProxyTestCase, Start, result_of
 
 RETAIN = 300
@@ -203,7 +203,7 @@ class BoundTestCase(OrphanTestCase):
     bound: tuple[str, int]
 
     def setUp(self) -> None:
-        self.patch(correlation, *self.bound)
+        self.patch(shelves, *self.bound)
         super().setUp()
 
 
