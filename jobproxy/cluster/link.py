@@ -1,25 +1,29 @@
 """A connection to Redis that is made again whenever it is lost."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import define, field
 from twisted.application.internet import ClientService
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from txredisapi import RedisProtocol
 from zope.interface import implementer
 
 from jobproxy.cluster.address import Address
 from jobproxy.cluster.limits import ANSWER_TIME
+from jobproxy.problems import StoreUnreachable
 
 _log = Logger()
 
@@ -34,6 +38,14 @@ class NotUsable(Exception):
     """A Redis that answers, but not as one that we can use."""
 
 
+class Session(Protocol):
+    """Stands for a connection from when it can be used until it is lost.
+
+    Twisted's ClientService fails on a connection that is lost before it is prepared.
+    """
+
+
+@implementer(IStreamClientEndpoint)
 @define(eq=False)
 class Link(Service):
     """
@@ -53,13 +65,12 @@ class Link(Service):
     _is_told: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        endpoint: Any = _Finder(self._clock, self._address, self._make_endpoint)
+        endpoint: Any = self
         self._service = ClientService(
             endpoint,
-            Factory.forProtocol(self._make_protocol),
+            Factory.forProtocol(Session),
             retryPolicy=lambda attempt: min(FIRST_PAUSE * 2 ** min(attempt, 10), MAX_PAUSE),
             clock=self._clock,
-            prepareConnection=lambda protocol: Deferred.fromCoroutine(self._open(protocol)),
         )
 
     def startService(self) -> None:
@@ -80,78 +91,73 @@ class Link(Service):
         if protocol is not None:
             protocol.transport.abortConnection()
 
-    async def _open(self, protocol: Any) -> None:
-        try:
-            await open_session(protocol, self._address, self._clock)
-            await self._check_role(protocol)
-            await self._prepare(protocol)
-        except Exception as error:
-            self._tell(error)
-            protocol.transport.abortConnection()
-            raise
-        self.protocol, self._is_told = protocol, False
-        protocol.whenDisconnected().addCallback(self._close, protocol)
-
-    async def _check_role(self, protocol: Any) -> None:
-        role = await within(protocol.role(), self._clock)
-        if role[0] != b"master":
-            raise NotUsable("it is a replica, and takes no writes")
-
-    def _close(self, _: object, protocol: Any) -> None:
-        if self.protocol is protocol:
-            self.protocol = None
-
-    def _tell(self, error: Exception) -> None:
-        """Say it once that Redis cannot be used."""
-        if not self._is_told:
-            self._is_told = True
-            reason = str(error) or type(error).__name__
-            _log.error("Redis cannot be used, and is tried again: {reason}", reason=reason)
-
-
-async def open_session(protocol: Any, address: Address, clock: IReactorTime) -> None:
-    """Tell Redis who we are and what we want to see."""
-    if address.password is not None:
-        await within(protocol.auth(address.password, address.username), clock)
-    if address.db:
-        await within(protocol.select(address.db), clock)
-
-
-def within(answer: "Deferred[Found]", clock: IReactorTime) -> "Deferred[Found]":
-    """Wait for an answer no longer than is bearable."""
-    return answer.addTimeout(ANSWER_TIME, clock)
-
-
-@implementer(IStreamClientEndpoint)
-@define(eq=False)
-class _Finder:
-    """Connects to the Redis that is the master now."""
-
-    _clock: IReactorTime
-    _address: Address
-    _make_endpoint: Callable[[str, int], IStreamClientEndpoint]
-
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Make a connection that can be used; our own service calls this whenever there is none."""
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
-    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+    async def _connect(self, sessions: IProtocolFactory) -> IProtocol:
+        try:
+            protocol = await self._find_and_open()
+        except (CancelledError, StoreUnreachable):
+            # The other link says what is wrong with Redis.
+            raise
+        except Exception as error:
+            if not self._is_told:
+                self._is_told = True
+                reason = explain(error)
+                _log.error("Redis cannot be used, and is tried again: {reason}", reason=reason)
+            raise
+        self.protocol, self._is_told = protocol, False
+        session = cast(IProtocol, sessions.buildProtocol(protocol.transport.getPeer()))
+        session.makeConnection(protocol.transport)
+        protocol.whenDisconnected().addCallback(self._close, protocol, session)
+        return session
+
+    async def _find_and_open(self) -> Any:
         host, port = self._address.hosts[0]
         if self._address.service is not None:
             host, port = await self._find_master(self._address.service)
-        return await self._make_endpoint(host, port).connect(factory)
+        factory = Factory.forProtocol(self._make_protocol)
+        protocol: Any = await self._make_endpoint(host, port).connect(factory)
+        try:
+            await self._open(protocol)
+        except BaseException:
+            protocol.transport.abortConnection()
+            raise
+        return protocol
+
+    async def _open(self, protocol: Any) -> None:
+        address, clock = self._address, self._clock
+        if address.password is not None:
+            await within(protocol.auth(address.password, address.username), clock)
+        if address.db:
+            await within(protocol.select(address.db), clock)
+        role = await within(protocol.role(), clock)
+        if role[0] != b"master":
+            raise NotUsable("it is a replica, and takes no writes")
+        await self._prepare(protocol)
+        if not protocol.connected:
+            raise NotUsable("the connection was lost at once")
+
+    def _close(self, _: object, protocol: Any, session: IProtocol) -> None:
+        if self.protocol is protocol:
+            self.protocol = None
+        session.connectionLost(Failure(ConnectionLost()))
 
     async def _find_master(self, service: str) -> tuple[str, int]:
         reasons = []
         for host, port in self._address.hosts:
             try:
                 return await self._ask(host, port, service)
+            except CancelledError:
+                raise
             except Exception as error:
-                reasons.append(f"{host}:{port}: {str(error) or type(error).__name__}")
+                reasons.append(f"{host}:{port}: {explain(error)}")
         raise NotUsable(f"no sentinel knows the master {service} ({'; '.join(reasons)})")
 
     async def _ask(self, host: str, port: int, service: str) -> tuple[str, int]:
         factory = Factory.forProtocol(lambda: RedisProtocol(charset=None, convertNumbers=False))
-        sentinel: Any = await within(self._make_endpoint(host, port).connect(factory), self._clock)
+        sentinel: Any = await self._make_endpoint(host, port).connect(factory)
         try:
             found = await within(sentinel.sentinel_get_master_addr_by_name(service), self._clock)
         finally:
@@ -159,3 +165,15 @@ class _Finder:
         if not found:
             raise NotUsable("it does not know it")
         return found[0].decode(), int(found[1])
+
+
+def explain(error: Exception) -> str:
+    """Return what to say of an error."""
+    if isinstance(error, DeferredTimeoutError):
+        return f"no answer in {ANSWER_TIME:g} s"
+    return str(error) or type(error).__name__
+
+
+def within(answer: "Deferred[Found]", clock: IReactorTime) -> "Deferred[Found]":
+    """Wait for an answer no longer than is bearable."""
+    return answer.addTimeout(ANSWER_TIME, clock)

@@ -35,7 +35,7 @@ from jobproxy.cluster.limits import (
     MAX_LISTED,
     SETTLE_TIME,
 )
-from jobproxy.cluster.link import Link, within
+from jobproxy.cluster.link import Link, explain, within
 from jobproxy.entries import Orphan
 from jobproxy.messages import parse_report
 from jobproxy.problems import StoreUnreachable
@@ -251,7 +251,7 @@ class RedisStore(Service):
         except (RedisError, DeferredTimeoutError) as error:
             self.calls["failed"] += 1
             if not isinstance(error, LostConnection):
-                _log.error("Redis failed: {error}", error=str(error) or type(error).__name__)
+                _log.error("Redis failed: {error}", error=explain(error))
             if isinstance(error, DeferredTimeoutError) or "READONLY" in str(error):
                 # Whatever is asked next would wait behind this, or meet the same.
                 self._commands.drop()

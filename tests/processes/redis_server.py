@@ -6,6 +6,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -84,9 +85,17 @@ class RedisServer:
 
     def ask(self, *words: str) -> bytes:
         """Send one command, and return the raw answer."""
+        return self._exchange([words])
+
+    def ask_as(self, password: str, *words: str, then: tuple[str, ...] = ()) -> bytes:
+        """Send a command or two with a password, and return all raw answers."""
+        return self._exchange([("AUTH", password), words, *([then] if then else [])])
+
+    def _exchange(self, commands: Sequence[Sequence[str]]) -> bytes:
         with socket.create_connection(self.address, 5) as connection:
-            parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
-            connection.sendall(f"*{len(parts)}\r\n{''.join(parts)}".encode())
+            for words in commands:
+                parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+                connection.sendall(f"*{len(parts)}\r\n{''.join(parts)}".encode())
             time.sleep(0.02)
             return connection.recv(1 << 20)
 
