@@ -43,8 +43,10 @@ def read_password(text: str) -> str:
     """Read a password from the file with this name; the end of its line does not belong to it."""
     try:
         return Path(text).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot be read: {error}") from error
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("must name a file of UTF-8 text") from error
 
 
 def read_keys(text: str) -> list[bytes]:

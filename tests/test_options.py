@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
+from attrs import evolve
 from twisted.application.service import IServiceMaker, MultiService
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
@@ -447,3 +448,69 @@ class WiringTests(OptionsTestCase):
         self.assertIs(found["jobproxy"].options, tap.Options)
         self.assertIs(found["jobserver"].makeService, sandbox_tap.makeService)
         self.assertIs(found["jobserver"].options, sandbox_tap.Options)
+
+
+class ClusterOptionsTests(OptionsTestCase):
+    """What several nodes need, and what does not go with it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.secret, self.password = self.mktemp(), self.mktemp()
+        Path(self.secret).write_text("k" * 32)
+        Path(self.password).write_text("s3cret\n")
+        self.needed = [*NEEDED, f"--secret-file={self.secret}"]
+
+    def test_address(self) -> None:
+        """The URL comes from the command line or the environment, its password from a file too."""
+        url = "redis://redis.example/1"
+        address = self.parse(*self.needed, f"--cluster={url}")["cluster"]
+        self.assertEqual((address.hosts, address.db), ((("redis.example", 6379),), 1))
+        self.assertEqual(self.parse(*self.needed, JOBPROXY_CLUSTER=url)["cluster"], address)
+        whole = self.parse(
+            *self.needed, f"--cluster={url}", f"--cluster-password-file={self.password}"
+        )
+        self.assertEqual(whole["cluster"], evolve(address, password="s3cret"))
+
+    def test_bad_address(self) -> None:
+        """Something that is no URL of a Redis is refused, and not repeated."""
+        self.check_refused(
+            [*self.needed, "--cluster=redis://:s3cret@host/name"],
+            "--cluster must be memory:, redis://[user:password@]host[:port][/db], rediss://… for "
+            "TLS, or redis+sentinel://[user:password@]host[:port],…/service[/db]",
+        )
+
+    def test_needs_a_key(self) -> None:
+        """G6: a node that cannot verify the others' tokens is none of them."""
+        self.check_refused(
+            [*NEEDED, "--cluster=redis://host"],
+            "--cluster needs --secret-file, the same for all nodes",
+        )
+
+    def test_needs_tokens(self) -> None:
+        """G6: an id in a callback does not tell which node has its job."""
+        by_id = ["--correlate-by=id", "--callback-url=http://proxy.example/secret-path"]
+        self.check_refused(
+            [*self.needed, "--cluster=redis://host", *by_id],
+            "--cluster does not go together with --correlate-by id",
+        )
+
+    def test_without_a_cluster(self) -> None:
+        """G6: what makes sense only with other nodes is refused where there are none."""
+        for argument, name in (
+            ("--lane-scope=cluster", "--lane-scope cluster"),
+            (f"--cluster-password-file={self.password}", "--cluster-password-file"),
+        ):
+            self.check_refused([*self.needed, argument], f"{name} needs --cluster")
+
+    def test_no_password_file(self) -> None:
+        """G6: a password that cannot be read is said."""
+        self.check_refused(
+            [*self.needed, "--cluster=redis://host", "--cluster-password-file=/nowhere"],
+            "--cluster-password-file cannot be read: No such file or directory",
+        )
+
+    def test_lane_scope(self) -> None:
+        """Starts are counted for each node or for all."""
+        for scope in settings.LaneScope:
+            arguments = ["--cluster=redis://host", f"--lane-scope={scope.value}"]
+            self.assertIs(self.parse(*self.needed, *arguments)["lane-scope"], scope)
