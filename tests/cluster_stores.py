@@ -1,14 +1,17 @@
 """Stores of either kind, as a test wants them: several nodes, which note what they hear."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from attrs import define, field
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
 
 from jobproxy.cluster.address import Address, read_address
 from jobproxy.cluster.interface import IStore, Message
@@ -128,3 +131,41 @@ async def refuses(asking: Awaitable[object], kind: type[Exception]) -> bool:
 def as_store(store: object) -> IStore:
     """Return something as what the interface says, which is all that is promised."""
     return IStore(store)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all that takes seconds take tenths of them."""
+    monkeypatch.setattr("jobproxy.cluster.redis.BEAT_TIME", 0.1)
+    monkeypatch.setattr("jobproxy.cluster.redis.SETTLE_TIME", 0.3)
+    monkeypatch.setattr("jobproxy.cluster.link.ANSWER_TIME", 0.5)
+
+
+@pytest.fixture
+def errors() -> Iterator[list[str]]:
+    """Collect what is logged as an error."""
+    found: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event["log_level"].name in {"error", "critical"}:
+            found.append(event["log_format"].format(**event))
+
+    globalLogPublisher.addObserver(observe)
+    yield found
+    globalLogPublisher.removeObserver(observe)
+
+
+@asynccontextmanager
+async def running(*stores: RedisStore, waits: bool = True) -> AsyncIterator[Any]:
+    """Run stores while the context lasts."""
+    for store in stores:
+        store.startService()
+    try:
+        if waits:
+            await until(lambda: all(store.is_up for store in stores))
+        yield stores[0].listener
+    finally:
+        for store in stores:
+            await maybeDeferred(store.stopService)
+        await until_closed()

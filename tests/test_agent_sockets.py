@@ -5,21 +5,15 @@ import struct
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta, timezone
-from functools import cache
+from datetime import timedelta
 from ipaddress import ip_address
-from pathlib import Path
 from socket import SHUT_WR, SO_LINGER, SOL_SOCKET
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import pytest_twisted
-from attrs import define, field, frozen
+from attrs import define, field
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 from OpenSSL.SSL import Error as TLSError
 from service_identity import CertificateError, VerificationError
 from twisted.internet import error
@@ -27,7 +21,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -42,6 +35,7 @@ from jobproxy.http1.limits import ClientLimits
 from jobproxy.problems import UpstreamUntrusted
 from jobproxy.reuse import ReusePolicy
 from jobproxy.upstream import JobServer
+from tests.identities import ADDRESS, Identity, authority, issue
 from tests.reactor import reactor, until_closed
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -140,70 +134,6 @@ def make_agent(idle_time: float = 0) -> PooledAgent:
 
 def post(agent: PooledAgent, server: Server, body: bytes = BODY) -> Deferred[IResponse]:
     return agent.request(b"POST", server.url, None, BytesProducer(body))
-
-
-@frozen
-class Identity:
-    """A key and its certificate."""
-
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
-
-    @property
-    def pem(self) -> bytes:
-        return self.certificate.public_bytes(Encoding.PEM)
-
-    def options(self) -> Any:
-        """Return what a TLS server needs to have this identity."""
-        return CertificateOptions(cast(Any, self.key), cast(Any, self.certificate))
-
-
-def issue(
-    issuer: Identity | None,
-    *names: x509.GeneralName,
-    is_authority: bool = False,
-    begin: timedelta = timedelta(days=-1),
-) -> Identity:
-    """Make an identity for two days.
-
-    :param issuer: who signs; if nobody does, it signs itself.
-    """
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name(
-        [x509.NameAttribute(NameOID.COMMON_NAME, "authority" if is_authority else "127.0.0.1")]
-    )
-    now = datetime.now(timezone.utc)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.certificate.subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + begin)
-        .not_valid_after(now + begin + timedelta(days=2))
-        .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    return Identity(key, builder.sign(issuer.key if issuer else key, SHA256()))
-
-
-ADDRESS = x509.IPAddress(ip_address("127.0.0.1"))
-
-
-@cache
-def authority(number: int = 0) -> Identity:
-    """Return a certificate authority; which one depends on the number."""
-    return issue(None, is_authority=True)
-
-
-@pytest.fixture
-def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have OpenSSL trust our authority, in the way that operators have for that."""
-    path = tmp_path / "authority.pem"
-    path.write_bytes(authority().pem)
-    monkeypatch.setenv("SSL_CERT_FILE", str(path))
 
 
 @pytest.mark.usefixtures("trusted")

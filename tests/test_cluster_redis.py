@@ -1,38 +1,26 @@
 """What only a store that is a Redis has to bear: lost connections, lost memory, and strangers."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
 import pytest_twisted
 from attrs import define, field
-from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
-from zope.interface import implementer
 
 from jobproxy.cluster.interface import Claim, Kind, Message
-from jobproxy.cluster.redis import RedisStore
 from jobproxy.problems import StoreUnreachable
-from tests.cluster_stores import make_redis_store, refuses, until
+from tests.cluster_stores import make_redis_store, refuses, running, until
 from tests.processes.redis_server import RedisServer
-from tests.reactor import reactor, until_closed
+from tests.reactor import reactor
 
 NODE, OTHER = "node-one", "node-two"
 HANDLE = f"AABrBmZl{NODE}rTQRFiGvvQ8WOrjqiMeQIQ"
 CLAIM = Claim(HANDLE, b"fingerprint")
-BEAT_TIME = 0.1
 
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have all that takes seconds take tenths of them."""
-    monkeypatch.setattr("jobproxy.cluster.redis.BEAT_TIME", BEAT_TIME)
-    monkeypatch.setattr("jobproxy.cluster.redis.SETTLE_TIME", 0.3)
-    monkeypatch.setattr("jobproxy.cluster.link.ANSWER_TIME", 0.5)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture
@@ -40,36 +28,6 @@ def redis() -> Iterator[RedisServer]:
     with RedisServer() as server:
         server.ask("SET", "jobproxy:epoch", "1")
         yield server
-
-
-@pytest.fixture
-def errors() -> Iterator[list[str]]:
-    """Collect what is logged as an error."""
-    found: list[str] = []
-
-    @implementer(ILogObserver)
-    def observe(event: LogEvent) -> None:
-        if event["log_level"].name in {"error", "critical"}:
-            found.append(event["log_format"].format(**event))
-
-    globalLogPublisher.addObserver(observe)
-    yield found
-    globalLogPublisher.removeObserver(observe)
-
-
-@asynccontextmanager
-async def running(*stores: RedisStore, waits: bool = True) -> AsyncIterator[Any]:
-    """Run stores while the context lasts."""
-    for store in stores:
-        store.startService()
-    try:
-        if waits:
-            await until(lambda: all(store.is_up for store in stores))
-        yield stores[0].listener
-    finally:
-        for store in stores:
-            await maybeDeferred(store.stopService)
-        await until_closed()
 
 
 class Server(ProxyServer):

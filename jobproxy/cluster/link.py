@@ -1,6 +1,7 @@
 """A connection to Redis that is made again whenever it is lost."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from attrs import define, field
@@ -18,11 +19,13 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from txredisapi import RedisProtocol
+from txredisapi import ConnectionError as LostConnection
+from txredisapi import RedisProtocol, ResponseError
 from zope.interface import implementer
 
 from jobproxy.cluster.address import Address
 from jobproxy.cluster.limits import ANSWER_TIME
+from jobproxy.identity import WRONG_NAME, check_name
 from jobproxy.problems import StoreUnreachable
 
 _log = Logger()
@@ -120,11 +123,24 @@ class Link(Service):
         factory = Factory.forProtocol(self._make_protocol)
         protocol: Any = await self._make_endpoint(host, port).connect(factory)
         try:
+            if self._address.is_tls:
+                await self._check_identity(protocol, host)
             await self._open(protocol)
         except BaseException:
             protocol.transport.abortConnection()
             raise
         return protocol
+
+    async def _check_identity(self, protocol: Any, host: str) -> None:
+        """Look who that is, before it is told a password."""
+        try:
+            with suppress(ResponseError):
+                await within(protocol.ping(), self._clock)
+            check_name(protocol.transport.getHandle(), host)
+        except LostConnection:
+            raise NotUsable(f"{host} speaks no TLS, or has a certificate not to trust") from None
+        except WRONG_NAME as error:
+            raise NotUsable(f"the certificate of {host} has other names") from error
 
     async def _open(self, protocol: Any) -> None:
         address, clock = self._address, self._clock

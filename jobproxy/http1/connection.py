@@ -3,9 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from service_identity import CertificateError, VerificationError
-from service_identity.pyopenssl import verify_hostname, verify_ip_address
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -16,6 +13,7 @@ from zope.interface import implementer
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.response import BadResponse, Response, ResponseReader
 from jobproxy.http1.sending import EagerWriter, find_send
+from jobproxy.identity import WRONG_NAME, check_name
 
 
 @implementer(IHandshakeListener)
@@ -49,9 +47,8 @@ class ClientConnection(EagerWriter, Protocol):
 
     def handshakeCompleted(self) -> None:
         try:
-            # Twisted takes a certificate whose names it cannot read for one with the right name.
-            self.factory.verify(self.transport.getHandle())
-        except (CertificateError, VerificationError):
+            check_name(self.transport.getHandle(), self.factory.name)
+        except WRONG_NAME:
             self.ready.errback()
         else:
             self.ready.callback(None)
@@ -135,15 +132,7 @@ class ClientFactory(Factory):
     def __init__(self, limits: ClientLimits, name: str | None) -> None:
         self.limits = limits
         self.is_secure = name is not None
-        self._name = name or ""
-
-    def verify(self, connection: Any) -> None:
-        check = (
-            verify_ip_address
-            if isIPAddress(self._name) or isIPv6Address(self._name)
-            else verify_hostname
-        )
-        check(connection, self._name)
+        self.name = name or ""
 
     def buildProtocol(self, addr: Any) -> Any:
         return ClientConnection(self)

@@ -34,19 +34,14 @@ class RedisServer:
     config: tuple[str, ...] = ()
     port: int = field(factory=find_free_port)
     process: "subprocess.Popen[bytes]" = field(init=False, repr=False)
-    _folder: "tempfile.TemporaryDirectory[str]" = field(
-        factory=lambda: tempfile.TemporaryDirectory(prefix="redis-"), init=False
-    )
+    _folder: "tempfile.TemporaryDirectory[str]" = field(init=False, repr=False)
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    @property
-    def address(self) -> tuple[str, int]:
-        return ("127.0.0.1", self.port)
-
     def __enter__(self) -> "RedisServer":
+        self._folder = tempfile.TemporaryDirectory(prefix="redis-")
         self.start()
         return self
 
@@ -85,19 +80,11 @@ class RedisServer:
 
     def ask(self, *words: str) -> bytes:
         """Send one command, and return the raw answer."""
-        return self._exchange([words])
+        return exchange(self.port, [words])
 
     def ask_as(self, password: str, *words: str, then: tuple[str, ...] = ()) -> bytes:
         """Send a command or two with a password, and return all raw answers."""
-        return self._exchange([("AUTH", password), words, *([then] if then else [])])
-
-    def _exchange(self, commands: Sequence[Sequence[str]]) -> bytes:
-        with socket.create_connection(self.address, 5) as connection:
-            for words in commands:
-                parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
-                connection.sendall(f"*{len(parts)}\r\n{''.join(parts)}".encode())
-            time.sleep(0.02)
-            return connection.recv(1 << 20)
+        return exchange(self.port, [("AUTH", password), words, *([then] if then else [])])
 
     def count_commands(self) -> dict[str, int]:
         """Return how many commands of each kind it has run."""
@@ -108,3 +95,13 @@ class RedisServer:
                 name, _, rest = line.removeprefix("cmdstat_").partition(":calls=")
                 stats[name] = int(rest.split(",")[0])
         return stats
+
+
+def exchange(port: int, commands: Sequence[Sequence[str]]) -> bytes:
+    """Send commands to a server of 127.0.0.1, and return all raw answers."""
+    with socket.create_connection(("127.0.0.1", port), 5) as connection:
+        for words in commands:
+            parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+            connection.sendall(f"*{len(parts)}\r\n{''.join(parts)}".encode())
+        time.sleep(0.02)
+        return connection.recv(1 << 20)
