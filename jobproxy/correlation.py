@@ -102,10 +102,15 @@ class CorrelationTable(Service):
         :param ack: the answer to its start, if that is known.
         """
         entry = self.expect(handle, do_nothing, alias=alias, fingerprint=fingerprint)
-        entry.is_detached, entry.starts = True, 1
-        self.advance(entry, State.RUNNING, ack=ack)
+        self.hand_over(entry, ack)
         self._shelves.move(entry, self._shelves.unattended)
         return entry
+
+    def hand_over(self, entry: Entry, ack: Report | None) -> None:
+        """Note that a job may have been started elsewhere, and is not to be started here."""
+        if entry.state is not State.ENDED:
+            entry.is_detached, entry.starts = True, 1
+            self.advance(entry, State.RUNNING, ack=ack)
 
     def wait(
         self,
@@ -170,14 +175,14 @@ class CorrelationTable(Service):
             return
         if ack is not None:
             entry.job_id = ack.job_id or entry.job_id
+            entry.ack = ack
+            entry.heard = entry.acked = self._clock.seconds()
         self._set_state(entry, state)
         entry.withdraw = withdraw
         if state is State.STARTING:
             entry.starts += 1
             entry.sent = entry.sent or self._clock.seconds()
         if ack is not None:
-            entry.ack = ack
-            entry.heard = entry.acked = self._clock.seconds()
             for waiter in entry.waiters:
                 if waiter.until is State.RUNNING:
                     entry.is_detached = True

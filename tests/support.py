@@ -223,16 +223,16 @@ class FixedRandom(random.Random):
         return b
 
 
-class ProxyTestCase(SynchronousTestCase):
-    """A proxy in memory; when the test ends, nothing may be left in it.
+class Proxy:
+    """A proxy in memory.
 
     :cvar options: what differs from the defaults below.
     """
 
     options: dict[str, Any] = {}
 
-    def setUp(self) -> None:
-        super().setUp()
+    def build(self, clock: Clock, job_server: FakeJobServer) -> None:
+        """Make all its parts."""
         options = {
             "per_account": 2,
             "queue_per_account": 10,
@@ -250,11 +250,11 @@ class ProxyTestCase(SynchronousTestCase):
             "shows_accounts": False,
             **self.options,
         }
-        self.clock = Clock()
+        self.clock = clock
         self.random = FixedRandom()
-        self.job_server = FakeJobServer()
-        self.signer = TokenSigner([KEY], now=self.clock.seconds)
-        journal = Journal(lambda: True)
+        self.job_server = job_server
+        self.signer = self.make_signer()
+        journal = self.make_journal()
         self.table = CorrelationTable(self.clock, options["retain"], journal=journal)
         if options["by_id"]:
             self.table = IdTable(
@@ -277,7 +277,7 @@ class ProxyTestCase(SynchronousTestCase):
             self.circuit,
             now=lambda: EPOCH + self.clock.seconds(),
         )
-        self.gateway = Gateway(
+        self.gateway = self.make_gateway(
             self.table,
             Starter(
                 self.clock,
@@ -335,18 +335,14 @@ class ProxyTestCase(SynchronousTestCase):
         factories += [self.site, self.admin_site]
         self.clients: list[Client] = []
 
-    def tearDown(self) -> None:
-        super().tearDown()
-        self.assertEqual(self.table.held, 0)
-        for client in self.clients:
-            client.leave()
-        # What is kept for a while goes by itself, and nothing stays.
-        self.clock.advance(LIFETIME)
-        self.clock.advance(LIFETIME)
-        self.assertEqual(len(self.table), 0)
-        self.assertEqual(self.table.retained, 0)
-        self.assertEqual(len(self.lanes), 0)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+    def make_signer(self) -> TokenSigner:
+        return TokenSigner([KEY], now=self.clock.seconds)
+
+    def make_journal(self) -> Journal:
+        return Journal(lambda: True)
+
+    def make_gateway(self, *parts: Any, **settings: Any) -> Gateway:
+        return Gateway(*parts, **settings)
 
     @property
     def starts(self) -> list[Start]:
@@ -378,6 +374,10 @@ class ProxyTestCase(SynchronousTestCase):
         """Have the job server send a callback, and return what it is answered."""
         return self.connect().request(start.callback_path, body).answer
 
+
+class ProblemTestCase(SynchronousTestCase):
+    """Knows what problem documents look like."""
+
     def assert_problem(
         self, answer: Answer, status: int, slug: str, started: str = "no"
     ) -> dict[str, Any]:
@@ -392,3 +392,24 @@ class ProxyTestCase(SynchronousTestCase):
         self.assertTrue(document["title"])
         self.assertTrue(document["detail"])
         return document
+
+
+class ProxyTestCase(Proxy, ProblemTestCase):
+    """A proxy in memory; when the test ends, nothing may be left in it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.build(Clock(), FakeJobServer())
+
+    def tearDown(self) -> None:
+        super().tearDown()
+        self.assertEqual(self.table.held, 0)
+        for client in self.clients:
+            client.leave()
+        # What is kept for a while goes by itself, and nothing stays.
+        self.clock.advance(LIFETIME)
+        self.clock.advance(LIFETIME)
+        self.assertEqual(len(self.table), 0)
+        self.assertEqual(self.table.retained, 0)
+        self.assertEqual(len(self.lanes), 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -11,7 +11,13 @@ from jobproxy.cluster.peers import Peers
 from jobproxy.entries import Delivery, Entry, Orphan
 from jobproxy.gateway import Gateway, alias_of, fingerprint_of
 from jobproxy.messages import Job, parse_report
-from jobproxy.problems import CallbackConflict, IdempotencyKeyReused, NotFound, Problem
+from jobproxy.problems import (
+    CallbackConflict,
+    IdempotencyKeyReused,
+    NotFound,
+    Problem,
+    StoreUnreachable,
+)
 from jobproxy.terms import Terms
 from jobproxy.tokens import is_handle, node_of
 
@@ -47,25 +53,35 @@ class ClusterGateway(Gateway):
 
     async def _recall(self, alias: bytes, fingerprint: bytes) -> Entry | None:
         entry = self._recall_here(alias, fingerprint)
-        if entry is not None:
+        if entry is not None and not self.peers.is_open_elsewhere(entry):
             return entry
-        claim = await self.store.look_up(alias)
+        try:
+            claim = await self.store.look_up(alias)
+        except StoreUnreachable:
+            if entry is not None:
+                return entry
+            raise
         if claim is None:
-            return None
+            return entry
         if claim.fingerprint != fingerprint:
             raise IdempotencyKeyReused
         return await self.peers.recall(alias, claim)
 
     def find(self, handle: str, terms: Terms) -> Deferred[Entry]:
+        entry = self.table.find(handle)
         is_elsewhere = is_handle(handle) and not self.peers.is_ours(handle)
-        if is_elsewhere and self.table.find(handle) is None:
+        if is_elsewhere and (entry is None or self.peers.is_open_elsewhere(entry)):
             return Deferred.fromCoroutine(self._find(handle, terms))
         self._take_orphan(handle)
         return super().find(handle, terms)
 
     async def _find(self, handle: str, terms: Terms) -> Entry:
-        if await self.peers.find(handle) is None:
-            raise NotFound
+        try:
+            if await self.peers.find(handle) is None:
+                raise NotFound
+        except StoreUnreachable:
+            if self.table.find(handle) is None:
+                raise
         return await super().find(handle, terms)
 
     def join(self, entry: Entry, job: Job, terms: Terms) -> Deferred[Entry]:
@@ -81,7 +97,7 @@ class ClusterGateway(Gateway):
         return Deferred.fromCoroutine(self._relay(handle, body))
 
     async def _relay(self, handle: str, body: bytes) -> Delivery:
-        owner = node_of(handle)
+        owner, result = node_of(handle), "cut-off"
         try:
             if parse_report(body).is_progress:
                 progress = Message(Kind.PROGRESS, handle, self.node, body)
@@ -113,6 +129,9 @@ class ClusterGateway(Gateway):
 
     def drop_orphan(self, handle: str) -> Deferred[None]:
         self.table.drop_orphan(handle)
+        if not self.peers.is_ours(handle):
+            gone = Message(Kind.GONE, handle, self.node)
+            self.peers.send(self.store.tell(node_of(handle), gone))
         return self.store.discard(handle)
 
     def _hold(self, entry: Entry, job: Job, terms: Terms) -> Deferred[Entry]:
@@ -133,5 +152,7 @@ class ClusterGateway(Gateway):
 
     def _take_orphan(self, handle: str) -> None:
         """Have it known everywhere that somebody asks for a result that nobody waited for."""
-        if self.table.find_orphan(handle) is not None:
+        entry = self.table.find(handle)
+        is_mirrored = entry is not None and entry.result and not self.peers.is_ours(handle)
+        if is_mirrored or self.table.find_orphan(handle) is not None:
             self.peers.send(self.store.fetch([handle]))

@@ -41,6 +41,8 @@ class Herald(Journal):
     def note(self, entry: Entry) -> None:
         super().note(entry)
         if entry.state is not State.ENDED:
+            if entry.ack is not None:
+                self.tell_ack(entry)
             return
         if node_of(entry.handle) == self._node:
             self._tell(entry)
@@ -54,6 +56,21 @@ class Herald(Journal):
     def add_follower(self, handle: str, follow: Callable[[Entry], object]) -> None:
         """Have something called with a job's entry when that has ended."""
         self._followers.setdefault(handle, []).append(follow)
+
+    def tell_ack(self, entry: Entry) -> None:
+        """Tell who waits for a job's end that its start was acknowledged."""
+        assert entry.ack is not None
+        state = Message(Kind.STATE, entry.handle, self._node, entry.ack.body)
+        for node in sorted(self._watchers.get(entry.handle, ())):
+            self.send(self._store.tell(node, state))
+        for follow in self._followers.get(entry.handle, ()):
+            follow(entry)
+
+    def repeat(self, entry: Entry) -> None:
+        """Put a result into the store again, if there was reason to."""
+        if entry.result is not None and (entry.alias or entry.is_detached):
+            body = entry.result.body
+            self.send(self._store.put(entry.handle, body, [], alias=entry.alias, is_orphan=False))
 
     def send(self, sending: Deferred[Any]) -> None:
         """Let something be done in the background; nobody can be told if it fails."""
@@ -75,10 +92,13 @@ class Herald(Journal):
             elif entry.alias is not None and not is_new:
                 self.send(self._store.settle(entry.alias, claim))
             return
+        if entry.started != "no":
+            # The job may run; its result can come to any node.
+            return
         for node in watchers:
             gone = Message(Kind.GONE, entry.handle, self._node)
             self.send(self._store.tell(node, gone))
-        if entry.alias is not None and entry.started == "no":
+        if entry.alias is not None:
             self.send(self._store.release(entry.alias, claim))
 
     def _lose(self, failure: Failure) -> None:

@@ -63,8 +63,14 @@ class Shared:
     places: dict[str, list[tuple[str, float]]] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Know nothing any more, but who is there."""
         self.claims, self.results = _Shelf(self.clock), _Shelf(self.clock)
         self.notes = _Shelf(self.clock)
+        self.orphans.clear()
+        self.places.clear()
 
 
 @implementer(IStore)

@@ -59,6 +59,10 @@ class Peers:
         """Whether this node made a handle."""
         return node_of(handle) == self._node
 
+    def is_open_elsewhere(self, entry: Entry) -> bool:
+        """Whether another node's job may have gone on by more than is known here."""
+        return entry.state is not State.ENDED and not self.is_ours(entry.handle)
+
     async def find(
         self,
         handle: str,
@@ -82,7 +86,8 @@ class Peers:
             message = None
             if result is None:
                 watch = Message(Kind.WATCH, handle, self._node)
-                if await self._store.tell(node_of(handle), watch):
+                # Whoever has its result may have told all meanwhile.
+                if await self._store.tell(node_of(handle), watch) or told.called:
                     message = await _wait(told, self._clock)
                 elif not (is_claimed or ack is not None):
                     return None
@@ -91,15 +96,14 @@ class Peers:
             if not self._asked[handle]:
                 del self._asked[handle]
         entry = self._table.find(handle)
-        if entry is not None:
-            return entry
         if message is not None:
             if message.kind is Kind.GONE:
-                return None
+                return entry
             result = message.body if message.kind is Kind.RESULT else None
             ack = message.body if message.kind is Kind.STATE else None
-        report = parse_report(ack) if ack else None
-        entry = self._table.adopt(handle, report, alias=alias, fingerprint=fingerprint)
+        if entry is None:
+            report = parse_report(ack) if ack else None
+            entry = self._table.adopt(handle, report, alias=alias, fingerprint=fingerprint)
         if result is not None:
             self._table.conclude(entry, parse_report(result))
         return entry
@@ -127,7 +131,8 @@ class Peers:
     async def recall(self, alias: bytes, claim: Claim) -> Entry | None:
         """Return what is known of a job that was claimed; if it is gone, so is the claim then."""
         entry = self._table.find(claim.handle)
-        if entry is None and not self.is_ours(claim.handle):
+        is_unknown = entry is None and not self.is_ours(claim.handle)
+        if is_unknown or (entry is not None and self.is_open_elsewhere(entry)):
             entry = await self.find(
                 claim.handle, alias=alias, fingerprint=claim.fingerprint, is_claimed=True
             )
@@ -148,9 +153,9 @@ class Peers:
         elif message.kind in {Kind.RESULT, Kind.PROGRESS}:
             self._complete(message.handle, message.body)
         elif message.kind is Kind.GONE:
-            entry = self._table.find(message.handle)
-            if entry is not None and not self.is_ours(message.handle):
-                self._table.fail(entry, _gone())
+            self._lose(message.handle)
+        elif message.kind is Kind.STATE and message.body:
+            self._take_ack(message)
         if asked and message.kind is not Kind.WATCH:
             for told in list(asked):
                 if not told.called:
@@ -179,20 +184,48 @@ class Peers:
             )
 
     def _is_claimed(self, entry: Entry) -> bool:
-        return self.is_ours(entry.handle) and entry.started != "no"
+        # Who follows another job was not sent.
+        is_sent = entry.sent is not None and entry.started != "no"
+        return is_sent and self.is_ours(entry.handle)
 
     def _complete(self, handle: str, body: bytes) -> None:
         """Take a callback that came to another node."""
         if self._table.find(handle) is None and not self.is_ours(handle):
             return
+        known, is_right = self._table.find(handle), True
+        is_awaited = known is not None and bool(known.waiters)
+        report = parse_report(body)
         self._herald.arriving = handle
         try:
-            self._table.complete(handle, parse_report(body))
+            self._table.complete(handle, report)
         except CallbackConflict:
-            # It is logged; the right one can still come.
-            self.send(self._store.discard(handle))
+            is_right = False
         finally:
             self._herald.arriving = ""
+        entry = self._table.find(handle)
+        result = None if entry is None else entry.result
+        if not is_right or (result is not None and not report.is_progress and result.body != body):
+            # It is logged; the right one can still come, or has.
+            self.send(self._store.discard(handle))
+            if entry is not None and self.is_ours(handle):
+                self._herald.repeat(entry)
+        elif is_awaited and not self.is_ours(handle):
+            # Whoever put it there may have thought that nobody waits for it.
+            self.send(self._store.fetch([handle]))
+
+    def _take_ack(self, message: Message) -> None:
+        entry = self._table.find(message.handle)
+        if entry is not None and self.is_open_elsewhere(entry) and entry.ack is None:
+            self._table.advance(entry, State.RUNNING, ack=parse_report(message.body))
+            self._herald.tell_ack(entry)
+
+    def _lose(self, handle: str) -> None:
+        """Take it that a job is gone: it was not started, or its result is not wanted."""
+        entry = self._table.find(handle)
+        if self.is_ours(handle):
+            self._table.drop_orphan(handle)
+        elif entry is not None:
+            self._table.fail(entry, _gone())
 
     def _answer(self, message: Message) -> None:
         """Tell another node how one of our jobs goes."""
@@ -214,19 +247,19 @@ class Peers:
     def _follow(self, entry: Entry, leader: Entry) -> None:
         """Have a job end as another does, which has the same alias and is started elsewhere."""
         _log.info("job {job} is started as job {leader}", **entry.names, leader=leader.handle)
-        # It is not known here whether the other was started.
-        self._table.advance(entry, State.STARTING)
-        self._table.advance(entry, State.RUNNING, ack=leader.ack)
+        self._table.hand_over(entry, leader.ack)
         if leader.result is not None:
             self._table.conclude(entry, leader.result)
         else:
-            self._herald.add_follower(leader.handle, lambda ended: self._finish(entry, ended))
+            self._herald.add_follower(leader.handle, lambda told: self._go_along(entry, told))
 
-    def _finish(self, entry: Entry, leader: Entry) -> None:
+    def _go_along(self, entry: Entry, leader: Entry) -> None:
         if leader.result is not None:
             self._table.conclude(entry, leader.result)
         elif isinstance(leader.outcome, Problem):
             self._table.fail(entry, _gone())
+        elif leader.ack is not None:
+            self._table.advance(entry, State.RUNNING, ack=leader.ack)
 
 
 async def _wait(told: Deferred[Message], clock: IReactorTime) -> Message | None:
