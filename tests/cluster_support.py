@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, TypeVar, cast
 
 from attrs import define, field
@@ -219,6 +220,7 @@ class Cluster:
         self.shared = Shared(self.clock, options.get("retain", 300.0))
         self.options = options
         self.nodes: list[Node] = []
+        self._numbers = count()
         for _ in range(size):
             self.add_node().store.startService()
 
@@ -232,9 +234,15 @@ class Cluster:
 
     def add_node(self) -> Node:
         """Make a node, which has not joined the others yet."""
-        node = Node(self, f"node-{len(self.nodes):03}", self.options)
+        node = Node(self, f"node-{next(self._numbers):03}", self.options)
         self.nodes.append(node)
         return node
+
+    def replace(self, dead: Node) -> Node:
+        """Have a new node join in the place of a dead one."""
+        self.add_node().store.startService()
+        self.nodes[self.nodes.index(dead)] = self.nodes.pop()
+        return self.nodes[-1]
 
     def settle(self) -> None:
         """Have all be heard that was said."""

@@ -83,9 +83,9 @@ class PollTests(ClusterTestCase):
         """What looks like a handle, but is none, is not found."""
         self.submit()
         handle = handle_of(self.starts[0])
-        for strange in (handle[:-1] + "A" + "", handle[:8] + "nobody--" + handle[16:]):
-            poll = self.poll(1, strange if strange != handle else handle[:-1] + "B")
-            self.assert_problem(poll.answer, 404, "not-found")
+        other = "B" if handle.endswith("A") else "A"
+        for strange in (handle[:-1] + other, f"{handle[:8]}nobody--{handle[16:]}"):
+            self.assert_problem(self.poll(1, strange).answer, 404, "not-found")
         self.nodes[0].call_back(self.starts[0], result_of("1"))
 
     def test_garbage(self) -> None:
@@ -167,6 +167,4 @@ class PollTests(ClusterTestCase):
                 self.clock.advance(0.05)
             self.assert_result(poll, result_of("1"))
             self.cluster.set_latency(0)
-            self.cluster.nodes[0] = self.cluster.add_node()
-            self.cluster.nodes.pop()
-            self.nodes[0].store.startService()
+            self.cluster.replace(self.nodes[0])

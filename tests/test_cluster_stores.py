@@ -111,7 +111,7 @@ async def test_claims_end_with_results(run: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_result_is_taken(run: Any) -> None:
-    """A result is told to the node that has the job, and to no other."""
+    """B15: a result is told to the node that has the job, and to no other."""
     async with run() as cluster:
         _, other, _ = cluster.stores
         assert await other.put(HANDLE, BODY, [ONE]) is Placement.TAKEN
@@ -127,7 +127,7 @@ async def test_result_is_taken(run: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_node_is_gone(run: Any) -> None:
-    """The result of a dead node's job is an orphan, and everybody else is told of it."""
+    """B15: the result of a dead node's job is an orphan, and everybody else is told of it."""
     async with run() as cluster:
         one, other, third = cluster.stores
         assert await other.put(HANDLE, BODY, ["gone-now"]) is Placement.ORPHANED

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobproxy.problems import Problem
-from tests.support import ProxyTestCase
+from tests.cluster_support import ClusterTestCase
 
 ROOT = Path(__file__).parents[1]
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
@@ -44,10 +44,10 @@ def list_problems(kind: type[Problem] = Problem) -> set[str]:
     return slugs.union(*(list_problems(child) for child in kind.__subclasses__()))
 
 
-class MetricsTests(ProxyTestCase):
+class MetricsTests(ClusterTestCase):
     def test_known(self) -> None:
         """Every metric that is asked for is told, also by a proxy that has done nothing yet."""
-        text = self.connect().get("/metrics").answer.body.decode()
+        text = self.nodes[0].connect().get("/metrics").answer.body.decode()
         told = set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
         told |= {f"{name}_{part}" for name in told for part in ("bucket", "count", "sum")}
         asked = {

@@ -19,7 +19,7 @@ from twisted.scripts._twistd_unix import ServerOptions
 
 from jobproxy import problems, tap
 from jobproxy.options import Option
-from tests.support import ProxyTestCase
+from tests.cluster_support import ClusterTestCase
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.rst")}
@@ -114,12 +114,12 @@ def test_problems() -> None:
     assert {slug: statuses for statuses, slug in ROW.findall(PAGES["http"])} == expected
 
 
-class MetricsTests(ProxyTestCase):
+class MetricsTests(ClusterTestCase):
     """Metrics are found by whoever looks them up."""
 
     def test_metrics(self) -> None:
         """Each metric that is served is in the table of metrics."""
-        served = self.connect().get("/metrics").answer.body.decode()
+        served = self.nodes[0].connect().get("/metrics").answer.body.decode()
         names = set(re.findall(r"^# TYPE (jobproxy_\w+) ", served, re.MULTILINE))
         documented = set(re.findall(r"``(jobproxy_\w+)(?:\{[\w,]+\})?``", PAGES["operations"]))
         self.assertGreater(len(names), 10)
@@ -127,7 +127,7 @@ class MetricsTests(ProxyTestCase):
 
     def test_queries(self) -> None:
         """Each metric that the runbook asks for is served."""
-        served = self.connect().get("/metrics").answer.body.decode()
+        served = self.nodes[0].connect().get("/metrics").answer.body.decode()
         kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", served, re.MULTILINE))
         names = {f"{name}_bucket" if kind == "histogram" else name for name, kind in kinds.items()}
         asked = set(re.findall(r"(?:jobproxy|process)_\w+", "\n".join(QUERIES)))
@@ -175,8 +175,10 @@ def test_commands_parse() -> None:
 
 
 @pytest.mark.parametrize("words", find_commands("twistd"), ids=" ".join)
-def test_daemons(words: list[str]) -> None:
+def test_daemons(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemons take the options that they are given."""
+    monkeypatch.chdir(tmp_path)
+    Path("callback.key").write_text("k" * 32)
     bare = {name: value for name, value in os.environ.items() if "JOB" not in name}
     with mock.patch.dict(os.environ, bare, clear=True):
         options = ServerOptions()

@@ -10,8 +10,8 @@ import pytest
 TESTS = Path(__file__).parent
 TABLE = (TESTS.parent / "docs" / "faults.rst").read_text(encoding="utf-8")
 #: How many rows there are of each kind.
-ROWS = {"S": 23, "B": 14, "Q": 24, "L": 7, "G": 7, "T": 4}
-_ROW = re.compile(r"\b([SBQLGT][1-9][0-9]?)\b")
+ROWS = {"S": 23, "B": 15, "Q": 24, "L": 7, "G": 7, "T": 4, "X": 2}
+_ROW = re.compile(r"\b([SBQLGTX][1-9][0-9]?)\b")
 
 
 def read_table() -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ def play(scenario: str, *arguments: str) -> dict[str, str]:
 
 @pytest.mark.timeout(120)
 def test_relay() -> None:
-    """Three nodes, and each callback comes to one that does not hold the client."""
+    """B15: three nodes, and each callback comes to one that does not hold the client."""
     figures = play("relay", "--jobs", "1500")
     assert (
         int(figures["answered 200"]) == int(figures["whose callback went elsewhere first"]) == 1500
@@ -36,7 +36,7 @@ def test_kill() -> None:
 
 @pytest.mark.timeout(120)
 def test_restart() -> None:
-    """X1, X2: Redis goes, and comes back with nothing in it; nothing is lost or done twice."""
+    """B15, X1, X2: Redis goes, and comes back with nothing in it; nothing is lost or done twice."""
     figures = play("restart", "--seconds", "4", "--away", "2.5")
     assert int(figures["answered 503 store-unreachable"]) > 0
 
