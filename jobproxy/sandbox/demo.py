@@ -91,9 +91,9 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def stay(url: str) -> None:
     """Leave all as it is until the user has seen enough."""
-    print(f"\nMore jobs: jobclient --url {url}/proxy --account {ACCOUNT}")
-    print("All of it goes on until you press Ctrl-C.", flush=True)
     with suppress(KeyboardInterrupt):
+        print(f"\nMore jobs: jobclient --url {url}/proxy --account {ACCOUNT}")
+        print("All of it goes on until you press Ctrl-C.", flush=True)
         signal.pause()
 
 

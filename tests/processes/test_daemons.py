@@ -82,10 +82,12 @@ def test_keeps_connections_alive() -> None:
         results = [post(connection) for _ in range(5)]
         assert connection.sock is used
         connection.close()
-        stats = fetch_json(f"{server.url}/stats")
+        # The client may have its answer before the job server has that of its callback.
+        while (stats := fetch_json(f"{server.url}/stats"))["callbacks_accepted"] < 5:
+            time.sleep(0.01)
     assert [status for status, _ in results] == [200] * 5
     assert len({result["id"] for _, result in results}) == 5
-    assert stats["started"] == stats["callbacks_accepted"] == 5
+    assert stats["started"] == 5
 
 
 def test_serves_what_is_asked_wrongly() -> None:
