@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from jobproxy import __version__
+from jobproxy.cluster.gateway import ClusterGateway
 from jobproxy.http1.request import Request
 from jobproxy.instruments import Instruments
 from jobproxy.problems import Overloaded
@@ -47,7 +48,9 @@ class Status:
         gateway = instruments.gateway
         table, lanes, job_server = gateway.table, gateway.starter.lanes, gateway.starter.job_server
         reasons = instruments.find_reasons()
+        shared = _describe_cluster(gateway) if isinstance(gateway, ClusterGateway) else {}
         return {
+            **shared,
             "version": __version__,
             "time": round(self._now(), 3),
             "uptime": round(self._clock.seconds() - self._since, 3),
@@ -152,6 +155,11 @@ class Feed(Service):
 
     def _write(self) -> bytes:
         return f"data: {json.dumps(self._status.describe())}\n\n".encode()
+
+
+def _describe_cluster(gateway: ClusterGateway) -> dict[str, Any]:
+    relays = dict(gateway.relays)
+    return {"cluster": {"node": gateway.node, "up": gateway.store.is_up, "relays": relays}}
 
 
 def _describe_histogram(histogram: Histogram) -> dict[str, Any]:

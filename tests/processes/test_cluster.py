@@ -1,10 +1,14 @@
 """Several nodes and a real Redis, by the books of the benchmark's script."""
 
+import json
 import re
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.processes.support import ROOT, run
+from jobproxy.sandbox.processes import DaemonProcess, find_free_port
+from tests.processes.support import ROOT, fetch_json, run
 
 SCRIPT = str(ROOT / "benchmarks" / "cluster.py")
 
@@ -46,3 +50,35 @@ def test_hang() -> None:
     """X1: Redis hangs; jobs that do not need it do not wait for it."""
     figures = play("hang", "--seconds", "2", "--away", "3")
     assert int(figures["answered 200"]) > 100
+
+
+def test_own_urls() -> None:
+    """Without a store, nodes with callback URLs of their own need nothing of each other."""
+    job_server = {"duration": "0.05", "slots-per-account": "50"}
+    with DaemonProcess("jobserver", job_server) as server:
+        ports = [find_free_port(), find_free_port()]
+        one, other = (
+            DaemonProcess(
+                "jobproxy",
+                {
+                    "callback-url": f"http://127.0.0.1:{port}/callback",
+                    "job-server-url": f"{server.url}/start",
+                },
+                port,
+            )
+            for port in ports
+        )
+        with one, other, ThreadPoolExecutor(20) as executor:
+            results = list(executor.map(post, [one.url, other.url] * 20))
+        assert len({result["id"] for result in results}) == 40
+        assert {result["state"] for result in results} == {"completed"}
+        assert fetch_json(f"{server.url}/stats")["started"] == 40
+
+
+def post(url: str) -> dict[str, str]:
+    """Have a job done by a node."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/proxy", b'{"account": "a"}', headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        result: dict[str, str] = json.load(response)
+    return result
