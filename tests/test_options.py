@@ -455,7 +455,9 @@ class ClusterOptionsTests(OptionsTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.secret, self.password = self.mktemp(), self.mktemp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.secret, self.password = f"{folder.name}/secret", f"{folder.name}/password"
         Path(self.secret).write_text("k" * 32)
         Path(self.password).write_text("s3cret\n")
         self.needed = [*NEEDED, f"--secret-file={self.secret}"]
