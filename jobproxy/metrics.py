@@ -111,7 +111,9 @@ def _collect_cluster(gateway: ClusterGateway) -> Iterator[Metric]:
     yield _count("jobproxy_relays", "Callbacks of other nodes' jobs.", ("result",), relays)
     yield CounterMetricFamily("jobproxy_store_gaps", "Subscriptions made.", peers.gaps)
     yield CounterMetricFamily("jobproxy_store_found", "Results found after these.", peers.found)
-    yield CounterMetricFamily("jobproxy_untold", "What other nodes were not told.", peers.untold)
+    yield CounterMetricFamily(
+        "jobproxy_untold", "What other nodes were not told at once.", peers.outbox.failed
+    )
 
 
 def make_registry(collector: ProxyCollector) -> CollectorRegistry:

@@ -35,6 +35,7 @@ from jobproxy.cluster.herald import Herald
 from jobproxy.cluster.interface import IStore
 from jobproxy.cluster.lanes import ClusterLanes
 from jobproxy.cluster.limits import ANSWER_TIME, LEASE_TIME
+from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.peers import Peers
 from jobproxy.correlation import CorrelationTable
 from jobproxy.draining import Drain
@@ -151,7 +152,10 @@ def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:
         circuit=Circuit(reactor, jitter),
     )
     store = None if config["cluster"] is None else _make_store(config, reactor, node)
-    journal = Journal(logs.is_on) if store is None else Herald(logs.is_on, store=store, node=node)
+    journal = Journal(logs.is_on)
+    if store is not None:
+        outbox = Outbox(reactor, config["retain"])
+        journal = Herald(logs.is_on, store=store, outbox=outbox, node=node)
     table = CorrelationTable(reactor, config["retain"], journal=journal)
     if config["correlate-by"] is CorrelateBy.ID:
         table = IdTable(

@@ -17,6 +17,7 @@ from jobproxy.cluster.herald import Herald
 from jobproxy.cluster.interface import Message
 from jobproxy.cluster.limits import ANSWER_TIME
 from jobproxy.cluster.memory import MemoryStore, Shared
+from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.peers import Peers
 from jobproxy.gateway import Gateway
 from jobproxy.journal import Journal
@@ -163,7 +164,8 @@ class Node(Proxy):
         return TokenSigner([KEY], now=self.clock.seconds, node=self.name)
 
     def make_journal(self) -> Journal:
-        self.herald = Herald(lambda: True, store=self.store, node=self.name)
+        self.outbox = Outbox(self.clock, self.options.get("retain", 300.0))
+        self.herald = Herald(lambda: True, store=self.store, outbox=self.outbox, node=self.name)
         return self.herald
 
     def make_gateway(self, *parts: Any, **settings: Any) -> Gateway:

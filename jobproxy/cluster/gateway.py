@@ -131,7 +131,7 @@ class ClusterGateway(Gateway):
         self.table.drop_orphan(handle)
         if not self.peers.is_ours(handle):
             gone = Message(Kind.GONE, handle, self.node)
-            self.peers.send(self.store.tell(node_of(handle), gone))
+            self.peers.outbox.send(lambda: self.store.tell(node_of(handle), gone))
         return self.store.discard(handle)
 
     def _hold(self, entry: Entry, job: Job, terms: Terms) -> Deferred[Entry]:
@@ -140,7 +140,8 @@ class ClusterGateway(Gateway):
     def _note(self, entry: Entry) -> Entry:
         """Have other nodes know of a job that a client may ask them for later."""
         if entry.result is None and self.peers.is_ours(entry.handle):
-            self.peers.send(self.store.note(entry.handle, entry.ack.body if entry.ack else b""))
+            handle, ack = entry.handle, entry.ack.body if entry.ack else b""
+            self.peers.outbox.send(lambda: self.store.note(handle, ack), len(ack))
         return entry
 
     def _note_failure(self, failure: Failure) -> Failure:
@@ -155,4 +156,4 @@ class ClusterGateway(Gateway):
         entry = self.table.find(handle)
         is_mirrored = entry is not None and entry.result and not self.peers.is_ours(handle)
         if is_mirrored or self.table.find_orphan(handle) is not None:
-            self.peers.send(self.store.fetch([handle]))
+            self.peers.outbox.send(lambda: self.store.fetch([handle]))

@@ -5,16 +5,12 @@ from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from jobproxy.cluster.interface import Claim, IStore, Kind, Message
+from jobproxy.cluster.outbox import Outbox
 from jobproxy.entries import Entry, State
 from jobproxy.journal import Journal
-from jobproxy.problems import StoreUnreachable
 from jobproxy.tokens import node_of
-
-_log = Logger()
 
 
 @define(eq=False)
@@ -29,14 +25,13 @@ class Herald(Journal):
     """
 
     _store: IStore = field(kw_only=True)
+    outbox: Outbox = field(kw_only=True)
     _node: str = field(kw_only=True)
     _watchers: dict[str, set[str]] = field(factory=dict, init=False, repr=False)
     _followers: dict[str, list[Callable[[Entry], object]]] = field(
         factory=dict, init=False, repr=False
     )
     arriving: str = field(default="", init=False, repr=False)
-    #: How many times something could not be told.
-    untold: int = field(default=0, init=False)
 
     def note(self, entry: Entry) -> None:
         super().note(entry)
@@ -62,19 +57,14 @@ class Herald(Journal):
         assert entry.ack is not None
         state = Message(Kind.STATE, entry.handle, self._node, entry.ack.body)
         for node in sorted(self._watchers.get(entry.handle, ())):
-            self.send(self._store.tell(node, state))
+            self._send(self._store.tell, node, state)
         for follow in self._followers.get(entry.handle, ()):
             follow(entry)
 
     def repeat(self, entry: Entry) -> None:
         """Put a result into the store again, if there was reason to."""
         if entry.result is not None and (entry.alias or entry.is_detached):
-            body = entry.result.body
-            self.send(self._store.put(entry.handle, body, [], alias=entry.alias, is_orphan=False))
-
-    def send(self, sending: Deferred[Any]) -> None:
-        """Let something be done in the background; nobody can be told if it fails."""
-        sending.addErrback(self._lose)
+            self._put(entry, [], is_orphan=False)
 
     def _tell(self, entry: Entry) -> None:
         watchers = sorted(self._watchers.pop(entry.handle, ()))
@@ -83,25 +73,26 @@ class Herald(Journal):
             is_orphan = not (entry.waiters or entry.is_detached)
             is_new = entry.handle != self.arriving
             if watchers or is_orphan or (is_new and (entry.alias or entry.is_detached)):
-                body = entry.result.body
-                self.send(
-                    self._store.put(
-                        entry.handle, body, watchers, alias=entry.alias, is_orphan=is_orphan
-                    )
-                )
+                self._put(entry, watchers, is_orphan=is_orphan)
             elif entry.alias is not None and not is_new:
-                self.send(self._store.settle(entry.alias, claim))
+                self._send(self._store.settle, entry.alias, claim)
             return
         if entry.started != "no":
             # The job may run; its result can come to any node.
             return
         for node in watchers:
             gone = Message(Kind.GONE, entry.handle, self._node)
-            self.send(self._store.tell(node, gone))
+            self._send(self._store.tell, node, gone)
         if entry.alias is not None:
-            self.send(self._store.release(entry.alias, claim))
+            self._send(self._store.release, entry.alias, claim)
 
-    def _lose(self, failure: Failure) -> None:
-        self.untold += 1
-        if not failure.check(StoreUnreachable):
-            _log.failure("the store failed", failure)
+    def _put(self, entry: Entry, watchers: list[str], *, is_orphan: bool) -> None:
+        assert entry.result is not None
+        handle, body, alias = entry.handle, entry.result.body, entry.alias
+        self.outbox.send(
+            lambda: self._store.put(handle, body, watchers, alias=alias, is_orphan=is_orphan),
+            len(body),
+        )
+
+    def _send(self, ask: Callable[..., Deferred[Any]], *words: Any) -> None:
+        self.outbox.send(lambda: ask(*words))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -13,6 +12,7 @@ from twisted.logger import Logger
 from jobproxy.cluster.herald import Herald
 from jobproxy.cluster.interface import Claim, IStore, Kind, Message
 from jobproxy.cluster.limits import ANSWER_TIME
+from jobproxy.cluster.outbox import Outbox
 from jobproxy.correlation import CorrelationTable
 from jobproxy.entries import Entry, State
 from jobproxy.messages import parse_report
@@ -51,9 +51,9 @@ class Peers:
     found: int = field(default=0, init=False)
 
     @property
-    def untold(self) -> int:
-        """How many times others could not be told something."""
-        return self._herald.untold
+    def outbox(self) -> Outbox:
+        """What other nodes are told in the background."""
+        return self._herald.outbox
 
     def is_ours(self, handle: str) -> bool:
         """Whether this node made a handle."""
@@ -141,10 +141,6 @@ class Peers:
             return None
         return entry
 
-    def send(self, sending: Deferred[Any]) -> None:
-        """Let something be done in the background; nobody can be told if it fails."""
-        self._herald.send(sending)
-
     def take(self, message: Message) -> None:
         """Take what another node says."""
         asked = self._asked.get(message.handle)
@@ -176,7 +172,8 @@ class Peers:
                     self._complete(entry.handle, body)
                 elif not self.is_ours(entry.handle):
                     watch = Message(Kind.WATCH, entry.handle, self._node)
-                    self.send(self._store.tell(node_of(entry.handle), watch))
+                    self._say(node_of(entry.handle), watch)
+        await self.outbox.send_again()
         claimed = [entry for entry in self._table.aliased() if self._is_claimed(entry)]
         for chunk in _chunks(iter(claimed)):
             await self._store.reclaim(
@@ -206,12 +203,12 @@ class Peers:
         result = None if entry is None else entry.result
         if not is_right or (result is not None and not report.is_progress and result.body != body):
             # It is logged; the right one can still come, or has.
-            self.send(self._store.discard(handle))
+            self.outbox.send(lambda: self._store.discard(handle), again=False)
             if entry is not None and self.is_ours(handle):
                 self._herald.repeat(entry)
         elif is_awaited and not self.is_ours(handle):
             # Whoever put it there may have thought that nobody waits for it.
-            self.send(self._store.fetch([handle]))
+            self.outbox.send(lambda: self._store.fetch([handle]))
 
     def _take_ack(self, message: Message) -> None:
         entry = self._table.find(message.handle)
@@ -232,17 +229,21 @@ class Peers:
         handle, sender = message.handle, message.sender
         entry = self._table.find(handle)
         if entry is not None and entry.result is not None:
-            self.send(
-                self._store.put(
-                    handle, entry.result.body, [sender], alias=entry.alias, is_orphan=False
-                )
+            body, alias = entry.result.body, entry.alias
+            self.outbox.send(
+                lambda: self._store.put(handle, body, [sender], alias=alias, is_orphan=False),
+                len(body),
             )
             return
         kind, body = Kind.GONE, b""
         if entry is not None and entry.state is not State.ENDED:
             self._herald.add_watcher(handle, sender)
             kind, body = Kind.STATE, entry.ack.body if entry.ack else b""
-        self.send(self._store.tell(sender, Message(kind, handle, self._node, body)))
+        self._say(sender, Message(kind, handle, self._node, body))
+
+    def _say(self, node: str, message: Message) -> None:
+        """Say something that is of no use later: who wants to know it asks again."""
+        self.outbox.send(lambda: self._store.tell(node, message), again=False)
 
     def _follow(self, entry: Entry, leader: Entry) -> None:
         """Have a job end as another does, which has the same alias and is started elsewhere."""
