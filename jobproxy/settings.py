@@ -1,6 +1,7 @@
 """The options of ``twistd jobproxy``."""
 
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -219,6 +220,8 @@ class Options(DaemonOptions):
             return
         if self["secret-file"] is None:
             raise usage.UsageError("--cluster needs --secret-file, the same for all nodes")
+        if find_spec("txredisapi") is None:
+            raise usage.UsageError("--cluster needs more: pip install 'jobproxy[redis]'")
         if self["correlate-by"] is CorrelateBy.ID:
             raise usage.UsageError("--cluster does not go together with --correlate-by id")
         if self["cluster-password-file"] is not None:

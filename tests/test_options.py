@@ -488,6 +488,14 @@ class ClusterOptionsTests(OptionsTestCase):
             "--cluster needs --secret-file, the same for all nodes",
         )
 
+    def test_needs_a_library(self) -> None:
+        """G6: without what speaks to Redis it is said how to get that."""
+        self.patch(settings, "find_spec", lambda name: None)
+        self.check_refused(
+            [*self.needed, "--cluster=redis://host"],
+            "--cluster needs more: pip install 'jobproxy[redis]'",
+        )
+
     def test_needs_tokens(self) -> None:
         """G6: an id in a callback does not tell which node has its job."""
         by_id = ["--correlate-by=id", "--callback-url=http://proxy.example/secret-path"]
