@@ -21,6 +21,7 @@ from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.peers import Peers
 from jobproxy.gateway import Gateway
 from jobproxy.journal import Journal
+from jobproxy.lanes import Lanes
 from jobproxy.problems import StoreUnreachable
 from jobproxy.shelves import LIFETIME
 from jobproxy.tokens import TokenSigner
@@ -211,6 +212,15 @@ class Node(Proxy):
         self.is_alive = False
         for client in self.clients:
             client.transport.connected = False
+        # Python ends the coroutines of what is left of it one day; nothing may come of that.
+        self.gateway.starter.lanes = DeadLanes(self.clock, 1, 1, 1)
+
+
+class DeadLanes(Lanes):
+    """The lanes of a process that is no more."""
+
+    def leave(self, account: str) -> None:
+        """Have nothing follow."""
 
 
 class Cluster:
