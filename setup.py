@@ -48,7 +48,11 @@ setup(
     package_dir={"": "."},
     # twisted.plugins must not hold an __init__.py of ours: it would replace Twisted's own.
     packages=[*find_packages(include=["jobproxy", "jobproxy.*"]), "twisted.plugins"],
-    package_data={"jobproxy": ["openapi.json", "page.html", "py.typed"]},
+    package_data={
+        "jobproxy": ["py.typed"],
+        "jobproxy.api": ["openapi.json"],
+        "jobproxy.monitoring": ["page.html"],
+    },
     zip_safe=False,
     install_requires=[
         "attrs>=23.1",
@@ -79,7 +83,7 @@ setup(
         "console_scripts": [
             "jobclient = jobproxy.sandbox.jobclient:main",
             "jobproxy-demo = jobproxy.sandbox.demo:main",
-            "jobproxyctl = jobproxy.control:main",
+            "jobproxyctl = jobproxy.ctl:main",
         ],
     },
     classifiers=[

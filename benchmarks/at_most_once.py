@@ -22,7 +22,7 @@ from typing import Any
 from attrs import define, field, frozen
 from wire import Messages, NotUnderstood, make_post, wants_close
 
-from jobproxy.lifecycle import raise_file_limit
+from jobproxy.daemon.lifecycle import raise_file_limit
 from jobproxy.sandbox.processes import DaemonProcess, run_pair
 
 #: Seconds that the proxy waits for an ack; far more than one takes on a machine that has to work.

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from attrs import frozen
 
-from jobproxy.cluster import scripts
-from jobproxy.cluster.limits import BEAT_TIME
-from jobproxy.cluster.peers import CHUNK
+from jobproxy.cluster.remote_jobs import CHUNK
+from jobproxy.store import redis_scripts as scripts
+from jobproxy.store.limits import BEAT_TIME
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.processes.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 NODES = (10, 100, 1_000)
 BATCH = 500
@@ -85,10 +85,10 @@ def measure(size: int, seconds: float) -> Costs:
 
 
 def make_put(sha: str, number: int, body: bytes) -> bytes:
-    handle = f"{number:038}"
-    keys = (f"jobproxy:result:{handle}", "jobproxy:orphans", "jobproxy:nodes")
-    head = f'["result","{handle}","node-two"]\n'
-    args = (body, 300_000, handle, "unheard", head, "jobproxy:0:all", "jobproxy:0:node:")
+    job_id = f"{number:038}"
+    keys = (f"jobproxy:result:{job_id}", "jobproxy:orphans", "jobproxy:nodes")
+    head = f'["result","{job_id}","node-two"]\n'
+    args = (body, 300_000, job_id, "unheard", head, "jobproxy:0:all", "jobproxy:0:node:")
     return write("EVALSHA", sha, 3, *keys, *args, "node-one")
 
 

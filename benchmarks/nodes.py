@@ -25,7 +25,7 @@ from jobproxy.sandbox.processes import DaemonProcess, find_free_port
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.processes.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 #: Seconds that a client waits for an answer.
 PATIENCE = 60.0

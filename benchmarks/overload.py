@@ -26,7 +26,7 @@ from jobs import CallbackPool, JobServer, StartConnection, make_result
 from load import read_cpu
 from wire import Messages, is_success, make_post, wants_close
 
-from jobproxy.lifecycle import raise_file_limit
+from jobproxy.daemon.lifecycle import raise_file_limit
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port
 
 #: Seconds between two looks at whose time it is to send a job.

@@ -10,7 +10,7 @@ import json
 import time
 from contextlib import suppress
 
-from jobproxy.lifecycle import raise_file_limit
+from jobproxy.daemon.lifecycle import raise_file_limit
 from jobproxy.sandbox.processes import find_script, run_pair
 
 REQUEST = b"POST /proxy HTTP/1.1\r\nHost: proxy\r\nContent-Type: application/json\r\nX-Slow: "

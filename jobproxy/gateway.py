@@ -8,11 +8,14 @@ from hashlib import blake2b
 from attrs import define, field
 from twisted.internet.defer import Deferred, execute, succeed
 
-from jobproxy.correlation import CorrelationTable
-from jobproxy.entries import Delivery, Entry, Origin, Orphan, State
-from jobproxy.fixed import IdTable
-from jobproxy.messages import Job, parse_report
-from jobproxy.problems import (
+from jobproxy.jobs.index import IdTable
+from jobproxy.jobs.record import Delivery, JobRecord, Origin, State
+from jobproxy.jobs.table import CorrelationTable
+from jobproxy.store.interface import Orphan
+from jobproxy.upstream.starts import Starter
+from jobproxy.wire.jobs import Job, parse_report
+from jobproxy.wire.preferences import Preferences
+from jobproxy.wire.problems import (
     CallbackConflict,
     Draining,
     IdempotencyKeyReused,
@@ -21,9 +24,7 @@ from jobproxy.problems import (
     Problem,
     UpstreamBusy,
 )
-from jobproxy.starts import Starter
-from jobproxy.terms import Terms
-from jobproxy.tokens import TokenSigner
+from jobproxy.wire.tokens import TokenSigner
 
 
 @define(eq=False)
@@ -48,7 +49,7 @@ class Gateway:
     #: How many callbacks were taken as what.
     callbacks: Counter[str] = field(factory=Counter, init=False)
 
-    def submit(self, job: Job, terms: Terms, request_id: bytes) -> Deferred[Entry]:
+    def submit(self, job: Job, preferences: Preferences, request_id: bytes) -> Deferred[JobRecord]:
         """Have a job done.
 
         :param request_id: is told to the job server.
@@ -64,13 +65,13 @@ class Gateway:
         :raises UpstreamUnreachable: if the job server is known to be dead.
         """
         self._admit()
-        if self.starter.lanes.queued >= self.max_held:
+        if self.starter.limiter.queued >= self.max_held:
             raise Overloaded(
                 f"{self.max_held} jobs are queued already; try again when some are started.",
                 retry_after=1,
             )
-        paused = self.starter.lanes.paused_for(job.account)
-        if paused > self.hold_time(terms):
+        paused = self.starter.limiter.paused_for(job.account)
+        if paused > self.hold_time(preferences):
             raise UpstreamBusy(
                 "The job server takes no jobs of this account for some time.",
                 upstream_status=503,
@@ -78,79 +79,79 @@ class Gateway:
             )
         start = self.starter.queue(job)
         token = self._signer.mint()
-        entry = self.table.expect(
-            token.handle,
-            start.withdraw,
-            alias=alias_of(job, terms.key) if terms.key else None,
-            fingerprint=fingerprint_of(job) if terms.key else b"",
+        record = self.table.create(
+            token.job_id,
+            start.cancel_start,
+            key_digest=key_digest_of(job, preferences.key) if preferences.key else None,
+            request_digest=request_digest_of(job) if preferences.key else b"",
             origin=Origin(
                 request_id,
-                terms.trace[0][1] if terms.trace else None,
+                preferences.trace[0][1] if preferences.trace else None,
                 job.account if self.shows_accounts else None,
             ),
         )
-        answer = self._hold(entry, job, terms)
-        headers = (*terms.trace, (b"x-request-id", request_id))
+        answer = self._hold(record, job, preferences)
+        headers = (*preferences.trace, (b"x-request-id", request_id))
         by_id = isinstance(self.table, IdTable)
         callback_url = self._callback_url if by_id else f"{self._callback_url}/{token.text}"
-        start.begin(entry, callback_url, headers)
+        start.begin(record, callback_url, headers)
         return answer
 
-    def recall(self, job: Job, key: str) -> Deferred[Entry | None]:
+    def recall(self, job: Job, key: str) -> Deferred[JobRecord | None]:
         """Return the job that this account has given this key to, if it was or may be started.
 
         :return: fails with :class:`IdempotencyKeyReused` if it is another job.
         """
-        return execute(self._recall_here, alias_of(job, key), fingerprint_of(job))
+        return execute(self._recall_here, key_digest_of(job, key), request_digest_of(job))
 
-    def join(self, entry: Entry, job: Job, terms: Terms) -> Deferred[Entry]:
+    def join(self, record: JobRecord, job: Job, preferences: Preferences) -> Deferred[JobRecord]:
         """Wait, as another client, for a job that is known already.
 
         :return: as :meth:`submit` does.
         :raises Overloaded: if no more clients can be held.
         """
-        if entry.result is None:
-            self._admit(entry)
-        return self._hold(entry, job, terms)
+        if record.result is None:
+            self._admit(record)
+        return self._hold(record, job, preferences)
 
-    def find(self, handle: str, terms: Terms) -> Deferred[Entry]:
+    def find(self, job_id: str, preferences: Preferences) -> Deferred[JobRecord]:
         """Ask for a job by its handle, and wait for its outcome if the terms say so.
 
         :return: as :meth:`submit` does; fires with a job that has not ended when time is up.
         :raises NotFound: if nothing is known of it.
         :raises Overloaded: if no more clients can be held.
         """
-        entry = self.table.find(handle)
-        if entry is None:
+        record = self.table.find(job_id)
+        if record is None:
             raise NotFound
-        if entry.outcome is None:
-            if terms.wait is None:
-                return succeed(entry)
-            self._check_room(entry)
-        return self.table.wait(entry, self.hold_time(terms), is_poll=True)
+        if record.outcome is None:
+            if preferences.wait is None:
+                return succeed(record)
+            self._check_room(record)
+        return self.table.wait(record, self.hold_time(preferences), is_poll=True)
 
-    def hold_time(self, terms: Terms) -> float:
+    def hold_time(self, preferences: Preferences) -> float:
         """Return the seconds for which a client is held at most."""
-        return self._wait if terms.wait is None else min(terms.wait, self._wait)
+        return self._wait if preferences.wait is None else min(preferences.wait, self._wait)
 
     def list_orphans(self) -> Deferred[list[Orphan]]:
         """Return the results that nobody waited for or asked for since, the oldest first."""
         now = self.starter.clock.seconds()
         return succeed(
             [
-                Orphan(entry.handle, entry.job_id, entry.result.body, now - entry.ended)
-                for entry in self.table.orphans()
-                if entry.result is not None and entry.ended is not None
+                Orphan(record.job_id, record.upstream_id, record.result.body, now - record.ended)
+                for record in self.table.orphans()
+                if record.result is not None and record.ended is not None
             ]
         )
 
-    def find_orphan(self, handle: str) -> Deferred[bytes | None]:
+    def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
         """Return the body of an orphan, if there is one of this handle."""
-        return succeed(self.table.find_orphan(handle))
+        return succeed(self.table.find_orphan(job_id))
 
-    def drop_orphan(self, handle: str) -> Deferred[None]:
+    def drop_orphan(self, job_id: str) -> Deferred[None]:
         """Forget an orphan."""
-        return execute(self.table.drop_orphan, handle)
+        return execute(self.table.drop_orphan, job_id)
 
     def recognize(self, token: str) -> str:
         """Return the handle of the job that a callback's URL names.
@@ -160,19 +161,19 @@ class Gateway:
         :param token: what the URL ends with; nothing is assumed of it.
         :raises NotFound: if it is not one of our tokens, just as for a path that does not exist.
         """
-        handle = self._signer.verify(token)
-        if handle is None:
+        job_id = self._signer.verify(token)
+        if job_id is None:
             self.callbacks["forged"] += 1
             raise NotFound
-        return handle
+        return job_id
 
-    def deliver(self, handle: str, body: bytes) -> Delivery | Deferred[Delivery]:
+    def deliver(self, job_id: str, body: bytes) -> Delivery | Deferred[Delivery]:
         """Take the callback of a recognized job.
 
         :raises InvalidJson: if the body is not a JSON object; the job goes on.
         :raises CallbackConflict: if it contradicts what is known of the job; the job goes on.
         """
-        return self._count(lambda: self.table.complete(handle, parse_report(body)))
+        return self._count(lambda: self.table.complete(job_id, parse_report(body)))
 
     def deliver_by_id(self, body: bytes) -> Delivery:
         """Take a callback that only the job server's id tells from others.
@@ -185,12 +186,12 @@ class Gateway:
         assert isinstance(table, IdTable)
         return self._count(lambda: table.complete_by_id(parse_report(body)))
 
-    def find_reasons(self) -> list[str]:
+    def reasons_not_ready(self) -> list[str]:
         """Return why jobs had better go to another proxy."""
         reasons = []
         if self.is_draining:
             reasons.append("draining")
-        if not self.starter.job_server.circuit.is_passable:
+        if not self.starter.job_server.circuit.allows:
             reasons.append("job-server-unreachable")
         return reasons
 
@@ -199,13 +200,13 @@ class Gateway:
         self.is_draining = True
         self.table.fail_queued(_draining)
 
-    def _recall_here(self, alias: bytes, fingerprint: bytes) -> Entry | None:
-        entry = self.table.find_alias(alias)
-        if entry is None or (entry.state is State.ENDED and entry.result is None):
+    def _recall_here(self, key_digest: bytes, request_digest: bytes) -> JobRecord | None:
+        record = self.table.find_key(key_digest)
+        if record is None or (record.state is State.ENDED and record.result is None):
             return None
-        if entry.fingerprint != fingerprint:
+        if record.request_digest != request_digest:
             raise IdempotencyKeyReused
-        return entry
+        return record
 
     def _count(self, deliver: Callable[[], Delivery]) -> Delivery:
         result = "crash"
@@ -222,48 +223,48 @@ class Gateway:
             self.callbacks[result] += 1
         return delivery
 
-    def _admit(self, entry: Entry | None = None) -> None:
+    def _admit(self, record: JobRecord | None = None) -> None:
         if self.is_draining:
-            raise _mark(_draining(), entry)
-        self._check_room(entry)
+            raise _mark(_draining(), record)
+        self._check_room(record)
 
-    def _check_room(self, entry: Entry | None) -> None:
+    def _check_room(self, record: JobRecord | None) -> None:
         if self.table.held >= self.max_held:
             problem = Overloaded(
                 f"{self.max_held} clients are held already; try again when some are done.",
                 retry_after=1,
             )
-            raise _mark(problem, entry)
+            raise _mark(problem, record)
 
-    def _hold(self, entry: Entry, job: Job, terms: Terms) -> Deferred[Entry]:
-        is_async = terms.is_async or not job.is_held
-        seconds = self.hold_time(terms)
-        if entry.state is State.UNCONFIRMED and entry.withdraw is None:
+    def _hold(self, record: JobRecord, job: Job, preferences: Preferences) -> Deferred[JobRecord]:
+        is_async = preferences.is_async or not job.is_held
+        seconds = self.hold_time(preferences)
+        if record.state is State.UNCONFIRMED and record.cancel_start is None:
             # Nothing can come any more but the callback.
             seconds = min(seconds, self.starter.grace)
-        until = State.RUNNING if is_async and terms.wait is None else State.ENDED
-        return self.table.wait(entry, seconds, until=until, takes_state=is_async)
+        until = State.RUNNING if is_async and preferences.wait is None else State.ENDED
+        return self.table.wait(record, seconds, until=until, takes_state=is_async)
 
 
 def _draining() -> Draining:
     return Draining("The proxy is about to stop, and starts no more jobs.", retry_after=1)
 
 
-def _mark(problem: Problem, entry: Entry | None) -> Problem:
+def _mark(problem: Problem, record: JobRecord | None) -> Problem:
     """Have a problem say what is known of the job, if there is one already."""
-    if entry is not None:
-        entry.mark(problem)
-        problem.started = entry.started
+    if record is not None:
+        record.mark(problem)
+        problem.started = record.started
     return problem
 
 
-def alias_of(job: Job, key: str) -> bytes:
+def key_digest_of(job: Job, key: str) -> bytes:
     """Return what stands for an account's key."""
     # Neither can hold a zero byte, so that no two pairs look alike.
     return _digest(f"{job.account}\0{key}")
 
 
-def fingerprint_of(job: Job) -> bytes:
+def request_digest_of(job: Job) -> bytes:
     """Return what stands for all that makes a job what it is."""
     # Whether the client waits does not make it another job.
     return _digest(job.parameters) if job.own_start is None else _digest(job.own_start.decode())

@@ -33,7 +33,7 @@ MAX_TEXT = 1_000
 MAX_TRACEBACK = 8_000
 
 #: What a job's own lines are marked with, which nobody can cause without having a job done.
-JOURNAL = "jobproxy.journal"
+JOB_EVENTS = "jobproxy.jobs"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 #: What Twisted's older log adds to events for its own observers.
@@ -139,7 +139,7 @@ class LineObserver:
         self._limit = _Limit(self._now)
 
     def __call__(self, event: LogEvent) -> None:
-        if event.get("log_namespace") != JOURNAL and not self._limit.passes(event):
+        if event.get("log_namespace") != JOB_EVENTS and not self._limit.passes(event):
             self.outlet.dropped["limited"] += 1
             return
         line = self._write_line(describe(event))

@@ -17,8 +17,8 @@ from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 
-from jobproxy import lifecycle, logs
-from jobproxy.admin import (
+from jobproxy import logs
+from jobproxy.api.admin import (
     DrainRoutes,
     HealthRoutes,
     JobListRoutes,
@@ -27,38 +27,39 @@ from jobproxy.admin import (
     PageRoutes,
     StatusRoutes,
 )
-from jobproxy.answers import Routes, make_resource
-from jobproxy.circuit import Circuit
-from jobproxy.client import PlainClient
-from jobproxy.cluster.gateway import ClusterGateway
-from jobproxy.cluster.herald import Herald
-from jobproxy.cluster.interface import IStore
-from jobproxy.cluster.lanes import ClusterLanes
-from jobproxy.cluster.limits import ANSWER_TIME, LEASE_TIME
+from jobproxy.api.jobs import CallbackRoutes, ClientRoutes, FixedCallbackRoutes
+from jobproxy.api.openapi import InterfaceRoutes
+from jobproxy.api.responses import Routes, make_resource
+from jobproxy.app.drain import Drain
+from jobproxy.app.options import CorrelateBy, Options, SlotScope
+from jobproxy.cluster.coordinator import ClusterGateway
 from jobproxy.cluster.outbox import Outbox
-from jobproxy.cluster.peers import Peers
-from jobproxy.correlation import CorrelationTable
-from jobproxy.draining import Drain
-from jobproxy.fixed import IdTable
+from jobproxy.cluster.remote_jobs import RemoteJobs
+from jobproxy.cluster.replicator import Replicator
+from jobproxy.cluster.slots import SharedLimiter
+from jobproxy.daemon import lifecycle
+from jobproxy.daemon.systemd import Notifier, Pulse
 from jobproxy.gateway import Gateway
 from jobproxy.http1.agent import PooledAgent
+from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ClientLimits, ServerLimits
 from jobproxy.http1.server import ServerFactory
-from jobproxy.instruments import Instruments
-from jobproxy.journal import Journal
-from jobproxy.lag import LagMeter
-from jobproxy.lanes import Lanes
-from jobproxy.metrics import ProxyCollector, make_registry
-from jobproxy.notify import Notifier, Pulse
-from jobproxy.openapi import InterfaceRoutes
-from jobproxy.retries import OnLost, RetryPolicy
-from jobproxy.reuse import ReusePolicy
-from jobproxy.settings import CorrelateBy, LaneScope, Options
-from jobproxy.starts import Starter
-from jobproxy.status import Feed, Status
-from jobproxy.tokens import MIN_KEY, TokenSigner, make_node
-from jobproxy.upstream import JobServer
-from jobproxy.web import CallbackRoutes, ClientRoutes, FixedCallbackRoutes
+from jobproxy.jobs.events import JobEvents
+from jobproxy.jobs.index import IdTable
+from jobproxy.jobs.table import CorrelationTable
+from jobproxy.monitoring.metrics import ProxyCollector, make_registry
+from jobproxy.monitoring.probes import Probes
+from jobproxy.monitoring.reactor_lag import ReactorLag
+from jobproxy.monitoring.status import Feed, Status
+from jobproxy.store.interface import IStore
+from jobproxy.store.limits import ANSWER_TIME, LEASE_TIME
+from jobproxy.upstream.circuit import Circuit
+from jobproxy.upstream.job_server import JobServer
+from jobproxy.upstream.keepalive import KeepAlivePolicy
+from jobproxy.upstream.limiter import AccountLimiter
+from jobproxy.upstream.retries import OnLost, RetryPolicy
+from jobproxy.upstream.starts import Starter
+from jobproxy.wire.tokens import MIN_KEY, TokenSigner, make_node
 
 __all__ = ["Options", "makeService"]
 
@@ -86,10 +87,10 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         ClientLimits(connections=config["max-starts"], idle_time=config["upstream-idle"]),
     )
     gateway = _make_gateway(config, reactor, agent)
-    meter = LagMeter(reactor)
+    meter = ReactorLag(reactor)
     factories: list[ServerFactory] = []
-    instruments = Instruments(gateway, factories, agent, meter.lag, logs.count_dropped)
-    status = Status(instruments, reactor, time.time)
+    probes = Probes(gateway, factories, agent, meter.lag, logs.count_dropped)
+    status = Status(probes, reactor, time.time)
     feed = Feed(reactor, status)
     writer = TimerService(FLUSH_INTERVAL, logs.flush)
     writer.clock = reactor
@@ -106,8 +107,8 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     callbacks = None
     handed_on = []
     watching: list[Routes] = [
-        HealthRoutes(instruments),
-        MetricsRoutes(make_registry(ProxyCollector(instruments))),
+        HealthRoutes(probes),
+        MetricsRoutes(make_registry(ProxyCollector(probes))),
         InterfaceRoutes(),
     ]
     operating: list[Routes] = [
@@ -128,7 +129,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
             port.setServiceParent(daemon)
             if descriptions is config["listen"] and _is_handed_on(config, description):
                 handed_on.append(port)
-    daemon.way_out = Drain(
+    daemon.shutdown = Drain(
         reactor, gateway, factories, config["drain-timeout"], notifier, callbacks, handed_on
     )
     return daemon
@@ -148,31 +149,31 @@ def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:
         clock=reactor,
         url=config["job-server-url"],
         timeout=config["start-timeout"],
-        reuse=ReusePolicy(reactor, agent.close_idle, config["upstream-idle"]),
+        keepalive=KeepAlivePolicy(reactor, agent.close_idle, config["upstream-idle"]),
         circuit=Circuit(reactor, jitter),
     )
     store = None if config["cluster"] is None else _make_store(config, reactor, node)
-    journal = Journal(logs.is_on)
+    events = JobEvents(logs.is_on)
     if store is not None:
         outbox = Outbox(reactor, config["retain"])
-        journal = Herald(logs.is_on, store=store, outbox=outbox, node=node)
-    table = CorrelationTable(reactor, config["retain"], journal=journal)
+        events = Replicator(logs.is_on, store=store, outbox=outbox, node=node)
+    table = CorrelationTable(reactor, config["retain"], events=events)
     if config["correlate-by"] is CorrelateBy.ID:
         table = IdTable(
             reactor,
             config["retain"],
             park=config["start-timeout"],
-            make_handle=lambda: signer.mint().handle,
-            journal=journal,
+            make_job_id=lambda: signer.mint().job_id,
+            events=events,
         )
-    make_lanes: Callable[..., Lanes] = Lanes
-    if store is not None and config["lane-scope"] is LaneScope.CLUSTER:
+    make_limiter: Callable[..., AccountLimiter] = AccountLimiter
+    if store is not None and config["slot-scope"] is SlotScope.CLUSTER:
         lease = config["start-timeout"] + LEASE_TIME
-        make_lanes = partial(ClusterLanes, store=store, lease=lease, random=jitter)
+        make_limiter = partial(SharedLimiter, store=store, lease=lease, random=jitter)
     starter = Starter(
         clock=reactor,
         table=table,
-        lanes=make_lanes(
+        limiter=make_limiter(
             clock=reactor,
             per_account=config["starts-per-account"],
             queue_per_account=config["queue-per-account"],
@@ -189,9 +190,9 @@ def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:
     )
     make_gateway: Callable[..., Gateway] = Gateway
     if store is not None:
-        assert isinstance(journal, Herald)
-        store.listener = peers = Peers(reactor, table, store, journal, node)
-        make_gateway = partial(ClusterGateway, store=store, peers=peers, node=node)
+        assert isinstance(events, Replicator)
+        store.listener = remote_jobs = RemoteJobs(reactor, table, store, events, node)
+        make_gateway = partial(ClusterGateway, store=store, remote_jobs=remote_jobs, node=node)
     return make_gateway(
         table=table,
         starter=starter,
@@ -205,7 +206,7 @@ def _make_gateway(config: Options, reactor: Any, agent: PooledAgent) -> Gateway:
 
 def _make_store(config: Options, reactor: Any, node: str) -> IStore:
     # Only who wants it needs to have txredisapi.
-    from jobproxy.cluster.redis import RedisStore
+    from jobproxy.store.redis import RedisStore
 
     def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
         endpoint = HostnameEndpoint(reactor, host.encode(), port, ANSWER_TIME)

@@ -12,9 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory
 
-from tests.cluster_stores import errors, impatient  # noqa: F401
-from tests.identities import trusted  # noqa: F401
-from tests.secrecy import collect_output, find_secrets
+from tests.support.identities import trusted  # noqa: F401
+from tests.support.secrecy import collect_output, find_secrets
+from tests.support.stores import errors, impatient  # noqa: F401
 
 settings.register_profile("suite", deadline=None, max_examples=50)
 settings.load_profile("suite")

@@ -17,9 +17,10 @@ from unittest import mock
 import pytest
 from twisted.scripts._twistd_unix import ServerOptions
 
-from jobproxy import problems, tap
-from jobproxy.options import Option
-from tests.cluster_support import ClusterTestCase
+from jobproxy import tap
+from jobproxy.daemon.options import Option
+from jobproxy.wire import problems
+from tests.support.cluster import ClusterTestCase
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.rst")}
@@ -119,7 +120,7 @@ class MetricsTests(ClusterTestCase):
 
     def test_metrics(self) -> None:
         """Each metric that is served is in the table of metrics."""
-        served = self.nodes[0].connect().get("/metrics").answer.body.decode()
+        served = self.nodes[0].connect().get("/metrics").response.body.decode()
         names = set(re.findall(r"^# TYPE (jobproxy_\w+) ", served, re.MULTILINE))
         documented = set(re.findall(r"``(jobproxy_\w+)(?:\{[\w,]+\})?``", PAGES["operations"]))
         self.assertGreater(len(names), 10)
@@ -127,7 +128,7 @@ class MetricsTests(ClusterTestCase):
 
     def test_queries(self) -> None:
         """Each metric that the runbook asks for is served."""
-        served = self.nodes[0].connect().get("/metrics").answer.body.decode()
+        served = self.nodes[0].connect().get("/metrics").response.body.decode()
         kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", served, re.MULTILINE))
         names = {f"{name}_bucket" if kind == "histogram" else name for name, kind in kinds.items()}
         asked = set(re.findall(r"(?:jobproxy|process)_\w+", "\n".join(QUERIES)))

@@ -15,9 +15,9 @@ _ROW = re.compile(r"\b([SBQLGTX][1-9][0-9]?)\b")
 
 
 def read_table() -> dict[str, list[str]]:
-    """Return the tests that each row names, as module::test."""
+    """Return the tests that each row names, as ``folder/module::test``."""
     rows = re.split(r"^   \* - (?=[A-Z][0-9]+\n)", TABLE, flags=re.MULTILINE)[1:]
-    return {row.split("\n")[0]: re.findall(r"``(test_\w+::test_\w+)``", row) for row in rows}
+    return {row.split("\n")[0]: re.findall(r"``([\w/]+::test_\w+)``", row) for row in rows}
 
 
 def read_tests() -> Iterator[tuple[str, set[str]]]:
@@ -27,7 +27,8 @@ def read_tests() -> Iterator[tuple[str, set[str]]]:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 claim = (ast.get_docstring(node) or "").partition(":")[0]
                 if node.name.startswith("test_") and re.fullmatch(r"[A-Z0-9, ]+", claim):
-                    yield f"{path.stem}::{node.name}", set(_ROW.findall(claim))
+                    name = path.relative_to(TESTS).with_suffix("")
+                    yield f"{name}::{node.name}", set(_ROW.findall(claim))
 
 
 PROVED = read_table()

@@ -191,7 +191,7 @@ class FloodTests(LinesTestCase):
 
     def test_jobs(self) -> None:
         """Every job has its lines."""
-        log = self.make_logger(write_json, "jobproxy.journal")
+        log = self.make_logger(write_json, "jobproxy.jobs")
         for number in range(100):
             log.info("job {job} is queued", job=str(number))
         self.assertEqual(len(self.read_records()), 100)

@@ -1,1 +1,1 @@
-"""Several nodes that know the same keys: a callback may come to any of them, and any may die."""
+"""Several nodes: who owns a job, and how its callback reaches that node."""

@@ -10,8 +10,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from jobproxy.problems import StoreUnreachable
-from jobproxy.retention import Shelf
+from jobproxy.util.expiring_map import ExpiringMap
+from jobproxy.wire.problems import StoreUnreachable
 
 _log = Logger()
 
@@ -33,13 +33,13 @@ class Outbox:
 
     _clock: IReactorTime
     _seconds: float
-    _kept: Shelf[tuple[str, Ask, int]] = field(init=False, repr=False)
+    _kept: ExpiringMap[tuple[str, Ask, int]] = field(init=False, repr=False)
     _numbers: "count[int]" = field(factory=count, init=False, repr=False)
     #: How many times something could not be told.
     failed: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._kept = Shelf(self._clock, self._seconds, MAX_NUMBER, MAX_BYTES, lambda _: None)
+        self._kept = ExpiringMap(self._clock, self._seconds, MAX_NUMBER, MAX_BYTES, lambda _: None)
 
     def __len__(self) -> int:
         """Return how much is still to be told."""

@@ -26,7 +26,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from jobproxy.http1.connection import ClientConnection, ClientFactory
+from jobproxy.http1.client_connection import ClientConnection, ClientFactory
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.response import Response
 

@@ -208,7 +208,7 @@ class Request(server.Request):
             self.keep_alive = False
         body = self._written
         head = self._make_head(len(body))
-        self.channel.answer(self, head, b"" if self.method == b"HEAD" else body)
+        self.channel.respond(self, head, b"" if self.method == b"HEAD" else body)
         for notification in self._take_notifications():
             notification.callback(None)
 
@@ -234,7 +234,7 @@ class Request(server.Request):
         """Return the head of the answer, and count it."""
         self.finished = 1
         factory, lines = self.channel.factory, self._lines or {}
-        factory.answers[self.code, self.outcome] += 1
+        factory.responses[self.code, self.outcome] += 1
         if self.outcome != "ok":
             factory.note_refusal(self.code, self.outcome, self.request_id)
         lines.pop(b"content-length", None)
@@ -265,7 +265,7 @@ class Request(server.Request):
         """Tell whoever works on this request that its client has left."""
         self._disconnected = True
         if not self.finished:
-            self.channel.factory.answers[499, "client-left"] += 1
+            self.channel.factory.responses[499, "client-left"] += 1
         if self._on_gone is not None:
             self._on_gone()
         for notification in self._take_notifications():

@@ -61,7 +61,7 @@ class Response:
         self.previousResponse = response
 
 
-class ResponseReader:
+class ResponseParser:
     """Makes one response of a connection's bytes.
 
     :ivar response: the response, once it is whole.

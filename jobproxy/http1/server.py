@@ -16,11 +16,11 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from jobproxy.http1.limits import ServerLimits
-from jobproxy.http1.reader import RequestReader
 from jobproxy.http1.request import Request, write_head
+from jobproxy.http1.request_parser import RequestParser
 from jobproxy.http1.sending import EagerWriter, find_send
-from jobproxy.problems import Problem, RequestTimeout, describe, status_of
-from jobproxy.quiet import Quiet
+from jobproxy.util.idle import IdleNotifier
+from jobproxy.wire.problems import Problem, RequestTimeout, describe, status_of
 
 #: When a client that vanished without a word is given up: probes after 30 s, 10 s apart, 3 lost.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
@@ -55,7 +55,7 @@ class ServerProtocol(EagerWriter, Protocol):
         self.factory = factory
         self.transport: Any = None
         self.connected = 0
-        self._reader: RequestReader | None = None
+        self._reader: RequestParser | None = None
         self._current: Request | None = None
         self._queue: list[Request | Problem] | None = None
         self._ahead = 0
@@ -125,7 +125,7 @@ class ServerProtocol(EagerWriter, Protocol):
         reader = self._reader
         is_new = reader is None
         if reader is None:
-            reader = self._reader = RequestReader(self, self.factory.limits)
+            reader = self._reader = RequestParser(self, self.factory.limits)
         try:
             reader.feed(data)
         except Problem as problem:
@@ -144,7 +144,7 @@ class ServerProtocol(EagerWriter, Protocol):
                 self._deadline = None
         self._answer_next()
 
-    def answer(self, request: Request, head: bytes, body: bytes) -> None:
+    def respond(self, request: Request, head: bytes, body: bytes) -> None:
         """Send the answer to the current request; to be called by that request alone."""
         self._current = None
         self._write(head + body)
@@ -169,7 +169,7 @@ class ServerProtocol(EagerWriter, Protocol):
         if self._linger is None and not (self._current or self._reader or self._queue):
             self._close()
 
-    def _take(self, reader: RequestReader) -> bool:
+    def _take(self, reader: RequestParser) -> bool:
         """Queue the requests that have been read, if any; each had a deadline of its own."""
         if not reader.requests:
             return False
@@ -342,10 +342,10 @@ class ServerFactory(Factory):
         self.make_id = make_id
         self.connections: set[ServerProtocol] = set()
         #: How many answers there were, by status and a word for the outcome.
-        self.answers: Counter[tuple[int, str]] = Counter()
+        self.responses: Counter[tuple[int, str]] = Counter()
         #: Whether every connection is closed as soon as nothing is under way on it.
         self.is_draining = False
-        self._quiet = Quiet()
+        self._idle = IdleNotifier()
         self.refused: Counter[str] = Counter()
         #: The last ones.
         self.refusals: deque[Refusal] = deque(maxlen=20)
@@ -363,13 +363,13 @@ class ServerFactory(Factory):
 
     def when_empty(self) -> Deferred[None]:
         """Wait until there is no connection, and so nothing that still has to be sent."""
-        return self._quiet.wait(is_quiet=not self.connections)
+        return self._idle.wait(is_idle=not self.connections)
 
     def remove(self, connection: ServerProtocol) -> None:
         """Count a connection no longer; called by that connection."""
         self.connections.discard(connection)
         if not self.connections:
-            self._quiet.tell()
+            self._idle.notify()
 
     def note_refusal(self, status: int, outcome: str, request_id: bytes) -> None:
         """Remember for a while that something was refused; called by connections and requests."""

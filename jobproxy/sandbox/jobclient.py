@@ -21,9 +21,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import react
 
 from jobproxy import __version__
-from jobproxy.client import collect_body, make_client, post_json
+from jobproxy.daemon.lifecycle import raise_file_limit
+from jobproxy.http1.client import collect_body, make_client, post_json
 from jobproxy.http1.limits import ClientLimits
-from jobproxy.lifecycle import raise_file_limit
 from jobproxy.sandbox.jobs import Job
 from jobproxy.sandbox.proofs import BadProof, pack_proof, unpack_proof
 
@@ -257,13 +257,13 @@ async def run_jobs(reactor: Any, arguments: argparse.Namespace) -> None:
         arguments.concurrency,
         arguments.timeout,
     )
-    is_quiet = arguments.json or arguments.no_progress
+    is_idle = arguments.json or arguments.no_progress
     is_watched = sys.stderr.isatty()
     with tqdm(
         total=arguments.jobs,
         bar_format=_BAR,
         ascii=" =",
-        disable=is_quiet,
+        disable=is_idle,
         mininterval=0.1 if is_watched else math.inf,
     ) as bar:
         tally = await client.run(arguments.jobs, arguments.limit, bar.update)

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 
-from jobproxy.client import collect_body, post_json
+from jobproxy.http1.client import collect_body, post_json
 from jobproxy.sandbox.faults import Fault, Faults
 from jobproxy.sandbox.jobs import Job, Workshop
 from jobproxy.sandbox.network import Connection, connection_of

@@ -7,10 +7,10 @@ from twisted.application import strports
 from twisted.application.service import MultiService
 from twisted.web.server import Site
 
-from jobproxy import lifecycle
-from jobproxy.client import make_client
+from jobproxy.daemon import lifecycle
+from jobproxy.daemon.options import DaemonOptions, Option, read_count, read_delay, read_endpoints
+from jobproxy.http1.client import make_client
 from jobproxy.http1.limits import ClientLimits
-from jobproxy.options import DaemonOptions, Option, read_count, read_delay, read_endpoints
 from jobproxy.sandbox.faults import KINDS, read_faults
 from jobproxy.sandbox.jobs import Workshop
 from jobproxy.sandbox.network import LatentFactory

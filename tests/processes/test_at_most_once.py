@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from jobproxy.sandbox.processes import DaemonProcess, wait_until_served
-from tests.processes.support import ROOT, fetch_json, run
+from tests.support.processes import ROOT, fetch_json, run
 
 SCRIPT = str(ROOT / "benchmarks" / "at_most_once.py")
 

@@ -13,9 +13,9 @@ import pytest
 from attrs import frozen
 
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port, wait_until_served
-from tests.processes.redis_server import RedisServer
-from tests.processes.support import ROOT, fetch_json
 from tests.processes.test_cluster import post
+from tests.support.processes import ROOT, fetch_json
+from tests.support.redis_server import RedisServer
 
 NUMBERS = ("11", "12", "13")
 NGINX = """\

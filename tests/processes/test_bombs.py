@@ -13,7 +13,7 @@ from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port, read_memory
-from tests.reactor import reactor, until_closed
+from tests.support.reactor import reactor, until_closed
 
 MIB = 2**20
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from threading import Event
 
-from jobproxy.lifecycle import raise_file_limit
+from jobproxy.daemon.lifecycle import raise_file_limit
 from tests.processes.test_draining import Answer, Client, Stage, result_of, run_stage, wait_until
 
 FULL = "urn:jobproxy:problem:account-queue-full"
@@ -17,8 +17,8 @@ def finish(stage: Stage, clients: dict[int, Client]) -> None:
     """Have all jobs end, and see that each client gets the result of its own."""
     for number, client in clients.items():
         assert stage.call_back(number).status == 200
-        answer = client.receive()
-        assert (answer.status, answer.body) == (200, result_of(number))
+        response = client.receive()
+        assert (response.status, response.body) == (200, result_of(number))
 
 
 def split(clients: dict[int, Client]) -> tuple[dict[int, Client], list[Answer]]:
@@ -37,8 +37,8 @@ def test_one_account_floods() -> None:
         # What was sent before has been seen to.
         held, refused = split(clients)
         assert len(held) == 54
-        assert {answer.verdict for answer in refused} == {(429, FULL, "no")}
-        assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
+        assert {response.verdict for response in refused} == {(429, FULL, "no")}
+        assert all(int(response.headers["Retry-After"]) >= 1 for response in refused)
         assert len(stage.server.callbacks) == 5
         finish(stage, {1_000: other})
         assert not any(client.has_answer() for client in held.values())
@@ -83,11 +83,11 @@ def test_no_more_can_be_held() -> None:
         times = []
         for number in range(20, 30):
             begin = time.perf_counter()
-            answer = stage.send_job(number, f"account {number}").receive()
+            response = stage.send_job(number, f"account {number}").receive()
             times.append(time.perf_counter() - begin)
-            assert answer.verdict == (503, OVERLOADED, "no")
-            assert int(answer.headers["Retry-After"]) >= 1
-            assert answer.headers["Connection"] == "close"
+            assert response.verdict == (503, OVERLOADED, "no")
+            assert int(response.headers["Retry-After"]) >= 1
+            assert response.headers["Connection"] == "close"
         assert min(times) < 0.05
         assert len(stage.server.callbacks) == 20
         assert not any(client.has_answer() for client in held.values())

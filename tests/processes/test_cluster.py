@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port
-from tests.processes.support import ROOT, fetch_json, run
+from tests.support.processes import ROOT, fetch_json, run
 
 SCRIPT = str(ROOT / "benchmarks" / "cluster.py")
 

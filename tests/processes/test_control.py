@@ -5,8 +5,8 @@ import signal
 import subprocess
 
 from jobproxy.sandbox.processes import find_free_port
-from tests.processes.support import run
 from tests.processes.test_draining import result_of, run_stage
+from tests.support.processes import run
 
 
 def control(admin: str, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -22,7 +22,7 @@ from jobproxy.sandbox.processes import (
     run_pair,
     wait_until_served,
 )
-from tests.processes.support import ROOT, fetch_json, run
+from tests.support.processes import ROOT, fetch_json, run
 
 JOB = json.dumps({"account": "example", "wait": True})
 HEADERS = {"Content-Type": "application/json"}
@@ -105,9 +105,9 @@ def test_serves_what_is_asked_wrongly() -> None:
 def test_stops() -> None:
     """A held client is told when the proxy is stopped, and the process ends."""
     with run_pair({"duration": "60"}, {"drain-timeout": "0.1"}) as (server, proxy):
-        answers: list[tuple[int, Any]] = []
+        responses: list[tuple[int, Any]] = []
         connection = HTTPConnection("127.0.0.1", proxy.port)
-        client = threading.Thread(target=lambda: answers.append(post(connection)))
+        client = threading.Thread(target=lambda: responses.append(post(connection)))
         client.start()
         while fetch_json(f"{server.url}/stats")["started"] == 0:
             time.sleep(0.01)
@@ -116,7 +116,7 @@ def test_stops() -> None:
         proxy.process.wait(10)
         connection.close()
         log = proxy.log
-    ((status, problem),) = answers
+    ((status, problem),) = responses
     assert status == 503
     assert problem["type"] == "urn:jobproxy:problem:draining"
     assert "Traceback" not in log

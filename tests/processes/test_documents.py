@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.support import ROOT
+from tests.support.processes import ROOT
 
 
 def test_build(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from jobproxy.lifecycle import raise_file_limit
+from jobproxy.daemon.lifecycle import raise_file_limit
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port
 
 DRAINING = "urn:jobproxy:problem:draining"
@@ -232,8 +232,8 @@ class Stage:
             assert idle.receive().status == 200
             self.proxy.process.send_signal(signal.SIGTERM)
             assert idle.is_ended()
-        answer = self.ready(url)
-        assert (answer.status, answer.document["reasons"]) == (503, ["draining"])
+        response = self.ready(url)
+        assert (response.status, response.document["reasons"]) == (503, ["draining"])
 
     @contextmanager
     def stall(self) -> Iterator[None]:
@@ -288,9 +288,9 @@ def test_every_held_client_is_answered() -> None:
         assert {stage.call_back(number).status for number in range(1_000)} == {200}
         stage.wait_for_end()
         for number, client in enumerate(clients):
-            answer = client.receive()
-            assert (answer.status, answer.body) == (200, result_of(number))
-            assert answer.headers["Connection"] == "close"
+            response = client.receive()
+            assert (response.status, response.body) == (200, result_of(number))
+            assert response.headers["Connection"] == "close"
             assert client.is_ended()
         assert len(stage.server.callbacks) == 1_000
 
@@ -358,11 +358,11 @@ def test_drain_timeout() -> None:
         stage.stop()
         stage.wait_for_end(2.0)
         assert time.monotonic() - begin > 0.5
-        answers = [client.receive() for client in clients]
-        assert [answer.document["started"] for answer in answers] == ["yes", "yes", "unknown"]
-        for answer, client in zip(answers, clients, strict=True):
-            assert answer.verdict[:2] == (503, DRAINING)
-            assert answer.headers["Connection"] == "close"
+        responses = [client.receive() for client in clients]
+        assert [response.document["started"] for response in responses] == ["yes", "yes", "unknown"]
+        for response, client in zip(responses, clients, strict=True):
+            assert response.verdict[:2] == (503, DRAINING)
+            assert response.headers["Connection"] == "close"
             assert client.is_ended()
 
 

@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from jobproxy.openapi import read_document
+from jobproxy.api.openapi import read_document
 from jobproxy.sandbox.processes import find_free_port, run_pair
 
 CHECKS = [

@@ -14,11 +14,11 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.server import Site
 
-from jobproxy.client import collect_body, make_client, post_json
+from jobproxy.daemon.lifecycle import raise_file_limit
+from jobproxy.http1.client import collect_body, make_client, post_json
 from jobproxy.http1.limits import ClientLimits
-from jobproxy.lifecycle import raise_file_limit
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port, read_memory
-from tests.reactor import reactor, until_closed
+from tests.support.reactor import reactor, until_closed
 
 CLIENTS = 5_000
 
@@ -52,7 +52,7 @@ class HeldClient(Protocol):
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.answer = b""
+        self.response = b""
         self.done: Deferred[bytes] = Deferred()
 
     def connectionMade(self) -> None:
@@ -64,10 +64,10 @@ class HeldClient(Protocol):
         )
 
     def dataReceived(self, data: bytes) -> None:
-        self.answer += data
+        self.response += data
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.done.callback(self.answer)
+        self.done.callback(self.response)
 
 
 def make_result(number: int) -> bytes:
@@ -94,7 +94,7 @@ async def test_all_are_answered() -> None:
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", proxy_port)
         held = [await connectProtocol(endpoint, HeldClient(number)) for number in range(clients)]
         await job_server.all_started
-        assert not any(client.answer for client in held)
+        assert not any(client.response for client in held)
         per_client = (read_memory(proxy.process.pid) - base) / clients
         assert per_client < 16_384
 
@@ -108,10 +108,10 @@ async def test_all_are_answered() -> None:
 
         rounds = [range(first, clients, 20) for first in range(20)]
         await gatherResults([Deferred.fromCoroutine(call_back(numbers)) for numbers in rounds])
-        answers = await gatherResults([client.done for client in held])
+        responses = await gatherResults([client.done for client in held])
     await port.stopListening()
     await until_closed()
-    for number, answer in enumerate(answers):
-        head, _, body = answer.partition(b"\r\n\r\n")
+    for number, response in enumerate(responses):
+        head, _, body = response.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK\r\n")
         assert body == make_result(number)

@@ -6,15 +6,15 @@ import re
 import subprocess
 import urllib.request
 
-from jobproxy.lifecycle import raise_file_limit
+from jobproxy.daemon.lifecycle import raise_file_limit
 from jobproxy.sandbox.processes import (
     DaemonProcess,
     find_free_port,
     find_script,
     wait_until_served,
 )
-from tests.processes.support import fetch_json
 from tests.processes.test_draining import run_stage, wait_until
+from tests.support.processes import fetch_json
 
 HELD = 1_000
 
@@ -29,7 +29,7 @@ def read_metric(url: str, name: str) -> int:
 
 def count_states(proxy: DaemonProcess) -> dict[str, int]:
     """Return how many lines of the log have which state of a job."""
-    states = re.findall(r" jobproxy.journal: .* state=(\w+)", proxy.log)
+    states = re.findall(r" jobproxy.jobs: .* state=(\w+)", proxy.log)
     return {state: states.count(state) for state in set(states)}
 
 
@@ -51,8 +51,10 @@ def test_all_agree() -> None:
         assert all(client.receive().status == 200 for client in clients)
         status = fetch_json(f"{url}/status")
         assert (status["held"], status["callbacks"]) == (0, {"accepted": HELD})
-        answers = {(each["status"], each["outcome"]): each["count"] for each in status["answers"]}
-        assert answers[200, "ok"] >= 2 * HELD
+        responses = {
+            (each["status"], each["outcome"]): each["count"] for each in status["responses"]
+        }
+        assert responses[200, "ok"] >= 2 * HELD
         assert read_metric(url, "jobproxy_job_seconds_count") == HELD
         assert sum(status["jobSeconds"]["counts"]) == HELD
         assert status["logDropped"] == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.support import ROOT
+from tests.support.processes import ROOT
 
 JUNK = shutil.ignore_patterns(
     ".git",

@@ -92,7 +92,7 @@ class Page:
 def browse(url: str, folder: Path) -> Iterator[Page]:
     """Show a page while the context lasts."""
     assert BROWSER is not None
-    (reading, commands), (answers, writing) = os.pipe(), os.pipe()
+    (reading, commands), (responses, writing) = os.pipe(), os.pipe()
     command = [sys.executable, "-c", EXEC, str(reading), str(writing)]
     command += [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=390,1600"]
     command += ["--remote-debugging-pipe", f"--user-data-dir={folder}"]
@@ -101,7 +101,7 @@ def browse(url: str, folder: Path) -> Iterator[Page]:
     )
     os.close(reading)
     os.close(writing)
-    with os.fdopen(commands, "wb") as to_browser, os.fdopen(answers, "rb") as from_browser:
+    with os.fdopen(commands, "wb") as to_browser, os.fdopen(responses, "rb") as from_browser:
         try:
             page = Page(to_browser, from_browser)
             page.open(url)
@@ -122,7 +122,7 @@ def test_numbers(tmp_path: Path) -> None:
             page.wait_for(f"document.getElementById('held')?.textContent === '{HELD}'")
             assert page.read("state") == "ready"
             assert page.read("circuit") == "closed"
-            assert page.read("queued-more") == "in 0 lanes"
+            assert page.read("queued-more") == "of 0 accounts"
             assert f"acknowledged{HELD}" in page.read("results")
             for number in range(HELD):
                 stage.call_back(number)

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from jobproxy import problems, settings, tap
-from jobproxy.options import Option
+from jobproxy import tap
+from jobproxy.app import options
+from jobproxy.daemon.options import Option
 from jobproxy.sandbox.processes import find_free_port, wait_until_served
-from tests.processes.support import ROOT
+from jobproxy.wire import problems
+from tests.support.processes import ROOT
 
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
 
@@ -103,7 +105,7 @@ def test_commands(tmp_path: Path) -> None:
     assert '"state":"completed"' in printed.get("curl", '"state":"completed"')
     assert "WORK SAMPLE RESULT: PASSED" in printed["jobclient"]
     assert (tmp_path / "tunnel").read_text() == machine.translate("http 8080")
-    assert len(settings.read_keys(str(tmp_path / "secret"))) == 1
+    assert len(options.read_keys(str(tmp_path / "secret"))) == 1
 
 
 def test_ci_runs_the_rest() -> None:

@@ -11,7 +11,6 @@ import pytest
 from attrs import define
 
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port
-from tests.processes.support import run
 from tests.processes.test_draining import (
     BIG,
     DRAINING,
@@ -24,6 +23,7 @@ from tests.processes.test_draining import (
     serve_jobs,
     wait_until,
 )
+from tests.support.processes import run
 
 UNREACHABLE = "urn:jobproxy:problem:upstream-unreachable"
 KEY = "a key of thirty-two bytes or more"
@@ -104,7 +104,7 @@ class Heir:
     admin: str
 
     @property
-    def handle(self) -> str:
+    def job_id(self) -> str:
         return self.callback_url.rpartition("/")[2].partition(".")[0]
 
     def call_back(self, body: bytes = result_of(0)) -> Answer:
@@ -141,15 +141,15 @@ def run_heir(folder: Path, first: str, second: str) -> Iterator[Heir]:
 def test_callback_after_restart(tmp_path: Path, second: str) -> None:
     """B3, G4: what was started before a restart ends after it, and its result can be had."""
     with run_heir(tmp_path, KEY, second) as heir:
-        answer = heir.call_back()
-        assert (answer.status, answer.document) == (200, {"status": "late"})
+        response = heir.call_back()
+        assert (response.status, response.document) == (200, {"status": "late"})
         assert heir.call_back().document == {"status": "duplicate"}
         assert heir.call_back(result_of(1)).status == 409
         (orphan,) = ask(f"{heir.admin}/orphans").document["orphans"]
-        assert (orphan["job"], orphan["id"]) == (heir.handle, "0")
+        assert (orphan["job"], orphan["id"]) == (heir.job_id, "0")
         assert orphan["bytes"] == len(result_of(0))
-        assert ask(f"{heir.admin}/orphans/{heir.handle}").body == result_of(0)
-        job = ask(f"{heir.proxy.url}/jobs/{heir.handle}")
+        assert ask(f"{heir.admin}/orphans/{heir.job_id}").body == result_of(0)
+        job = ask(f"{heir.proxy.url}/jobs/{heir.job_id}")
         assert (job.status, job.body) == (200, result_of(0))
         assert ask(f"{heir.admin}/orphans").document == {"orphans": []}
 
@@ -157,17 +157,17 @@ def test_callback_after_restart(tmp_path: Path, second: str) -> None:
 def test_callback_to_another(tmp_path: Path) -> None:
     """B3, B6: with another secret the same callback is as good as a forged one."""
     with run_heir(tmp_path, KEY, KEY[::-1]) as heir:
-        answer = heir.call_back()
+        response = heir.call_back()
         forged = ask(f"{heir.proxy.url}/callback/{'x' * 60}", result_of(0), "POST")
-        assert answer.status == forged.status == 404
-        assert blank_id(answer) == blank_id(forged)
-        assert ask(f"{heir.proxy.url}/jobs/{heir.handle}").status == 404
+        assert response.status == forged.status == 404
+        assert blank_id(response) == blank_id(forged)
+        assert ask(f"{heir.proxy.url}/jobs/{heir.job_id}").status == 404
         assert ask(f"{heir.admin}/orphans").document == {"orphans": []}
 
 
-def blank_id(answer: Answer) -> bytes:
+def blank_id(response: Answer) -> bytes:
     """Return the body of a problem without what differs in each."""
-    return re.sub(rb'"requestId": "\w+"', b"", answer.body)
+    return re.sub(rb'"requestId": "\w+"', b"", response.body)
 
 
 @pytest.mark.parametrize("text", [None, "", "too short", f"{KEY}\ntoo short"])
@@ -195,9 +195,9 @@ def test_job_server_comes_up_late() -> None:
         client = stack.enter_context(Client(proxy.port))
         for number in range(12):
             client.send_job(number)
-            answer = client.receive()
-            assert answer.verdict == (503, UNREACHABLE, "no")
-            assert int(answer.headers["Retry-After"]) >= 1
+            response = client.receive()
+            assert response.verdict == (503, UNREACHABLE, "no")
+            assert int(response.headers["Retry-After"]) >= 1
         assert ask(f"{proxy.url}/readyz").document["reasons"] == ["job-server-unreachable"]
 
         server = stack.enter_context(serve_jobs(job_server))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobproxy.sandbox.processes import find_script, run_pair
-from tests.processes.support import fetch_json, run
+from tests.support.processes import fetch_json, run
 
 
 def run_sample(job_server: dict[str, str], proxy: dict[str, str]) -> tuple[Any, Any, Any]:

@@ -23,9 +23,9 @@ from attrs import define, field
 
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port, find_script
 from jobproxy.tap import Options
-from tests.processes.support import ROOT, run
+from tests.daemon.test_systemd import Manager
 from tests.processes.test_draining import Client, ask, result_of, run_stage, serve_jobs, wait_until
-from tests.test_notify import Manager
+from tests.support.processes import ROOT, run
 
 UNITS = ROOT / "deploy" / "systemd"
 SECRET = "a key of thirty-two bytes or more"
@@ -332,11 +332,11 @@ class Stream:
         )
         writer.write(f"{head}\r\n\r\n{body}".encode())
         try:
-            answer = (await reader.read()).decode().partition("\r\n")
+            response = (await reader.read()).decode().partition("\r\n")
         finally:
             writer.close()
-        status = answer[0][9:12]
-        return status if status != "200" or '"state":"completed"' in answer[2] else "cut short"
+        status = response[0][9:12]
+        return status if status != "200" or '"state":"completed"' in response[2] else "cut short"
 
 
 def restart_under_load(folder: Path, restarts: int, rate: float) -> Stream:

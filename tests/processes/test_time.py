@@ -90,8 +90,8 @@ def test_stall(count: int, is_kept: bool) -> None:
                 sender.call_back(stage.server.callbacks[number], number)
             time.sleep(1.2)
         for number, client in enumerate(clients):
-            answer = client.receive()
-            assert (answer.status, answer.body) == (200, result_of(number))
+            response = client.receive()
+            assert (response.status, response.body) == (200, result_of(number))
         assert {sender.receive().status for sender in senders} == {200}
 
 

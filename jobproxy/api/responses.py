@@ -1,0 +1,89 @@
+"""What all our routes have in common: how they make a resource, and how they answer."""
+
+from typing import Any, Protocol
+
+from klein import Klein
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as RouteMethodNotAllowed
+
+from jobproxy.api.routing import RoutedResource
+from jobproxy.http1.request import Request
+from jobproxy.wire.problems import (
+    Draining,
+    Internal,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    Problem,
+    describe,
+    status_of,
+)
+
+_log = Logger()
+
+
+class Routes(Protocol):
+    """Some routes that belong together."""
+
+    def add_to(self, app: Klein) -> None:
+        """Have an app serve them."""
+
+
+def make_resource(*routes: Routes) -> RoutedResource:
+    """Return the resource tree of a listener that serves these routes."""
+    app = Klein()
+    for group in routes:
+        group.add_to(app)
+    handlers: dict[type[Exception], Any] = {
+        Problem: _refuse,
+        HTTPException: _refuse_route,
+        Exception: _refuse_crash,
+    }
+    for kind, handler in handlers.items():
+        app.handle_errors(kind)(handler)
+    return RoutedResource(app)
+
+
+def respond(request: Request, body: bytes, status: int = 200) -> bytes:
+    """Answer with a body of JSON."""
+    request.setResponseCode(status)
+    request.setHeader(b"Content-Type", b"application/json")
+    return body
+
+
+def _refuse(request: Request, failure: Failure) -> bytes:
+    """Tell of a problem."""
+    problem = failure.value
+    assert isinstance(problem, Problem)
+    # It may be kept as the outcome of its job.
+    problem.forget_origin()
+    if problem.retry_after is not None:
+        request.setHeader(b"Retry-After", b"%d" % problem.retry_after)
+    if isinstance(problem, MethodNotAllowed):
+        request.setHeader(b"Allow", ", ".join(problem.allowed).encode())
+    if isinstance(problem, Overloaded | Draining):
+        # Connections are what there is too much of.
+        request.keep_alive = False
+    request.outcome = problem.slug
+    request.setResponseCode(status_of(problem))
+    request.setHeader(b"Content-Type", b"application/problem+json")
+    return describe(problem, request.request_id.decode())
+
+
+def _refuse_route(request: Request, failure: Failure) -> bytes:
+    """Tell in our own words what Klein's routing found."""
+    problem: Problem = NotFound()
+    if isinstance(failure.value, RouteMethodNotAllowed):
+        problem = MethodNotAllowed(sorted(failure.value.valid_methods or ()))
+    return _refuse(request, Failure(problem))
+
+
+def _refuse_crash(request: Request, failure: Failure) -> bytes:
+    """Tell no more of a bug of ours than the id by which the log tells all."""
+    request_id = request.request_id.decode()
+    _log.failure("request {request_id} crashed", failure, request_id=request_id)
+    problem = Internal("Something went wrong in the proxy; its log knows the requestId.")
+    problem.started = "unknown"
+    return _refuse(request, Failure(problem))

@@ -1,0 +1,94 @@
+"""Klein's routing, without what it does anew for every request that never changes."""
+
+import re
+from typing import Any, cast
+from urllib.parse import unquote_to_bytes
+
+from klein import Klein
+from klein.resource import KleinResource
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.server import NOT_DONE_YET
+
+from jobproxy.http1.request import Request
+from jobproxy.wire.problems import Malformed
+
+_log = Logger()
+
+#: A path's part that stands for itself.
+_PLAIN = re.compile(rb"[A-Za-z0-9._~-]+")
+
+
+class RoutedResource(KleinResource):
+    """Serves a Klein app whose handlers and error handlers return bytes, handlers also later.
+
+    Klein binds its URL map to each request's host, with IDNA and all, to be able to build URLs; we
+    build none, so one binding serves all requests. A handler's Deferred is cancelled when its
+    client leaves, as Klein does it.
+    """
+
+    def __init__(self, app: Klein) -> None:
+        super().__init__(app)
+        self._match = app.url_map.bind("").match
+        rules = list(app.url_map.iter_rules())
+        self._fixed_paths = {rule.rule.encode() for rule in rules if not rule.arguments}
+        self._fixed_parents = {
+            rule.rule.rpartition("/<")[0].encode() for rule in rules if rule.rule.count("<") == 1
+        }
+        #: What a method and a path lead to, and what a method and all but the last part of a path
+        #: do where that part is the rule's one variable, whose name comes with it.
+        self._known: dict[tuple[bytes, bytes], str] = {}
+        self._known_parents: dict[tuple[bytes, bytes], tuple[str, str]] = {}
+
+    def render(self, request: Any) -> Any:
+        try:
+            result = self._handle(request)
+        except Exception:  # whatever a handler raises is what the error handlers are for
+            self._refuse(Failure(), request)
+            return NOT_DONE_YET
+        if isinstance(result, bytes):
+            self._finish(result, request)
+        else:
+            request.when_gone(result.cancel)
+            result.addCallbacks(self._finish, self._refuse, (request,), errbackArgs=(request,))
+        return NOT_DONE_YET
+
+    def _handle(self, request: Request) -> Any:
+        endpoint = self._known.get((request.method, request.path))
+        if endpoint is not None:
+            return self._app.execute_endpoint(endpoint, request)
+        parent, _, last = request.path.rpartition(b"/")
+        known = self._known_parents.get((request.method, parent))
+        if known is not None and _PLAIN.fullmatch(last) and request.path not in self._fixed_paths:
+            endpoint, name = known
+            return self._app.execute_endpoint(endpoint, request, **{name: last.decode()})
+        try:
+            path = unquote_to_bytes(request.path).decode()
+        except UnicodeDecodeError:
+            raise Malformed("The path is not UTF-8.") from None
+        endpoint, parts = self._match(path, request.method.decode("ascii"))
+        if request.path in self._fixed_paths:
+            self._known[request.method, request.path] = endpoint
+        elif parent in self._fixed_parents and len(parts) == 1:
+            self._known_parents[request.method, parent] = (endpoint, next(iter(parts)))
+        return self._app.execute_endpoint(endpoint, request, **parts)
+
+    def _finish(self, body: bytes, request: Request) -> None:
+        if not request.is_gone:
+            request.write(body)
+            request.finish()
+
+    def _refuse(self, failure: Failure, request: Request) -> None:
+        """Have the first error handler that fits say what went wrong."""
+        if request.is_gone:
+            if not failure.check(CancelledError):
+                _log.failure("a handler failed after its client had left", failure)
+            return
+        for kinds, handler in self._app._error_handlers:
+            if failure.check(*kinds):
+                body = self._app.execute_error_handler(handler, request, failure)
+                self._finish(cast(bytes, body), request)
+                return
+        _log.failure("a handler failed in a way that no error handler is for", failure)
+        request.channel.transport.abortConnection()

@@ -1,0 +1,1 @@
+"""Makes a process of the parts: options, settings, wiring, drain."""

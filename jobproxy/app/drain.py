@@ -1,0 +1,98 @@
+"""The way out: no new jobs, an answer for everybody who is held, and every byte of it sent."""
+
+from collections.abc import Sequence
+
+from attrs import define, field
+from twisted.application.service import IService
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from jobproxy.daemon.systemd import Notifier
+from jobproxy.gateway import Gateway
+from jobproxy.http1.server import ServerFactory
+from jobproxy.util.deadline import TURNS
+
+_log = Logger()
+
+#: Seconds for the requests of those who were let in last to come.
+SETTLE_TIME = 0.1
+#: Seconds for the bytes of the last answers to leave.
+FLUSH_TIME = 5.0
+#: The same, once the process has been told twice to stop.
+HURRIED_FLUSH_TIME = 0.5
+
+
+@define(eq=False)
+class Drain:
+    """Ends the proxy's work before its services are stopped.
+
+    :param timeout: seconds for the held clients to be answered.
+    :param callbacks: the factory of ports for callbacks alone, if there are such: their connections
+        stay open as long as anybody is held, since a job server whose callback meets the close of
+        an idle connection may not send it again.
+    :param handed_on: ports whose sockets stay open for the next process: new clients wait there
+        for it, and are not refused.
+    """
+
+    _clock: IReactorTime
+    _gateway: Gateway
+    _factories: Sequence[ServerFactory]
+    _timeout: float
+    _notifier: Notifier
+    _callbacks: ServerFactory | None = None
+    _handed_on: Sequence[IService] = ()
+    _waiting: Deferred[None] | None = field(default=None, init=False)
+    _is_hurried: bool = field(default=False, init=False)
+
+    async def finish_jobs(self) -> None:
+        """Take no more jobs, and wait until no client is held, for the timeout at most."""
+        table = self._gateway.table
+        _log.info("draining: {held} clients are held", held=table.held)
+        self._notifier.tell(STOPPING="1", STATUS=f"draining, {table.held} clients held")
+        if self._handed_on:
+            for port in self._handed_on:
+                await maybeDeferred(port.disownServiceParent)
+            await deferLater(self._clock, SETTLE_TIME)
+        self._gateway.drain()
+        await self._close_idle(but=self._callbacks)
+        if table.held and not self._is_hurried:
+            await self._wait(table.when_idle(), self._timeout)
+        _log.info(
+            "drained: {held} clients are still held, {jobs} jobs have not ended",
+            held=table.held,
+            jobs=len(table),
+        )
+
+    async def flush(self) -> None:
+        """Wait until the last answers have left; to be called when nobody is held."""
+        await self._close_idle()
+        for factory in self._factories:
+            seconds = HURRIED_FLUSH_TIME if self._is_hurried else FLUSH_TIME
+            await self._wait(factory.when_empty(), seconds)
+
+    def hurry(self) -> None:
+        """Wait no longer."""
+        _log.info("told again to stop: the clients that are still held get an error")
+        self._is_hurried = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def _close_idle(self, but: ServerFactory | None = None) -> None:
+        # What has arrived by now is still answered.
+        for _ in range(TURNS):
+            await deferLater(self._clock, 0)
+        for factory in self._factories:
+            if factory is not but:
+                factory.drain()
+
+    async def _wait(self, event: Deferred[None], seconds: float) -> None:
+        self._waiting = event.addTimeout(seconds, self._clock)
+        try:
+            await self._waiting
+        except (CancelledError, DeferredTimeoutError):
+            pass
+        finally:
+            self._waiting = None

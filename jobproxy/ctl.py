@@ -1,0 +1,270 @@
+"""``jobproxyctl``: the operator's side of a running proxy, on the command line."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import shtab
+from attrs import define, frozen
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.error import ConnectError
+from twisted.internet.task import deferLater, react
+from twisted.web.client import Agent, ResponseFailed
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+DEFAULT_ADMIN = "http://127.0.0.1:8082"
+#: Seconds for one request.
+TIMEOUT = 10.0
+#: Seconds between two looks at a proxy that drains.
+INTERVAL = 0.5
+
+
+class Failed(Exception):
+    """Something did not work; the message is one line for a person."""
+
+
+@implementer(IAgentEndpointFactory)
+@frozen
+class _SocketEndpoints:
+    """Connects to a Unix socket, whatever the URL."""
+
+    _reactor: Any
+    _path: str
+
+    def endpointForURI(self, uri: object) -> UNIXClientEndpoint:  # noqa: N802, ARG002 - Twisted's
+        return UNIXClientEndpoint(self._reactor, self._path, timeout=TIMEOUT)
+
+
+@define(eq=False)
+class Proxy:
+    """The proxy that is asked.
+
+    :param admin: where its admin side is: a URL, or ``unix:`` and the path of a socket.
+    """
+
+    _reactor: Any
+    _admin: str
+
+    async def call(self, method: str, path: str) -> bytes:
+        """Return the body of an answer that says that all is well.
+
+        :raises Failed: if there is none.
+        """
+        base, agent = self._admin.rstrip("/"), Agent(self._reactor, connectTimeout=TIMEOUT)
+        if base.startswith("unix:"):
+            endpoints = _SocketEndpoints(self._reactor, base.removeprefix("unix:"))
+            agent = Agent.usingEndpointFactory(self._reactor, endpoints)
+            base = "http://localhost"
+        client = HTTPClient(agent)
+        try:
+            response = await client.request(
+                method, base + path, timeout=TIMEOUT, reactor=self._reactor
+            )
+            body: bytes = await response.content()
+        except ConnectError as error:
+            raise Failed(f"cannot connect to {self._admin}: {error}") from error
+        except (ResponseFailed, TimeoutError) as error:
+            raise Failed(f"no answer from {self._admin}") from error
+        except Exception as error:
+            raise Failed(f"{self._admin}: {error or type(error).__name__}") from error
+        if response.code >= 300:
+            raise Failed(f"{self._admin}{path}: {_explain(response.code, body)}")
+        return body
+
+    async def read(self, path: str) -> Any:
+        """Return a document."""
+        try:
+            return json.loads(await self.call("GET", path))
+        except ValueError:
+            raise Failed(f"{self._admin}{path} is not jobproxy's") from None
+
+
+def _explain(status: int, body: bytes) -> str:
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"status {status}; is this the port of --admin-listen?"
+
+
+@define(eq=False)
+class Command:
+    """One call of jobproxyctl.
+
+    :param write: takes text to be shown.
+    """
+
+    _reactor: Any
+    _proxy: Proxy
+    _arguments: argparse.Namespace
+    _write: Callable[[str], object]
+
+    async def run(self) -> None:
+        """Do what the arguments say.
+
+        :raises Failed: if that does not work.
+        """
+        await getattr(self, self._arguments.action)()
+
+    async def show_status(self) -> None:
+        status = await self._proxy.read("/status")
+        self._tell(status, lambda: describe_status(status))
+
+    async def list_jobs(self) -> None:
+        query = {"limit": self._arguments.limit}
+        if self._arguments.state:
+            query["state"] = self._arguments.state
+        listed = await self._proxy.read(f"/jobs?{urlencode(query)}")
+        columns = ("job", "state", "age", "waiting", "id", "requestId", "account")
+        self._tell(listed, lambda: make_table(columns, listed["jobs"]))
+
+    async def list_orphans(self) -> None:
+        listed = await self._proxy.read("/orphans")
+        self._tell(listed, lambda: make_table(("job", "age", "bytes", "id"), listed["orphans"]))
+
+    async def show_orphan(self) -> None:
+        # The bytes are a job's result, and are not ours to lay out.
+        body = await self._proxy.call("GET", self._orphan)
+        self._write(body.decode("utf-8", "backslashreplace"))
+
+    async def drop_orphan(self) -> None:
+        await self._proxy.call("DELETE", self._orphan)
+        self._tell({"dropped": self._arguments.job_id}, lambda: "dropped\n")
+
+    async def drain(self) -> None:
+        """Have the proxy drain, and wait until it is gone."""
+        told = json.loads(await self._proxy.call("POST", "/drain"))
+        self._tell(told, lambda: f"draining, {told['held']} clients held\n")
+        while not self._arguments.no_wait:
+            try:
+                await self._proxy.call("GET", "/healthz")
+            except Failed:
+                return
+            pause: Deferred[None] = deferLater(self._reactor, INTERVAL)
+            await pause
+
+    @property
+    def _orphan(self) -> str:
+        return f"/orphans/{quote(self._arguments.job_id, safe='')}"
+
+    def _tell(self, document: Any, describe: Callable[[], str]) -> None:
+        self._write(json.dumps(document) + "\n" if self._arguments.json else describe())
+
+
+def describe_status(status: dict[str, Any]) -> str:
+    """Return the status for people."""
+    ready = "ready" if status["ready"] else f"not ready: {', '.join(status['reasons'])}"
+    rows = [
+        ("version", f"{status['version']}, up {status['uptime']:.0f} s, {ready}"),
+        ("held", f"{status['held']} clients of at most {status['maxHeld']}"),
+        ("jobs", f"{status['jobs']} have not ended"),
+        ("queued", f"{status['queued']} in {status['accounts']['count']} accounts"),
+        ("starting", str(status["starting"])),
+        ("circuit", status["circuit"]),
+        ("orphans", f"{status['orphans']} of {status['retained']} results that are kept"),
+        ("starts", _list_counts(status["starts"])),
+        ("callbacks", _list_counts(status["callbacks"])),
+        (
+            "responses",
+            _list_counts(
+                {
+                    f"{each['status']} {each['outcome']}": each["count"]
+                    for each in status["responses"]
+                }
+            ),
+        ),
+        ("refused", _list_counts(status["refused"])),
+    ]
+    return "".join(f"{name:11}{value}\n" for name, value in rows)
+
+
+def make_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """Return rows below the names of those columns that any of them has."""
+    known = [column for column in columns if any(column in row for row in rows)] or columns
+    cells = [[column.upper() for column in known]]
+    cells += [[_show(row.get(column)) for column in known] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in cells
+    )
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _show(value: object) -> str:
+    """Return a value that cannot do anything to a terminal."""
+    text = "-" if value is None else str(value)
+    return text if text.isprintable() else ascii(text)
+
+
+def _list_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--admin",
+        metavar="URL",
+        default=os.environ.get("JOBPROXY_ADMIN", DEFAULT_ADMIN),
+        help="the proxy's --admin-listen, as a URL or unix:PATH; "
+        f"also JOBPROXY_ADMIN in the environment; {DEFAULT_ADMIN}",
+    )
+    common.add_argument("--json", action="store_true", help="tell in JSON")
+    parser = argparse.ArgumentParser(
+        prog="jobproxyctl", description="Look at a running jobproxy, and have it drain."
+    )
+    shtab.add_argument_to(parser, "--print-completion", help="print what completes for a shell")
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    def add(to: Any, name: str, action: str, text: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = to.add_parser(
+            name, help=text, description=text, parents=[common]
+        )
+        added.set_defaults(action=action)
+        return added
+
+    add(commands, "status", "show_status", "how the proxy is")
+    jobs = add(commands, "jobs", "list_jobs", "the jobs that have not ended, the oldest first")
+    jobs.add_argument(
+        "--state", choices=["queued", "starting", "running", "unconfirmed"], help="only these"
+    )
+    jobs.add_argument("--limit", type=int, default=100, metavar="N", help="%(default)s")
+    orphans = commands.add_parser("orphans", help="results that nobody waited for")
+    orphan_commands = orphans.add_subparsers(metavar="command", required=True)
+    add(orphan_commands, "list", "list_orphans", "those that are kept, the oldest first")
+    for name, action, text in (
+        ("show", "show_orphan", "one as it came; it stays"),
+        ("drop", "drop_orphan", "forget one"),
+    ):
+        add(orphan_commands, name, action, text).add_argument("job_id", metavar="JOB-ID")
+    drain = add(
+        commands,
+        "drain",
+        "drain",
+        "take no more jobs, answer those who are held, and end the process, as SIGTERM does",
+    )
+    drain.add_argument("--no-wait", action="store_true", help="do not wait for its end")
+    return parser
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = make_parser().parse_args()
+
+    async def run(reactor: Any) -> None:
+        try:
+            proxy = Proxy(reactor, arguments.admin)
+            await Command(reactor, proxy, arguments, sys.stdout.write).run()
+        except Failed as error:
+            sys.stderr.write(f"jobproxyctl: {error}\n")
+            raise SystemExit(1) from None
+
+    react(lambda reactor: Deferred.fromCoroutine(run(reactor)))

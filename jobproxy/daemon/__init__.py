@@ -1,0 +1,1 @@
+"""The life of a twistd service: options, start, stop, systemd."""

@@ -1,0 +1,138 @@
+"""A connection to a server: one request on it at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseFailed, ResponseNeverReceived
+from zope.interface import implementer
+
+from jobproxy.http1.limits import ClientLimits
+from jobproxy.http1.response import BadResponse, Response, ResponseParser
+from jobproxy.http1.sending import EagerWriter, find_send
+from jobproxy.util.tls_names import WRONG_NAME, check_name
+
+
+@implementer(IHandshakeListener)
+class ClientConnection(EagerWriter, Protocol):
+    """A connection to a server.
+
+    :ivar ready: fires when a request can be sent; with TLS not before the server has proved who
+        it is, so that a failure until then means that nothing has left.
+    :ivar is_open: whether it can take another request.
+    :ivar when_lost: called once it is lost, if that happens between requests.
+    """
+
+    factory: "ClientFactory"
+    transport: Any
+
+    def __init__(self, factory: "ClientFactory") -> None:
+        self.factory = factory
+        self.ready: Deferred[None] = Deferred()
+        self.is_open = True
+        self.when_lost: Callable[[ClientConnection], None] | None = None
+        self._reader: ResponseParser | None = None
+        self._answered: Deferred[Response] | None = None
+        self._has_answer_begun = False
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self._send = find_send(self.transport)
+        if not self.factory.is_secure:
+            self.ready.callback(None)
+
+    def handshakeCompleted(self) -> None:
+        try:
+            check_name(self.transport.getHandle(), self.factory.name)
+        except WRONG_NAME:
+            self.ready.errback()
+        else:
+            self.ready.callback(None)
+
+    def exchange(self, data: bytes) -> Deferred[Response]:
+        """Send a request; to be called when no other is under way.
+
+        :param data: head and body.
+        :return: fires with the whole response. Cancelling it closes the connection. It fails with
+            :class:`ResponseNeverReceived`, or with :class:`ResponseFailed` once something has come
+            back: either way the server may have read the request.
+        """
+        self._has_answer_begun = False
+        self._reader = ResponseParser(self.factory.limits)
+        self._answered = Deferred(lambda _: self._fail(Failure(CancelledError())))
+        self._write(data)
+        return self._answered
+
+    def close(self) -> None:
+        """Close the connection; nothing is under way on it."""
+        self.is_open = False
+        self.transport.loseConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        reader = self._reader
+        if reader is None:
+            # Nobody has asked for this, so the next answer could not be told from it.
+            self.is_open = False
+            self.transport.abortConnection()
+            return
+        self._has_answer_begun = True
+        try:
+            reader.feed(data)
+        except BadResponse:
+            self._fail(Failure())
+            return
+        if reader.response is not None:
+            self.is_open = reader.is_reusable
+            self._succeed(reader.response)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.is_open = False
+        if not self.ready.called:
+            self.ready.errback(reason)
+        elif self._reader is not None:
+            response = self._reader.end()
+            if response is None:
+                self._fail(reason)
+            else:
+                self._succeed(response)
+        elif self.when_lost is not None:
+            self.when_lost(self)
+
+    def _succeed(self, response: Response) -> None:
+        self._end_exchange().callback(response)
+
+    def _fail(self, reason: Failure) -> None:
+        self.is_open = False
+        kind = ResponseFailed if self._has_answer_begun else ResponseNeverReceived
+        answered = self._end_exchange()
+        self.transport.abortConnection()
+        answered.errback(kind([reason]))
+
+    def _end_exchange(self) -> Deferred[Response]:
+        answered, self._answered = self._answered, None
+        assert answered is not None
+        assert self._reader is not None
+        self._reader.close()
+        self._reader = None
+        return answered
+
+
+class ClientFactory(Factory):
+    """Makes connections to servers.
+
+    :param is_secure: whether there is a TLS handshake to wait for.
+    """
+
+    noisy = False
+
+    def __init__(self, limits: ClientLimits, name: str | None) -> None:
+        self.limits = limits
+        self.is_secure = name is not None
+        self.name = name or ""
+
+    def buildProtocol(self, addr: Any) -> Any:
+        return ClientConnection(self)

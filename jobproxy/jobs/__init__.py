@@ -1,0 +1,1 @@
+"""What is known of a job: the record, the correlation table, retention, events."""

@@ -1,0 +1,1 @@
+"""What the operator and Prometheus see: metrics, status, probes, the page."""

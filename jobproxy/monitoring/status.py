@@ -1,0 +1,170 @@
+"""The status: all that is known of the proxy at one moment, as one JSON document."""
+
+import heapq
+import json
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+from jobproxy import __version__
+from jobproxy.cluster.coordinator import ClusterGateway
+from jobproxy.http1.request import Request
+from jobproxy.monitoring.probes import Probes
+from jobproxy.util.histogram import BOUNDS, Histogram
+from jobproxy.wire.problems import Overloaded
+
+#: Seconds between two events of the feed.
+INTERVAL = 1.0
+#: How many may watch at once.
+MAX_WATCHERS = 50
+#: How many of the longest queues and of the last refusals are told.
+MAX_QUEUES = 10
+MAX_REFUSALS = 20
+
+
+@define(eq=False)
+class Status:
+    """Says how the proxy is; all counts are since its start.
+
+    :param now: Unix time in seconds.
+    """
+
+    _probes: Probes
+    _clock: IReactorTime
+    _now: Callable[[], float]
+    _since: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._since = self._clock.seconds()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the document."""
+        probes = self._probes
+        gateway = probes.gateway
+        table, limiter, job_server = (
+            gateway.table,
+            gateway.starter.limiter,
+            gateway.starter.job_server,
+        )
+        reasons = probes.reasons_not_ready()
+        shared = _describe_cluster(gateway) if isinstance(gateway, ClusterGateway) else {}
+        return {
+            **shared,
+            "version": __version__,
+            "time": round(self._now(), 3),
+            "uptime": round(self._clock.seconds() - self._since, 3),
+            "ready": not reasons,
+            "reasons": reasons,
+            "held": table.held,
+            "maxHeld": gateway.max_held,
+            "jobs": len(table),
+            "queued": limiter.queued,
+            "starting": limiter.running,
+            "retained": table.retained,
+            "retainedBytes": table.retained_bytes,
+            "orphans": len(table.orphans()),
+            "circuit": job_server.circuit.phase.value,
+            "connections": {
+                "clients": probes.connections,
+                "active": probes.agent.active,
+                "idle": probes.agent.idle,
+            },
+            "responses": [
+                {"status": status, "outcome": outcome, "count": count}
+                for (status, outcome), count in sorted(probes.sum_responses().items())
+            ],
+            "starts": dict(job_server.results),
+            "callbacks": dict(gateway.callbacks),
+            "refused": dict(probes.sum_refused()),
+            "jobSeconds": _describe_histogram(table.durations),
+            "startSeconds": _describe_histogram(job_server.durations),
+            "lag": _describe_histogram(probes.lag),
+            "accounts": {"count": len(limiter), "longest": self._describe_queues()},
+            "refusals": self._describe_refusals(),
+            "logDropped": sum(probes.count_dropped().values()),
+        }
+
+    def _describe_queues(self) -> list[dict[str, Any]]:
+        gateway = self._probes.gateway
+        described = []
+        for queue in gateway.starter.limiter.longest_queues(MAX_QUEUES):
+            shown: dict[str, Any] = {"account": queue.account} if gateway.shows_accounts else {}
+            shown |= {"queued": queue.queued, "running": queue.running, "paused": queue.paused}
+            described.append(shown)
+        return described
+
+    def _describe_refusals(self) -> list[dict[str, Any]]:
+        refusals = (refusal for each in self._probes.factories for refusal in each.refusals)
+        last = heapq.nlargest(MAX_REFUSALS, refusals, key=lambda refusal: refusal.time)
+        return [
+            {
+                "time": round(refusal.time, 3),
+                "status": refusal.status,
+                "outcome": refusal.outcome,
+                "requestId": refusal.request_id.decode(),
+            }
+            for refusal in last
+        ]
+
+
+@define(eq=False)
+class Feed(Service):
+    """Sends the status to everybody who watches, again and again (server-sent events)."""
+
+    _clock: IReactorTime
+    _status: Status
+    _watchers: dict[Request, Deferred[bytes]] = field(factory=dict, init=False)
+    _ticks: LoopingCall = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._ticks = LoopingCall(self._send)
+        self._ticks.clock = self._clock
+
+    def watch(self, request: Request) -> Deferred[bytes]:
+        """Answer a request with the status, as long as somebody reads it.
+
+        :raises Overloaded: if too many watch already.
+        """
+        if len(self._watchers) >= MAX_WATCHERS:
+            raise Overloaded(f"{MAX_WATCHERS} watch already.", retry_after=1)
+        request.begin()
+        request.push(b"retry: 1000\n" + self._write())
+        watching: Deferred[bytes] = Deferred(lambda _: self._remove(request))
+        self._watchers[request] = watching
+        if not self._ticks.running:
+            self._ticks.start(INTERVAL, now=False)
+        return watching
+
+    def stopService(self) -> Any:
+        for request, watching in list(self._watchers.items()):
+            self._remove(request)
+            request.end()
+            watching.callback(b"")
+        return super().stopService()
+
+    def _remove(self, request: Request) -> None:
+        del self._watchers[request]
+        if not self._watchers:
+            self._ticks.stop()
+
+    def _send(self) -> None:
+        event = self._write()
+        for request in list(self._watchers):
+            request.push(event)
+
+    def _write(self) -> bytes:
+        return f"data: {json.dumps(self._status.describe())}\n\n".encode()
+
+
+def _describe_cluster(gateway: ClusterGateway) -> dict[str, Any]:
+    relays = dict(gateway.relays)
+    return {"cluster": {"node": gateway.node, "up": gateway.store.is_up, "relays": relays}}
+
+
+def _describe_histogram(histogram: Histogram) -> dict[str, Any]:
+    return {"bounds": BOUNDS, "counts": histogram.counts, "total": round(histogram.total, 6)}

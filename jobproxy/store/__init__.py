@@ -1,0 +1,1 @@
+"""Where keys, results and orphans are kept; one interface for all stores."""

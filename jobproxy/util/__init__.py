@@ -1,0 +1,1 @@
+"""Small general parts that know nothing of jobs."""

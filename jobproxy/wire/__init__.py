@@ -1,0 +1,1 @@
+"""Pure values that cross the wire; no Twisted."""

@@ -1,0 +1,90 @@
+"""What a client asks of us in headers: how long to wait, and as what to know the job again."""
+
+import re
+from collections.abc import Iterable
+
+from attrs import frozen
+
+from jobproxy.wire.problems import InvalidRequest
+
+_KEY = re.compile(r'"([\x20-\x7e]{1,255})"|(?!")([\x21-\x7e]{1,255})')
+#: One preference of a list; a comma in quotes does not end it.
+_PREFERENCE = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
+_WAIT = re.compile(r"[0-9]+")
+#: W3C Trace Context, section 3.2: version, trace-id, parent-id, flags; the ids are not all zeros.
+_TRACE = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+_KNOWN = frozenset({b"prefer", b"idempotency-key", b"traceparent", b"tracestate"})
+
+
+@frozen
+class Preferences:
+    """The terms on which a client waits.
+
+    :param wait: seconds that it wants to be held at most, if it says so.
+    :param is_async: whether it would rather be told where the result will be.
+    :param key: its name for the job.
+    :param trace: headers to pass on, so that traces join.
+    """
+
+    wait: int | None = None
+    is_async: bool = False
+    key: str | None = None
+    trace: tuple[tuple[bytes, bytes], ...] = ()
+
+
+_DEFAULT = Preferences()
+
+
+def parse_preferences(headers: Iterable[tuple[bytes, bytes]]) -> Preferences:
+    """Read the headers of a request; preferences that are not understood do not count (RFC 7240).
+
+    :param headers: with lower-case names.
+    :raises InvalidRequest: if there is an unusable ``Idempotency-Key``: to do the job without it
+        would break a promise.
+    """
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name in _KNOWN:
+            found.setdefault(name, []).append(value)
+    if not found:
+        return _DEFAULT
+    preferences = _read_preferences(b",".join(found.get(b"prefer", ())).decode("latin-1"))
+    wait = preferences.get("wait", "")
+    return Preferences(
+        wait=int(wait[:9]) if _WAIT.fullmatch(wait) else None,
+        is_async="respond-async" in preferences,
+        key=_read_key(found.get(b"idempotency-key", [])),
+        trace=_read_trace(found),
+    )
+
+
+def _read_preferences(text: str) -> dict[str, str]:
+    """Return the value of each preference; of those that come twice the first (RFC 7240, 2)."""
+    preferences: dict[str, str] = {}
+    for preference in _PREFERENCE.findall(text):
+        name, _, value = preference.partition(";")[0].partition("=")
+        preferences.setdefault(name.strip().lower(), value.strip().strip('"'))
+    return preferences
+
+
+def _read_key(values: list[bytes]) -> str | None:
+    """Return the one key: bare as with Stripe, or a string as in the IETF's draft."""
+    if not values:
+        return None
+    match = _KEY.fullmatch(values[0].decode("latin-1").strip())
+    if len(values) > 1 or match is None:
+        raise InvalidRequest("Send one Idempotency-Key of 1 to 255 printable ASCII characters.")
+    return match[1] or match[2]
+
+
+def _read_trace(found: dict[bytes, list[bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the trace headers; a state without a good parent means nothing."""
+    parents = found.get(b"traceparent", [])
+    if len(parents) != 1 or not _TRACE.fullmatch(parents[0]):
+        return ()
+    states = [state for state in found.get(b"tracestate", ()) if len(state) <= 512]
+    trace = [(b"traceparent", parents[0])]
+    if states:
+        trace.append((b"tracestate", b",".join(states)))
+    return tuple(trace)

@@ -1,0 +1,172 @@
+"""GET /jobs/<job_id> at any node."""
+
+from tests.support.cluster import ClusterTestCase, job_id_of
+from tests.support.proxy import Client, result_of
+
+
+class PollTests(ClusterTestCase):
+    """Clients that ask a node that does not have the job."""
+
+    def poll(self, node: int, job_id: str, **headers: str) -> Client:
+        client = self.nodes[node].poll(job_id, **headers)
+        self.cluster.settle()
+        return client
+
+    def submit(self) -> str:
+        """Have a client be told where the result will be."""
+        client = self.nodes[0].submit(Prefer="respond-async")
+        self.starts[-1].ack("1")
+        return client.response.headers["location"].removeprefix("/jobs/")
+
+    def test_running(self) -> None:
+        """Any node knows a job that runs, and its id."""
+        job_id = self.submit()
+        for number in range(3):
+            response = self.poll(number, job_id).response
+            self.assertEqual(
+                (response.status, response.json), (202, {"state": "running", "id": "1"})
+            )
+        self.nodes[0].call_back(self.starts[0], result_of("1"))
+        self.cluster.settle()
+
+    def test_ended(self) -> None:
+        """Any node knows a result, also of a job whose client was held."""
+        self.nodes[0].submit()
+        self.starts[0].ack("1")
+        self.nodes[0].call_back(self.starts[0], result_of("1"))
+        for number in range(3):
+            poll = self.poll(number, job_id_of(self.starts[0]))
+            self.assert_result(poll, result_of("1"))
+
+    def test_acknowledged_later(self) -> None:
+        """A node that was asked before the ack knows the id after it."""
+        client = self.nodes[0].submit()
+        job_id = job_id_of(self.starts[0])
+        self.assertEqual(self.poll(1, job_id).response.status, 202)
+        self.starts[0].ack("1")
+        self.cluster.settle()
+        self.assertEqual(self.poll(1, job_id).response.json["id"], "1")
+        self.nodes[1].call_back(self.starts[0], result_of("1"))
+        self.cluster.settle()
+        self.assert_result(client, result_of("1"))
+
+    def test_long(self) -> None:
+        """Who waits at another node is woken by the result, whichever node is called back."""
+        for caller in self.nodes:
+            job_id = self.submit()
+            polls = [self.poll(number, job_id, Prefer="wait=20") for number in range(3)]
+            self.assertTrue(all(poll.is_held for poll in polls))
+            caller.call_back(self.starts[-1], result_of("1"))
+            self.cluster.settle()
+            for poll in polls:
+                self.assert_result(poll, result_of("1"))
+
+    def test_long_in_vain(self) -> None:
+        """Who waits at another node for too long is told how it goes."""
+        job_id = self.submit()
+        poll = self.poll(1, job_id, Prefer="wait=3")
+        self.clock.advance(3)
+        self.assertEqual((poll.response.status, poll.response.json["state"]), (202, "running"))
+        self.nodes[1].call_back(self.starts[0], result_of("1"))
+        self.cluster.settle()
+        self.assert_result(self.poll(1, job_id), result_of("1"))
+
+    def test_not_started(self) -> None:
+        """A job that was not started is not known to other nodes, nor after a wait for it."""
+        self.nodes[0].submit()
+        job_id = job_id_of(self.starts[0])
+        waiting = self.poll(1, job_id, Prefer="wait=20")
+        self.starts[0].respond(b"", 409)
+        self.cluster.settle()
+        self.assert_problem(waiting.response, 503, "upstream-unreachable")
+        self.assert_problem(self.poll(2, job_id).response, 404, "not-found")
+
+    def test_unknown(self) -> None:
+        """What looks like a handle, but is none, is not found."""
+        self.submit()
+        job_id = job_id_of(self.starts[0])
+        other = "B" if job_id.endswith("A") else "A"
+        for strange in (job_id[:-1] + other, f"{job_id[:8]}nobody--{job_id[16:]}"):
+            self.assert_problem(self.poll(1, strange).response, 404, "not-found")
+        self.nodes[0].call_back(self.starts[0], result_of("1"))
+
+    def test_garbage(self) -> None:
+        """What cannot be a handle is not found, and nobody is asked."""
+        calls = dict(self.nodes[1].store.calls)
+        for garbage in ("x", 39 * "x", 37 * "x", "a%2Fb", "%00" + 37 * "x", "%C3%BC" + 37 * "x"):
+            response = self.poll(1, garbage).response
+            self.assertEqual(response.status, 404, garbage)
+        self.assertEqual(dict(self.nodes[1].store.calls), calls)
+
+    def test_owner_dies(self) -> None:
+        """B15: a job that a client was told to ask for is known when its node is gone."""
+        job_id = self.submit()
+        before = self.poll(2, job_id, Prefer="wait=20")
+        self.nodes[0].kill()
+        for number in (1, 2):
+            response = self.poll(number, job_id).response
+            self.assertEqual((response.status, response.json["id"]), (202, "1"))
+        waiting = self.poll(1, job_id, Prefer="wait=20")
+        self.nodes[2].call_back(self.starts[0], result_of("1"))
+        self.cluster.settle()
+        for poll in (before, waiting, self.poll(1, job_id), self.poll(2, job_id)):
+            self.assert_result(poll, result_of("1"))
+        self.assertEqual(self.nodes[1].list_orphans(), [])
+
+    def test_owner_dies_after_the_deadline(self) -> None:
+        """B15: so is a job whose client was told that it takes too long."""
+        client = self.nodes[0].submit(Prefer="wait=5")
+        self.starts[0].ack("1")
+        self.clock.advance(5)
+        problem = self.assert_problem(client.response, 504, "wait-over", started="yes")
+        self.nodes[0].kill()
+        self.assertEqual(self.poll(1, problem["job"]).response.status, 202)
+        self.nodes[2].call_back(self.starts[0], result_of("1"))
+        self.cluster.settle()
+        self.assert_result(self.poll(1, problem["job"]), result_of("1"))
+
+    def test_owner_stops(self) -> None:
+        """A node that stops does not have others believe that its jobs were not started."""
+        client = self.nodes[0].submit(key="k")
+        self.starts[0].ack("1")
+        joined = self.nodes[1].submit(key="k")
+        poll = self.poll(2, job_id_of(self.starts[0]), Prefer="wait=20")
+        self.nodes[0].gateway.drain()
+        self.nodes[0].stop()
+        self.assert_problem(client.response, 503, "draining", started="yes")
+        self.cluster.settle()
+        again = self.nodes[2].submit(key="k")
+        self.cluster.settle()
+        self.assertEqual(len(self.starts), 1)
+        self.nodes[1].call_back(self.starts[0], result_of("1"))
+        self.cluster.settle()
+        for other in (joined, poll, again):
+            self.assert_result(other, result_of("1"))
+
+    def test_owner_stops_with_its_queue(self) -> None:
+        """A node that drains gives the keys of what it has not started to the others."""
+        clients = [self.nodes[0].submit(key=f"k{number}") for number in range(3)]
+        self.nodes[0].gateway.drain()
+        self.assert_problem(clients[2].response, 503, "draining")
+        again = self.nodes[1].submit(key="k2")
+        self.assertEqual(len(self.starts), 3)
+        self.starts[2].respond(result_of("3"))
+        self.assert_result(again, result_of("3"))
+        self.nodes[0].stop()
+
+    def test_result_while_it_is_asked_for(self) -> None:
+        """B15: a result that comes while a node looks for its job is not missed."""
+        for steps in range(8):
+            job_id = self.submit()
+            self.nodes[0].kill()
+            self.cluster.set_latency(0.1)
+            poll = self.nodes[1].poll(job_id, Prefer="wait=20")
+            for _ in range(steps):
+                self.clock.advance(0.05)
+            self.nodes[2].store.latency = 0
+            self.nodes[2].call_back(self.starts[-1], result_of("1"))
+            for _ in range(20):
+                self.clock.advance(0.05)
+            self.assert_result(poll, result_of("1"))
+            self.cluster.set_latency(0)
+            self.cluster.replace(self.nodes[0])

@@ -1,0 +1,412 @@
+"""The HTTP side under random bytes, random requests, and random cuts through them.
+
+``python -m tests.http1.test_server_fuzz COUNT [SEED]`` runs COUNT inputs, and says how fast.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from random import Random
+from time import perf_counter
+from typing import Any, cast
+
+from attrs import define, field, frozen
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import NOT_DONE_YET
+
+from jobproxy.http1.request import Request
+from jobproxy.http1.server import ServerFactory
+from tests.http1.test_server import CONTINUE, EdgeClient, cut, head, post, post_chunked
+
+_HEAD = re.compile(
+    rb"HTTP/1\.1 (\d{3}) [A-Za-z' -]+\r\n(?:[A-Za-z-]+: [^\r\n\0]*\r\n)*?"
+    rb"Content-Length: (\d+)\r\n\r\n"
+)
+_TOKEN = b"!#$%&'*+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ^_`abcdefghijklmnopqrstuvwxyz|~"
+_PATH = b"ABCabc019-._~!$&'()*+,;=:@%/"
+_VALUE = bytes([*range(0x20, 0x7F), *range(0x80, 0x100), 0x09])
+_METHODS = (b"GET", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"HEAD")
+
+#: What mutations put where it does not belong.
+_PIECES = [
+    *(
+        b"\r\n|\r|\n|\r\n\r\n|\0| |\t|:|;|,|\xff|0|1| HTTP/1.1\r\n"
+        b"|GET / HTTP/1.1\r\n|GET / HTTP/1.0\r\n|POST / HTTP/1.1\r\n|HEAD / HTTP/1.1\r\n"
+        b"|CONNECT x:1 HTTP/1.1\r\n|PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n|Upgrade: x\r\n"
+        b"|Content-Length: 5\r\n|Content-Length: 0\r\n|Content-Length: 65537\r\n|Host: x\r\n"
+        b"|Connection: close\r\n|Connection: keep-alive\r\n|Connection: upgrade\r\n|X:\r\n"
+        b"|Transfer-Encoding: chunked\r\n|Expect: 100-continue\r\n"
+        b"|0\r\n\r\n|5\r\nhello\r\n|5;a=b\r\n|ffffffffffffffff\r\n"
+    ).split(b"|"),
+    b"X: " + b"y" * 3_000,
+    b"X: y\r\n" * 101,
+    b"x" * 20_000,
+]
+_SEEDS = (
+    head(start=b"GET /?a=b HTTP/1.1"),
+    head(start=b"HEAD / HTTP/1.1"),
+    b"POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello",
+    post(b"hello"),
+    head(b"Connection: close", b"Content-Length: 5") + b"hello",
+    head(b"Content-Length: 5", b"Expect: 100-continue") + b"hello",
+    post_chunked(b"5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n"),
+    post_chunked(b"a\r\n0123456789\r\n1\r\n!\r\n000\r\n\r\n"),
+)
+
+
+class FuzzResource:
+    """Answers each request with its own body, at once or later.
+
+    :param is_held: says of each request whether it is answered later.
+    """
+
+    isLeaf = True
+
+    def __init__(self, is_held: Callable[[], bool]) -> None:
+        self._is_held = is_held
+        self.seen: list[Request] = []
+        self.held: list[Request] = []
+        #: How each request ended: with its answer, or with its client's leaving.
+        self.ends: list[tuple[Request, bool]] = []
+
+    def render(self, request: Request) -> Any:
+        self.seen.append(request)
+        finished = request.notifyFinish()
+        finished.addCallbacks(
+            lambda _: self.ends.append((request, True)),
+            lambda _: self.ends.append((request, False)),
+        )
+        if self._is_held():
+            self.held.append(request)
+        else:
+            self.respond(request)
+        return NOT_DONE_YET
+
+    def respond(self, request: Request) -> None:
+        request.write(request.body)
+        request.finish()
+
+    def answer_held(self, count: int = 100) -> None:
+        """Answer those that are held, the first ones first; others may be held meanwhile."""
+        while self.held and count:
+            self.respond(self.held.pop(0))
+            count -= 1
+
+
+@define
+class Outcome:
+    """What came of a stream of bytes.
+
+    :ivar seen: the requests that the resource was given.
+    :ivar statuses: of the answers, without leave to go on.
+    """
+
+    seen: list[Request]
+    statuses: list[int]
+
+    def end(self) -> int | None:
+        """Return the refusal that ended the connection.
+
+        What is both malformed and too large may be found to be the one or the other first.
+        """
+        last = self.statuses[-1] if self.statuses else 200
+        return {200: None, 431: 400}.get(last, last)
+
+
+def read_statuses(data: bytes, seen: list[Request]) -> list[int]:
+    """Read answers, each to its end, and the requests' own bodies in them."""
+    statuses: list[int] = []
+    place = 0
+    while place < len(data):
+        if data.startswith(CONTINUE, place):
+            place += len(CONTINUE)
+            continue
+        found = _HEAD.match(data, place)
+        assert found is not None, f"not an answer: {data[place : place + 200]!r}"
+        status, length = int(found[1]), int(found[2])
+        request = seen[len(statuses)] if len(statuses) < len(seen) else None
+        place = found.end()
+        if status == 200:
+            assert request is not None, "an answer to nobody"
+            assert length == len(request.body)
+            if request.method != b"HEAD":
+                assert data.startswith(request.body, place)
+                place += length
+        else:
+            assert b"\r\nConnection: close\r\n" in found[0]
+            assert place + length == len(data), "more after what ends the connection"
+            place += length
+        assert place <= len(data), "an answer that is not whole"
+        statuses.append(status)
+    return statuses
+
+
+def exchange(pieces: list[bytes], random: Random, *, is_tame: bool) -> Outcome:
+    """Send pieces, and check all that holds whatever they are.
+
+    :param random: decides what the client, the server and time do meanwhile.
+    :param is_tame: whether they do nothing: no time passes, and every request is answered at once.
+    """
+    clock = Clock()
+    held_share = 0.0 if is_tame else random.choice((0.0, 0.2, 0.9))
+    resource = FuzzResource(lambda: random.random() < held_share)
+    site = ServerFactory(cast(Any, resource), clock, make_id=lambda: b"made")
+    client = EdgeClient(site)
+    if is_tame:
+        client.send_all(pieces)
+    else:
+        live(client, resource, clock, pieces, random)
+    client.leave()
+    assert site.connections == set()
+    assert clock.getDelayedCalls() == []
+    resource.answer_held()
+    ended = [request for request, _ in resource.ends]
+    assert len(ended) == len(resource.seen)
+    assert set(ended) == set(resource.seen)
+    statuses = read_statuses(client.transport.value(), resource.seen)
+    answered = [request for request, is_answered in resource.ends if is_answered]
+    assert statuses.count(200) == len(answered)
+    assert len(statuses) - len(answered) <= site.refused.total() <= 1
+    return Outcome(resource.seen, statuses)
+
+
+def live(
+    client: EdgeClient, resource: FuzzResource, clock: Clock, pieces: list[bytes], random: Random
+) -> None:
+    """Send pieces while all kinds of things happen."""
+    if random.random() < 0.2:
+        client.transport.is_read = False
+        client.transport.room = random.choice((0, 500, 65_536))
+    for piece in pieces:
+        client.send(piece)
+        choice = random.random()
+        if choice < 0.05:
+            clock.advance(random.choice((0.1, 5, 12, 40)))
+        elif choice < 0.4:
+            resource.answer_held(1)
+        elif choice < 0.5:
+            client.transport.drain()
+    if random.random() < 0.5:
+        if random.random() < 0.5:
+            client.transport.drain()
+        resource.answer_held()
+        for _ in range(4):
+            clock.advance(31)
+        assert not client.is_open, "a connection that does not end"
+
+
+@contextmanager
+def no_failures() -> Iterator[list[Any]]:
+    """Check that no failure is logged meanwhile."""
+    failures: list[Any] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        if "log_failure" in event:
+            failures.append(event["log_failure"])
+
+    observer = cast(ILogObserver, observe)
+    globalLogPublisher.addObserver(observer)
+    try:
+        yield failures
+        assert failures == []
+    finally:
+        globalLogPublisher.removeObserver(observer)
+
+
+# What is sent.
+
+
+def choose_bytes(random: Random, alphabet: bytes, low: int, high: int) -> bytes:
+    return bytes(random.choices(alphabet, k=random.randint(low, high)))
+
+
+def cut_anywhere(random: Random, data: bytes) -> list[bytes]:
+    """Return data in random pieces: one, many, or one for each byte."""
+    kind = random.random()
+    if kind < 0.2 or len(data) < 2:
+        return [data]
+    if kind < 0.4:
+        return cut(data, random.choice((1, 2, 3, 7)) if len(data) < 500 else 1_000)
+    count = min(random.choice((1, 2, 5, 20)), len(data) - 1)
+    places = [0, *sorted(random.sample(range(1, len(data)), count)), len(data)]
+    return [data[start:end] for start, end in pairwise(places)]
+
+
+def mutate(random: Random, data: bytes) -> bytes:
+    """Return data with one thing wrong."""
+    start = random.randint(0, len(data))
+    end = min(len(data), start + random.choice((0, 1, 2, 5, 20)))
+    kind = random.randrange(6)
+    if kind == 0:
+        return data[:start] + random.randbytes(random.randint(1, 4)) + data[end:]
+    if kind == 1:
+        return data[:start] + data[end:]
+    if kind == 2:
+        return data[:end] + data[start:]
+    if kind == 3:
+        return data[:start]
+    return data[:start] + random.choice(_PIECES) + data[end:]
+
+
+def choose_stream(random: Random) -> bytes:
+    """Return bytes that are, or once were, mostly requests."""
+    if random.random() < 0.05:
+        return random.randbytes(random.randint(0, 200))
+    stream = b"".join(random.choices(_SEEDS, k=random.randint(1, 4)))
+    for _ in range(random.randint(0, 4)):
+        stream = mutate(random, stream)
+    return stream
+
+
+@frozen
+class Sent:
+    """A valid request.
+
+    :ivar lines: the headers, with lower-case names.
+    :ivar data: all of it.
+    """
+
+    method: bytes
+    uri: bytes
+    lines: list[tuple[bytes, bytes]]
+    body: bytes
+    data: bytes = field(repr=False)
+
+
+def choose_request(random: Random) -> Sent:
+    """Return a request that is as odd as it may be."""
+    method = random.choice(_METHODS)
+    uri = b"/" + choose_bytes(random, _PATH, 0, 20)
+    if random.random() < 0.3:
+        uri += b"?" + choose_bytes(random, _PATH + b"?/", 0, 20)
+    lines = [(random.choice((b"Host", b"host", b"HOST")), b"proxy.example")]
+    lines += [
+        (
+            b"X" + choose_bytes(random, _TOKEN, 0, 8),
+            choose_bytes(random, _VALUE, 0, 30).strip(b" \t"),
+        )
+        for _ in range(random.randint(0, 4))
+    ]
+    size = 66_000 if random.random() < 0.002 else random.randint(0, 40)
+    body = random.randbytes(min(size, 65_536))
+    sent = body
+    if random.random() < 0.4:
+        lines.append((b"Transfer-Encoding", random.choice((b"chunked", b"Chunked"))))
+        sent = write_chunks(random, body)
+    elif body or random.random() < 0.5:
+        lines.append((b"Content-Length", b"%d" % len(body)))
+    if random.random() < 0.1:
+        lines.append((b"Expect", b"100-continue"))
+    random.shuffle(lines)
+    written = [
+        b"%b:%b%b" % (name, random.choice((b"", b" ", b"\t", b" \t ")), value)
+        for name, value in lines
+    ]
+    start = b"%b %b HTTP/1.1" % (method, uri)
+    data = b"\r\n".join([start, *written, b"", sent])
+    if random.random() < 0.1:
+        data = b"\r\n" + data
+    return Sent(method, uri, [(name.lower(), value) for name, value in lines], body, data)
+
+
+def write_chunks(random: Random, body: bytes) -> bytes:
+    """Return a body in random chunks, with extensions and trailers."""
+    chunks = []
+    for chunk in cut_anywhere(random, body):
+        if chunk:
+            size = random.choice((b"%x", b"%X", b"0%x")) % len(chunk)
+            extension = random.choice((b"", b"", b";a", b";a=b", b';a="b;\\"c"', b";a=b;c=d"))
+            chunks.append(size + extension + b"\r\n" + chunk + b"\r\n")
+    trailers = random.choice((b"", b"", b"X: y\r\n", b"Host: evil.example\r\nX:\r\n"))
+    return b"".join(chunks) + random.choice((b"0", b"000")) + b"\r\n" + trailers + b"\r\n"
+
+
+# The two properties.
+
+
+def check_stream(random: Random) -> None:
+    """Whatever is sent, the server does not fail, and how it is cut makes no difference."""
+    stream = choose_stream(random)
+    pieces = cut_anywhere(random, stream)
+    exchange(pieces, random, is_tame=False)
+    if len(stream) < 3_000:
+        whole = exchange([stream], random, is_tame=True)
+        in_pieces = exchange(pieces, random, is_tame=True)
+        assert in_pieces.end() == whole.end()
+        for one, other in zip(in_pieces.seen, whole.seen, strict=True):
+            assert one.method == other.method
+            assert one.uri == other.uri
+            assert one.body == other.body
+
+
+def check_requests(random: Random) -> None:
+    """The requests that are seen are just those that were sent."""
+    sent = [choose_request(random) for _ in range(random.randint(1, 6))]
+    pieces = cut_anywhere(random, b"".join(request.data for request in sent))
+    outcome = exchange(pieces, random, is_tame=True)
+    assert outcome.statuses == [200] * len(sent), outcome.statuses
+    for request, seen in zip(sent, outcome.seen, strict=True):
+        assert (seen.method, seen.uri, seen.body) == (request.method, request.uri, request.body)
+        for name, value in dict(request.lines).items():
+            assert seen.getHeader(name) == value
+        values = [value for name, value in request.lines if name == request.lines[0][0]]
+        assert seen.requestHeaders.getRawHeaders(request.lines[0][0]) == values
+
+
+def check(random: Random) -> None:
+    """Check one random input."""
+    if random.random() < 0.7:
+        check_stream(random)
+    else:
+        check_requests(random)
+
+
+_BYTES = st.binary(min_size=1, max_size=100) | st.sampled_from([*_PIECES, *_SEEDS])
+
+
+class FuzzTests(SynchronousTestCase):
+    """What holds for all that a client can send."""
+
+    @settings(max_examples=200)
+    @given(st.lists(_BYTES, max_size=10), st.randoms(use_true_random=True))
+    @example([b"GET / HTTP/1.1\r\n", b"Host: x\r\n\r\n"], Random(0))
+    def test_pieces(self, pieces: list[bytes], random: Random) -> None:
+        """Bytes that are nothing at all get whole answers or none, and leave nothing."""
+        exchange(pieces, random, is_tame=False)
+
+    @settings(max_examples=200)
+    @given(st.randoms(use_true_random=True))
+    def test_streams(self, random: Random) -> None:
+        """Q10: requests with mistakes get whole answers or none, the same however they are cut."""
+        check_stream(random)
+
+    @settings(max_examples=200)
+    @given(st.randoms(use_true_random=True))
+    def test_requests(self, random: Random) -> None:
+        """Q19: the requests that arrive are those that were sent, however they are cut."""
+        check_requests(random)
+
+
+def main(count: int, seed: int) -> None:
+    """Check so many inputs; each has a seed of its own, which is named if it fails."""
+    begin = perf_counter()
+    with no_failures() as failures:
+        for number in range(seed, seed + count):
+            try:
+                check(Random(number))
+                assert failures == []
+            except BaseException:
+                sys.stdout.write(f"failed: python -m tests.http1.test_server_fuzz 1 {number}\n")
+                raise
+    took = perf_counter() - begin
+    sys.stdout.write(f"{count} inputs, nothing failed; {count / took:.0f} per second\n")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)

@@ -1,0 +1,203 @@
+"""Metrics: they agree with what clients and the job server see, and tell nobody's secrets."""
+
+import shutil
+import subprocess
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet import error
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from jobproxy.monitoring.reactor_lag import ReactorLag
+from tests.support.proxy import ProxyTestCase, result_of
+
+ACCOUNT = "somebody's account"
+
+
+class MetricsTests(ProxyTestCase):
+    """What is counted of jobs, seen by whoever asks."""
+
+    options = {"max_held": 2_000, "per_account": 3}
+
+    def scrape(self) -> str:
+        response = self.connect().get("/metrics").response
+        self.assertEqual(response.status, 200)
+        self.assertEqual(
+            response.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8"
+        )
+        return response.body.decode()
+
+    def read(self, name: str, **labels: str) -> float:
+        """Return one sample; nothing has happened yet if it is not there."""
+        for family in text_string_to_metric_families(self.scrape()):
+            for sample in family.samples:
+                if sample.name == f"jobproxy_{name}" and sample.labels == labels:
+                    return sample.value
+        return 0.0
+
+    def check(self, **expected: float) -> None:
+        """Check samples without labels."""
+        self.assertEqual({name: self.read(name) for name in expected}, expected)
+
+    def test_held(self) -> None:
+        """Each client, each job and each slot is counted once, and no longer."""
+        clients = [self.submit(ACCOUNT) for _ in range(5)]
+        self.check(held=5, jobs=5, accounts=1, starting=3, queued=2, retained=0, draining=0)
+        for start in self.starts[:3]:
+            start.ack("1")
+        self.check(held=5, jobs=5, starting=2, queued=0)
+        clients[0].leave()
+        self.check(held=4, jobs=5)
+        for number in range(5):
+            self.call_back(self.starts[number], result_of("1"))
+        for start in self.starts[3:]:
+            start.ack("1")
+        self.check(held=0, jobs=0, accounts=0, starting=0, orphans=1, retained=5)
+        self.assertGreater(self.read("retained_bytes"), 5 * len(result_of("1")))
+
+    def test_many_held(self) -> None:
+        """With a thousand held clients the number is right."""
+        clients = [self.submit(f"account {number}") for number in range(1_000)]
+        self.check(held=1_000, jobs=1_000, starting=100, queued=900)
+        self.gateway.drain()
+        self.check(held=100, draining=1)
+        for start in self.starts:
+            start.respond(result_of("1"))
+        self.assertEqual([client.response.status for client in clients].count(200), 100)
+        self.assertEqual(self.read("responses_total", code="5xx", outcome="draining"), 900)
+
+    def test_starts(self) -> None:
+        """Start calls are counted by how they ended, and timed."""
+        responses = (
+            (b'{"id":"1"}', 200, "acknowledged"),
+            (b"{}", 200, "no-id"),
+            (result_of("1"), 200, "inline"),
+            (b"<html>", 200, "invalid"),
+            (b"", 500, "error"),
+            (b"", 422, "rejected"),
+            (b"", 401, "auth"),
+            (b"", 302, "redirect"),
+            (b"", 429, "busy"),
+        )
+        for number, (body, status, result) in enumerate(responses):
+            client = self.submit(f"account {number}")
+            self.clock.advance(0.3)
+            self.starts[-1].respond(body, status)
+            self.assertEqual(self.read("starts_total", result=result), 1, result)
+            client.leave()
+        self.assertEqual(self.read("start_seconds_count"), len(responses))
+        self.assertAlmostEqual(self.read("start_seconds_sum"), 0.3 * len(responses))
+        self.assertEqual(self.read("start_seconds_bucket", le="0.25"), 0)
+        self.assertEqual(self.read("start_seconds_bucket", le="0.5"), len(responses))
+
+    def test_failed_connections(self) -> None:
+        """Starts that were never sent are counted by why."""
+        failures = (
+            (error.ConnectionRefusedError(), "refused"),
+            (error.DNSLookupError(), "dns"),
+            (error.TimeoutError(), "no-connection"),
+            (error.ConnectError(24), "no-socket"),
+        )
+        for failure, result in failures:
+            self.fail_starts(failure)
+            self.submit(result).leave()
+            self.assertEqual(self.read("starts_total", result=result), 1, result)
+
+    def test_no_answer(self) -> None:
+        """S8: a start without an answer in time has a name of its own."""
+        self.submit().leave()
+        self.clock.advance(10)
+        self.assertEqual(self.read("starts_total", result="timeout"), 1)
+
+    def test_callbacks(self) -> None:
+        """Callbacks are counted by what they were taken as."""
+        self.submit()
+        start = self.starts[0]
+        start.ack("1")
+        for body in (
+            result_of("1", "running"),
+            b"[]",
+            result_of("2"),
+            result_of("1"),
+            result_of("1"),
+            result_of("1", "failed"),
+        ):
+            self.call_back(start, body)
+        self.connect().request("/callback/x", b"{}")
+        token = self.signer.mint().text
+        self.connect().request(f"/callback/{token}", b"{}")
+        for result, count in {
+            "accepted": 1,
+            "progress": 1,
+            "malformed": 1,
+            "conflict": 2,
+            "duplicate": 1,
+            "forged": 1,
+            "late": 1,
+        }.items():
+            self.assertEqual(self.read("callbacks_total", result=result), count, result)
+
+    def test_answers(self) -> None:
+        """Answers are counted by status and outcome, clients that left among them."""
+        self.submit()
+        self.clock.advance(0.04)
+        self.starts[0].respond(result_of("1"))
+        self.submit().leave()
+        self.connect().request(body=b"[")
+        self.assertEqual(self.read("responses_total", code="4xx", outcome="client-left"), 1)
+        self.assertEqual(self.read("responses_total", code="4xx", outcome="invalid-json"), 1)
+        self.assertEqual(self.read("job_seconds_count"), 1)
+        self.assertAlmostEqual(self.read("job_seconds_sum"), 0.04)
+        self.connect().send(b"nonsense\r\n\r\n")
+        self.assertEqual(self.read("refused_total", reason="malformed-request"), 1)
+
+    def test_circuit(self) -> None:
+        """S23: the circuit has one state at a time."""
+        self.assertEqual(self.read("circuit", state="closed"), 1)
+        for number in range(10):
+            self.submit(f"account {number}").leave()
+            self.starts[-1].respond(b"", 500)
+        self.assertEqual(self.read("circuit", state="open"), 1)
+        self.assertEqual(self.read("circuit", state="closed"), 0)
+
+    def test_tells_no_secrets(self) -> None:
+        """No account, no id, no handle and no token is told."""
+        self.submit(ACCOUNT)
+        start = self.starts[0]
+        start.ack("4499a6e0c2ef4b98")
+        self.call_back(start, result_of("4499a6e0c2ef4b98"))
+        text = self.scrape()
+        job_id, _, mac = start.callback_path.removeprefix("/callback/").partition(".")
+        for secret in (ACCOUNT, "4499a6e0c2ef4b98", job_id, mac):
+            self.assertNotIn(secret, text)
+
+    @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
+    def test_conventions(self) -> None:
+        """Prometheus's own tool has nothing to say of names, units and types."""
+        self.submit().leave()
+        self.starts[0].respond(result_of("1"))
+        checked = subprocess.run(
+            ["promtool", "check", "metrics"],
+            input=self.scrape(),
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        self.assertEqual((checked.returncode, checked.stdout, checked.stderr), (0, "", ""))
+
+
+class LagTests(SynchronousTestCase):
+    """How late the event loop is."""
+
+    def test_late(self) -> None:
+        """Each half second is measured once; nothing runs after the end."""
+        clock = Clock()
+        meter = ReactorLag(clock)
+        meter.startService()
+        clock.advance(0.5)
+        clock.advance(1.5)
+        self.assertEqual(meter.lag.buckets()[-1], ("+Inf", 2))
+        self.assertAlmostEqual(meter.lag.total, 1.0)
+        meter.stopService()
+        self.assertEqual(clock.getDelayedCalls(), [])

@@ -1,0 +1,377 @@
+"""The HTTP client over real sockets: TLS, floods, and connections that end at a bad moment."""
+
+import random
+import struct
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from ipaddress import ip_address
+from socket import SHUT_WR, SO_LINGER, SOL_SOCKET
+from typing import Any
+
+import pytest
+import pytest_twisted
+from attrs import define, field
+from cryptography import x509
+from OpenSSL.SSL import Error as TLSError
+from service_identity import CertificateError, VerificationError
+from twisted.internet import error
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.interfaces import IPullProducer
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
+from twisted.web.iweb import IResponse
+from zope.interface import implementer
+
+from jobproxy.http1.agent import PooledAgent
+from jobproxy.http1.client import BytesProducer, collect_body, make_client
+from jobproxy.http1.limits import ClientLimits
+from jobproxy.upstream.circuit import Circuit
+from jobproxy.upstream.job_server import JobServer
+from jobproxy.upstream.keepalive import KeepAlivePolicy
+from jobproxy.wire.problems import UpstreamUntrusted
+from tests.support.identities import ADDRESS, Identity, authority, issue
+from tests.support.reactor import reactor, until_closed
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+BODY = b'{"account":"a"}'
+MEGABYTE = 1_000_000
+
+React = Callable[["Peer"], None]
+
+
+class Peer(Protocol):
+    """The server's end of a connection.
+
+    :param react: called with the peer each time that something has arrived.
+    """
+
+    transport: Any
+
+    def __init__(self, react: React) -> None:
+        self.react = react
+        self.received = bytearray()
+        self.is_reached: Deferred[None] = Deferred()
+        self.lost: Deferred[None] = Deferred()
+
+    @property
+    def requests(self) -> int:
+        return self.received.count(b"POST / HTTP/1.1\r\n")
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+        if not self.is_reached.called:
+            self.is_reached.callback(None)
+        self.react(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost.callback(None)
+
+
+def respond(peer: Peer) -> None:
+    """Answer each request."""
+    if peer.received.endswith(BODY):
+        peer.transport.write(ANSWER)
+
+
+@define(eq=False)
+class Server:
+    """A server on a port of its own.
+
+    :ivar peers: all connections that were ever made to it.
+    """
+
+    url: bytes = b""
+    peers: list[Peer] = field(factory=list)
+
+    @property
+    def received(self) -> bytes:
+        """All that arrived on any connection."""
+        return b"".join(bytes(peer.received) for peer in self.peers)
+
+    async def until_reached(self) -> None:
+        """Wait until something has arrived."""
+        while not self.peers:
+            await deferLater(reactor, 0.001)
+        await self.peers[0].is_reached
+
+
+@asynccontextmanager
+async def serving(react: React, identity: "Identity | None" = None) -> AsyncIterator[Server]:
+    """Have a server, over TLS if it has an identity; in the end nothing may be left of it."""
+    server = Server()
+
+    def build() -> Peer:
+        server.peers.append(Peer(react))
+        return server.peers[-1]
+
+    factory: Any = Factory.forProtocol(build)
+    if identity is not None:
+        factory = TLSMemoryBIOFactory(identity.options(), False, factory)
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+    scheme = b"http" if identity is None else b"https"
+    server.url = b"%b://127.0.0.1:%d/" % (scheme, port.getHost().port)
+    try:
+        yield server
+    finally:
+        for peer in server.peers:
+            await peer.lost.addTimeout(10, reactor)
+        await port.stopListening()
+        await until_closed()
+        # What is left is the agent's look at connections that have been idle for too long.
+        while reactor.getDelayedCalls():
+            await deferLater(reactor, 0.001)
+
+
+def make_agent(idle_time: float = 0) -> PooledAgent:
+    return PooledAgent(reactor, ClientLimits(idle_time=idle_time))
+
+
+def post(agent: PooledAgent, server: Server, body: bytes = BODY) -> Deferred[IResponse]:
+    return agent.request(b"POST", server.url, None, BytesProducer(body))
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest_twisted.ensureDeferred
+async def test_trusted() -> None:
+    """A server whose certificate is good gets the request, over TLS as without."""
+    for identity in (None, issue(authority(), ADDRESS)):
+        async with serving(respond, identity) as server:
+            response = await post(make_agent(), server)
+            assert response.code == 200
+            assert await collect_body(response, 2) == b"hi"
+        (peer,) = server.peers
+        assert peer.requests == 1
+        assert peer.received.endswith(b"\r\nContent-Length: 15\r\n\r\n" + BODY)
+
+
+def untrusted() -> dict[str, Callable[[], Identity]]:
+    """Return what makes a server's identity, by what is wrong with it."""
+    return {
+        "self-signed": lambda: issue(None, ADDRESS),
+        "other authority": lambda: issue(authority(1), ADDRESS),
+        "other address": lambda: issue(authority(), x509.IPAddress(ip_address("127.0.0.2"))),
+        "other name": lambda: issue(authority(), x509.DNSName("jobs.example")),
+        "address as a name": lambda: issue(authority(), x509.DNSName("127.0.0.1")),
+        "no name": lambda: issue(authority()),
+        "expired": lambda: issue(authority(), ADDRESS, begin=timedelta(days=-3)),
+        "not yet valid": lambda: issue(authority(), ADDRESS, begin=timedelta(days=1)),
+    }
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("fault", untrusted())
+@pytest_twisted.ensureDeferred
+async def test_untrusted(fault: str) -> None:
+    """S4: a server whose certificate is not good never gets a byte of the request."""
+    async with serving(respond, untrusted()[fault]()) as server:
+        for _ in range(2):
+            with pytest.raises(RequestTransmissionFailed) as failed:
+                await post(make_agent(), server)
+            (reason,) = failed.value.reasons
+            assert reason.check(TLSError, VerificationError, CertificateError)
+    assert len(server.peers) == 2
+    assert server.received == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_self_signed_start() -> None:
+    """S4: a start call to a server that nobody vouches for is known not to have been sent."""
+    async with serving(respond, issue(None, ADDRESS)) as server:
+        policy = KeepAlivePolicy(reactor, lambda: None, 0)
+        circuit = Circuit(reactor, random.Random())
+        client = make_client(reactor, ClientLimits(idle_time=0))
+        job_server = JobServer(client, reactor, server.url.decode(), 5, policy, circuit)
+        with pytest.raises(UpstreamUntrusted):
+            await job_server.start("a", BODY)
+    assert server.received == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_end_of_handshake() -> None:
+    """S4: a server that closes before TLS has begun has got nothing, which the error says."""
+    async with serving(lambda peer: peer.transport.loseConnection()) as server:
+        server.url = server.url.replace(b"http:", b"https:")
+        with pytest.raises(error.ConnectError):
+            await post(make_agent(), server)
+    assert b"POST" not in server.received
+
+
+@pytest_twisted.ensureDeferred
+async def test_handshake_cancelled() -> None:
+    """S4: a request cancelled while TLS begins closes the connection, and has sent nothing."""
+    async with serving(lambda peer: None) as server:
+        server.url = server.url.replace(b"http:", b"https:")
+        asking = post(make_agent(), server)
+        await server.until_reached()
+        asking.cancel()
+        with pytest.raises(error.ConnectError):
+            await asking
+    assert b"POST" not in server.received
+
+
+@pytest_twisted.ensureDeferred
+async def test_refused() -> None:
+    """S1: a port where nobody listens refuses the connection, and the error says so."""
+    async with serving(respond) as server:
+        pass
+    with pytest.raises(error.ConnectionRefusedError):
+        await post(make_agent(), server)
+    await until_closed()
+
+
+@implementer(IPullProducer)
+@define(eq=False)
+class Flood:
+    """Sends the same block again and again, for as long as it is taken."""
+
+    _transport: Any
+    _block: bytes
+    _size: int
+    sent: int = field(default=0, init=False)
+
+    def resumeProducing(self) -> None:
+        if self.sent < self._size:
+            self._transport.write(self._block)
+            self.sent += len(self._block)
+        else:
+            self._transport.unregisterProducer()
+
+    def stopProducing(self) -> None:
+        """The connection is lost."""
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("beginning", "block", "size"),
+    [
+        pytest.param(OK, b"X-A: %b\r\n" % (b"a" * 93) * 100, 20 * MEGABYTE, id="header lines"),
+        pytest.param(OK + b"X-A: ", b"a" * 10_000, 20 * MEGABYTE, id="one header line"),
+        pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 400, 20 * MEGABYTE, id="interim"),
+        pytest.param(
+            OK + b"Content-Length: 1000000000\r\n\r\n", b"a" * 10_000, 1_000 * MEGABYTE, id="length"
+        ),
+        pytest.param(
+            OK + b"Transfer-Encoding: chunked\r\n\r\n",
+            b"3e8\r\n%b\r\n" % (b"a" * 1_000) * 10,
+            1_000 * MEGABYTE,
+            id="chunks",
+        ),
+        pytest.param(OK + b"\r\n", b"a" * 10_000, 1_000 * MEGABYTE, id="until the end"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_flood(beginning: bytes, block: bytes, size: int) -> None:
+    """S20: of a huge answer little is taken in, and the server sees that its connection ends."""
+    floods = []
+
+    def react(peer: Peer) -> None:
+        floods.append(Flood(peer.transport, block, size))
+        peer.transport.write(beginning)
+        peer.transport.registerProducer(floods[0], False)
+
+    async with serving(react) as server:
+        asking = post(make_agent(), server)
+        await server.until_reached()
+        tracemalloc.start()
+        try:
+            with pytest.raises(ResponseFailed):
+                await asking
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 2 * MEGABYTE
+    # The rest is what the kernel holds for the two ends.
+    assert floods[0].sent < 12 * MEGABYTE
+    assert len(server.peers) == 1
+
+
+def finish(transport: Any) -> None:
+    """Close a connection this very moment."""
+    transport.connectionLost(Failure(error.ConnectionDone()))
+
+
+def reset(transport: Any) -> None:
+    """Reset a connection this very moment."""
+    transport.socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+    transport.connectionLost(Failure(error.ConnectionDone()))
+
+
+def finish_sending(transport: Any) -> None:
+    """Close one direction of a connection this very moment, and read on."""
+    transport.socket.shutdown(SHUT_WR)
+
+
+@pytest.mark.parametrize("leave", [finish, reset, finish_sending])
+@pytest_twisted.ensureDeferred
+async def test_stale(leave: Callable[[Any], None]) -> None:
+    """S22: a request on a connection that the server is just leaving is sent once at most."""
+    async with serving(respond) as server:
+        agent = make_agent(idle_time=0.1)
+        await post(agent, server)
+        leave(server.peers[0].transport)
+        second = b'"second"' + BODY
+        try:
+            response = await post(agent, server, second)
+        except ResponseNeverReceived:
+            assert len(server.peers) == 1
+        else:
+            assert response.code == 200
+            assert len(server.peers) == 2
+        agent.close_idle()
+    assert server.received.count(second) <= 1
+    assert sum(peer.requests for peer in server.peers) <= 2
+
+
+@pytest.mark.parametrize("leave", [finish, reset, finish_sending])
+@pytest_twisted.ensureDeferred
+async def test_left(leave: Callable[[Any], None]) -> None:
+    """S22: a connection that the server has left before the next request is not used for it."""
+    async with serving(respond) as server:
+        agent = make_agent(idle_time=0.1)
+        await post(agent, server)
+        leave(server.peers[0].transport)
+        await until_closed()
+        assert (await post(agent, server)).code == 200
+        agent.close_idle()
+    assert [peer.requests for peer in server.peers] == [1, 1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_idle_time() -> None:
+    """S22: a connection that nobody uses any more is closed, which its server sees."""
+    async with serving(respond) as server:
+        await post(make_agent(idle_time=0.05), server)
+        await server.peers[0].lost
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest_twisted.ensureDeferred
+async def test_big_request() -> None:
+    """A request of more than the kernel takes at once arrives whole, and so does the next one."""
+    body = bytes(range(251)) * 80_000
+    for identity in (None, issue(authority(), ADDRESS)):
+        async with serving(respond, identity) as server:
+            agent = make_agent(idle_time=0.1)
+            for content in (body + BODY, BODY):
+                assert (await post(agent, server, content)).code == 200
+            agent.close_idle()
+        heads_and_bodies = server.received.split(b"POST / HTTP/1.1\r\n")[1:]
+        bodies = [request.partition(b"\r\n\r\n")[2] for request in heads_and_bodies]
+        assert bodies == [body + BODY, BODY]
+
+
+@pytest_twisted.ensureDeferred
+async def test_reset_in_request() -> None:
+    """S7: a server that resets the connection in the middle of a request is not asked again."""
+    async with serving(lambda peer: reset(peer.transport)) as server:
+        with pytest.raises(ResponseNeverReceived):
+            await post(make_agent(), server, b"x" * 20 * MEGABYTE)
+    assert len(server.peers) == 1

@@ -1,0 +1,79 @@
+"""The URL of a Redis, and the options that go with it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from jobproxy.store.redis_address import Address, read_address
+
+GOOD = {
+    "redis://host": Address((("host", 6379),)),
+    "redis://host/": Address((("host", 6379),)),
+    "redis://127.0.0.1:7000/15": Address((("127.0.0.1", 7000),), db=15),
+    "redis://[::1]:7000": Address((("::1", 7000),)),
+    "redis://:s%40cret@host": Address((("host", 6379),), password="s@cret"),
+    "redis://user:pa:ss@host/2": Address((("host", 6379),), 2, "user", "pa:ss"),
+    "rediss://host:6380": Address((("host", 6380),), is_tls=True),
+    "redis+sentinel://a,b:7,c/main": Address(
+        (("a", 26_379), ("b", 7), ("c", 26_379)), service="main"
+    ),
+    "redis+sentinel://:secret@a/main/3": Address(
+        (("a", 26_379),), 3, password="secret", service="main"
+    ),
+    "rediss+sentinel://a/main": Address((("a", 26_379),), is_tls=True, service="main"),
+}
+BAD = (
+    "",
+    "redis",
+    "redis:",
+    "redis://",
+    "redis:///0",
+    "memory",
+    "http://host",
+    "redis+cluster://host",
+    "redis://host:port",
+    "redis://host:70000",
+    "redis://host/name",
+    "redis://host/-1",
+    "redis://host/0/1",
+    "redis://a,b",
+    "redis://host?db=1",
+    "redis://host#0",
+    "redis+sentinel://host",
+    "redis+sentinel://a,,b/main",
+    "redis+sentinel://host/main/x",
+    "redis+sentinel://host/main/0/1",
+)
+
+
+class AddressTests(SynchronousTestCase):
+    """Reading the URL."""
+
+    def test_good(self) -> None:
+        """Each part of a URL comes to its place."""
+        self.assertIsNone(read_address("memory:"))
+        for text, address in GOOD.items():
+            self.assertEqual(read_address(text), address, text)
+
+    def test_bad(self) -> None:
+        """Everything else is refused, and the forms are told."""
+        for text in BAD:
+            with self.assertRaises(ValueError, msg=text) as caught:
+                read_address(text)
+            self.assertIn("redis://[user:password@]host", str(caught.exception))
+
+    def test_passwords_are_not_told(self) -> None:
+        """Neither an error nor what stands for the address shows the password."""
+        with self.assertRaises(ValueError) as caught:
+            read_address("redis://user:s3cret@host/name")
+        self.assertNotIn("s3cret", str(caught.exception))
+        self.assertNotIn("s3cret", repr(read_address("redis://user:s3cret@host/1")))
+
+    @given(st.text(alphabet="redis+sntl:/@,[]0159%. #?-", max_size=40))
+    def test_any_text(self, text: str) -> None:
+        """Whatever is written there, it is read or refused."""
+        for candidate in (text, f"redis://{text}", f"redis+sentinel://{text}"):
+            try:
+                read_address(candidate)
+            except ValueError as error:
+                self.assertIn("must be memory:", str(error))

@@ -1,0 +1,182 @@
+"""The ways to a Redis: over TLS, and by Sentinel."""
+
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from cryptography import x509
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ServerEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.protocols.portforward import ProxyFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from jobproxy.sandbox.processes import wait_until_served
+from jobproxy.store.redis import RedisStore
+from jobproxy.store.redis_address import Address
+from tests.support.identities import ADDRESS, Identity, authority, issue
+from tests.support.reactor import reactor, until_closed
+from tests.support.redis_server import RedisServer, exchange, find_server
+from tests.support.stores import make_redis_store, running, until
+
+NODE = "node-one"
+JOB_ID = f"AABrBmZl{NODE}rTQRFiGvvQ8WOrjqiMeQIQ"
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+def make_tls_endpoint(host: str, port: int) -> IStreamClientEndpoint:
+    endpoint = HostnameEndpoint(reactor, host.encode(), port, 2)
+    return wrapClientTLS(optionsForClientTLS(host), endpoint)
+
+
+@asynccontextmanager
+async def forwarding(redis: RedisServer, identity: Identity | None) -> AsyncIterator[int]:
+    """Have a port that leads to Redis, over TLS if it has an identity; yield its number."""
+    factory: Any = ProxyFactory("127.0.0.1", redis.port)
+    factory.noisy = False
+    if identity is not None:
+        factory = TLSMemoryBIOFactory(identity.options(), False, factory)
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+    try:
+        yield port.getHost().port
+    finally:
+        await port.stopListening()
+        await until_closed()
+
+
+def make_tls_store(port: int, host: str = "127.0.0.1") -> RedisStore:
+    address = Address(((host, port),), password="secret", is_tls=True)
+    return make_redis_store(address, NODE, make_endpoint=make_tls_endpoint)
+
+
+@pytest.mark.usefixtures("trusted", "impatient")
+@pytest_twisted.ensureDeferred
+async def test_tls(redis: RedisServer) -> None:
+    """A Redis whose certificate is good is used over TLS."""
+    redis.ask("CONFIG", "SET", "requirepass", "secret")
+    async with forwarding(redis, issue(authority(), ADDRESS)) as port:
+        store = make_tls_store(port)
+        async with running(store):
+            await store.note(JOB_ID, b"x" * 100_000)
+            assert await store.find(JOB_ID) == (None, b"x" * 100_000)
+
+
+@pytest.mark.usefixtures("trusted", "impatient")
+@pytest.mark.parametrize(
+    "identity",
+    [
+        None,
+        issue(None, ADDRESS),
+        issue(authority(), x509.DNSName("redis.example")),
+        issue(authority()),
+    ],
+    ids=["no TLS", "not trusted", "another name", "no name"],
+)
+@pytest_twisted.ensureDeferred
+async def test_not_trusted(
+    redis: RedisServer,
+    errors: list[str],
+    identity: Identity | None,
+) -> None:
+    """Who cannot prove to be our Redis is not told the password."""
+    redis.ask("CONFIG", "SET", "requirepass", "secret")
+    before = redis.ask_as("secret", "INFO", "commandstats")
+    async with forwarding(redis, identity) as port:
+        store = make_tls_store(port)
+        async with running(store, waits=False):
+            await until(lambda: len(list_refusals(errors)) == 2)
+            assert not store.is_up
+    after = redis.ask_as("secret", "INFO", "commandstats")
+    # The one is from our own look.
+    assert count_logins(after) - count_logins(before) == 1
+
+
+def list_refusals(errors: list[str]) -> list[str]:
+    return [error for error in errors if "Redis cannot be used" in error]
+
+
+def count_logins(stats: bytes) -> int:
+    return int(stats.partition(b"cmdstat_auth:calls=")[2].partition(b",")[0] or 0)
+
+
+@asynccontextmanager
+async def watching(master: RedisServer, number: int) -> AsyncIterator[list[int]]:
+    """Have sentinels that watch a master; yield their ports."""
+    with tempfile.TemporaryDirectory() as folder:
+        sentinels = []
+        for turn in range(number):
+            file = Path(folder) / f"sentinel-{turn}.conf"
+            file.write_text(
+                f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+                "sentinel down-after-milliseconds main 300\n"
+                "sentinel failover-timeout main 2000\n"
+            )
+            sentinels.append(Sentinel(file))
+        try:
+            yield [sentinel.server.port for sentinel in sentinels]
+        finally:
+            for sentinel in sentinels:
+                sentinel.process.kill()
+                sentinel.process.wait()
+
+
+class Sentinel:
+    """A process that watches."""
+
+    def __init__(self, file: Path) -> None:
+        self.server = RedisServer()
+        with file.open("a") as config:
+            config.write(f"port {self.server.port}\nbind 127.0.0.1\ndir {file.parent}\n")
+        self.process = subprocess.Popen(
+            [find_server(), str(file), "--sentinel"], stdout=subprocess.DEVNULL
+        )
+        wait_until_served(self.process, self.server.port)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest_twisted.ensureDeferred
+async def test_sentinel(redis: RedisServer) -> None:
+    """The Redis that is the master now is used, and the next one when that has died."""
+    with RedisServer() as replica:
+        redis.ask("CONFIG", "SET", "repl-diskless-sync-delay", "0")
+        replica.ask("REPLICAOF", "127.0.0.1", str(redis.port))
+        await until(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"))
+        async with watching(redis, 1) as (port,):
+            nobody = ("127.0.0.1", 1)
+            address = Address((nobody, ("127.0.0.1", port)), service="main")
+            store = make_redis_store(address, NODE)
+            await until(lambda: b"slaves=1" in exchange(port, [("INFO", "sentinel")]), 20)
+            async with running(store) as ear:
+                await store.note(JOB_ID, b"kept")
+                await until(lambda: replica.ask("EXISTS", f"jobproxy:note:{JOB_ID}") == b":1\r\n")
+                redis.stop()
+                await until(lambda: not store.is_up)
+                await until(lambda: store.is_up, 20)
+                assert ear.caught_up == 2
+                assert await store.find(JOB_ID) == (None, b"kept")
+                assert b"role:master" in replica.ask("INFO", "replication")
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest_twisted.ensureDeferred
+async def test_no_sentinel(redis: RedisServer, errors: list[str]) -> None:
+    """It is said which sentinels were asked, and what was wrong with them."""
+    address = Address((("127.0.0.1", 1), ("127.0.0.1", redis.port)), service="main")
+    store = make_redis_store(address, NODE)
+    store.startService()
+    await until(lambda: len(errors) == 2)
+    await maybeDeferred(store.stopService)
+    await until_closed()
+    assert "no sentinel knows the master main (127.0.0.1:1: " in errors[0]
+    assert f"127.0.0.1:{redis.port}: " in errors[0]

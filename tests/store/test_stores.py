@@ -1,0 +1,287 @@
+"""What a store promises, whichever it is: the one in memory, and a real Redis."""
+
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.task import deferLater
+from zope.interface.verify import verifyObject
+
+from jobproxy.store.interface import Claim, IStore, Kind, Message, Placement
+from jobproxy.wire.problems import StoreUnreachable
+from tests.support.reactor import reactor
+from tests.support.redis_server import RedisServer
+from tests.support.stores import Cluster, refuses, run_stores, until
+
+ONE, OTHER, THIRD = "node-one", "node-two", "node-3rd"
+JOB_ID = f"AABrBmZl{ONE}rTQRFiGvvQ8WOrjqiMeQIQ"
+BODY = b'{ "id":"1", "state":"completed", "odd":"\xc3\xa9\\r\\n" }\r\n'
+ALIAS = b"\x00\r\n*3\xff"
+MINE = Claim(JOB_ID, b"\x00fingerprint\r\n\xff")
+YOURS = Claim(JOB_ID[::-1], b"another")
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "redis"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def run(kind: str, redis: RedisServer) -> Any:
+    """Return what runs the stores of three nodes."""
+
+    def run(retain: float = 60.0) -> AbstractAsyncContextManager[Cluster]:
+        return run_stores(kind, (ONE, OTHER, THIRD), retain, redis)
+
+    return run
+
+
+@pytest_twisted.ensureDeferred
+async def test_interface(run: Any) -> None:
+    """It has all that the interface names."""
+    async with run() as cluster:
+        verifyObject(IStore, cluster.stores[0])
+        assert await cluster.stores[0].list_nodes() == sorted([ONE, OTHER, THIRD])
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_claims(run: Any) -> None:
+    """The first who claims an alias has it, and others are told who that is."""
+    async with run() as cluster:
+        one, other, _ = cluster.stores
+        assert await other.look_up(ALIAS) is None
+        claims = [one.claim(ALIAS, MINE), other.claim(ALIAS, YOURS), one.claim(ALIAS, MINE)]
+        found = [await claim for claim in claims]
+        assert found[0] == found[1] == found[2]
+        assert found[0] in {MINE, YOURS}
+        assert await other.look_up(ALIAS) == found[0]
+        assert await other.claim(b"another", YOURS) == YOURS
+
+
+@pytest_twisted.ensureDeferred
+async def test_release(run: Any) -> None:
+    """A claim is given up by who knows it, and by nobody else."""
+    async with run() as cluster:
+        one, other, _ = cluster.stores
+        await one.claim(ALIAS, MINE)
+        await other.release(ALIAS, YOURS)
+        assert await other.look_up(ALIAS) == MINE
+        await other.release(ALIAS, MINE)
+        assert await one.look_up(ALIAS) is None
+        assert await one.claim(ALIAS, YOURS) == YOURS
+
+
+@pytest_twisted.ensureDeferred
+async def test_reclaim(run: Any) -> None:
+    """What was claimed is claimed again, unless somebody else has it now."""
+    async with run() as cluster:
+        one, other, _ = cluster.stores
+        await other.claim(b"theirs", YOURS)
+        await one.reclaim([(ALIAS, MINE), (b"theirs", MINE)])
+        assert await other.look_up(ALIAS) == MINE
+        assert await other.look_up(b"theirs") == YOURS
+
+
+@pytest_twisted.ensureDeferred
+async def test_claims_end_with_results(run: Any) -> None:
+    """A claim is kept no longer than the result, from when that came."""
+    async with run(retain=0.2) as cluster:
+        one, other, _ = cluster.stores
+        for key_digest in (ALIAS, b"settled", b"going on"):
+            await one.claim(key_digest, MINE)
+        await one.put(JOB_ID, BODY, [], key_digest=ALIAS, is_orphan=False)
+        await one.settle(b"settled", MINE)
+        await one.settle(b"going on", YOURS)
+        assert await other.look_up(ALIAS) == MINE
+        await deferLater(reactor, 0.3)
+        assert await other.look_up(ALIAS) is None
+        assert await other.look_up(b"settled") is None
+        assert await other.look_up(b"going on") == MINE
+        assert await other.find(JOB_ID) == (None, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_result_is_taken(run: Any) -> None:
+    """B15: a result is told to the node that has the job, and to no other."""
+    async with run() as cluster:
+        _, other, _ = cluster.stores
+        assert await other.put(JOB_ID, BODY, [ONE]) is Placement.TAKEN
+        await until(lambda: cluster.ears[0].messages)
+        assert cluster.ears[0].messages == [Message(Kind.RESULT, JOB_ID, OTHER, BODY)]
+        assert await other.put(JOB_ID, BODY, [ONE]) is Placement.DUPLICATE
+        assert await other.put(JOB_ID, b"{}", [ONE]) is Placement.CONFLICT
+        assert await other.fetch([JOB_ID, "x"]) == [BODY, None]
+        assert await other.list_orphans() == []
+        assert cluster.ears[1].messages == cluster.ears[2].messages == []
+        assert b"{}" not in [message.body for message in cluster.ears[0].messages]
+
+
+@pytest_twisted.ensureDeferred
+async def test_node_is_gone(run: Any) -> None:
+    """B15: the result of a dead node's job is an orphan, and everybody else is told of it."""
+    async with run() as cluster:
+        one, other, third = cluster.stores
+        assert await other.put(JOB_ID, BODY, ["gone-now"]) is Placement.ORPHANED
+        await until(lambda: all(ear.messages for ear in cluster.ears))
+        for ear in cluster.ears:
+            assert ear.messages == [Message(Kind.RESULT, JOB_ID, OTHER, BODY)]
+        (orphan,) = await third.list_orphans()
+        assert (orphan.job_id, orphan.upstream_id, orphan.body) == (JOB_ID, "1", BODY)
+        assert 0 <= orphan.age < 10
+        assert await one.find_orphan(JOB_ID) == BODY
+        assert await one.find_orphan("x") is None
+        assert await one.find(JOB_ID) == (BODY, None)
+        # Who has asked for it has it.
+        assert await third.list_orphans() == []
+        assert await one.find_orphan(JOB_ID) is None
+        assert await other.put(JOB_ID, BODY, ["gone-now"]) is Placement.DUPLICATE
+        assert await third.list_orphans() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_orphans(run: Any) -> None:
+    """Orphans are told the oldest first, until they are fetched or discarded."""
+    async with run() as cluster:
+        one, other, _ = cluster.stores
+        for number in range(3):
+            await one.put(f"{number}", b'{"id":"%d"}' % number, [], is_orphan=True)
+            await deferLater(reactor, 0.005)
+        await one.put("kept", BODY, [], is_orphan=False)
+        found = [orphan.job_id for orphan in await other.list_orphans()]
+        assert found == ["0", "1", "2"]
+        await other.fetch(["0"])
+        await other.discard("1")
+        assert [orphan.job_id for orphan in await one.list_orphans()] == ["2"]
+        assert await one.fetch(["0", "1", "2"]) == [b'{"id":"0"}', None, b'{"id":"2"}']
+
+
+@pytest_twisted.ensureDeferred
+async def test_orphans_end(run: Any) -> None:
+    """An orphan is kept as long as any result."""
+    async with run(retain=0.1) as cluster:
+        await cluster.stores[0].put(JOB_ID, BODY, [], is_orphan=True)
+        assert len(await cluster.stores[1].list_orphans()) == 1
+        await deferLater(reactor, 0.2)
+        assert await cluster.stores[1].list_orphans() == []
+        assert await cluster.stores[1].find_orphan(JOB_ID) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_bytes(run: Any) -> None:
+    """Whatever a body looks like, it comes back as it went in."""
+    async with run() as cluster:
+        one, other, _ = cluster.stores
+        bodies = [b"{}", b"007", b"-1.50", b"\x00\xff\r\n$5\r\n", b'"OK"', b"QUEUED", b"x" * 60_000]
+        for number, body in enumerate(bodies):
+            await one.put(f"job-{number}", body, [OTHER])
+            await one.note(f"job-{number}", body)
+            assert await other.find(f"job-{number}") == (body, body)
+        await until(lambda: len(cluster.ears[1].messages) == len(bodies))
+        assert [message.body for message in cluster.ears[1].messages] == bodies
+
+
+@pytest_twisted.ensureDeferred
+async def test_notes(run: Any) -> None:
+    """What was noted of a job is there for all."""
+    async with run() as cluster:
+        one, other, _ = cluster.stores
+        await one.note(JOB_ID, b"")
+        assert await other.find(JOB_ID) == (None, b"")
+        await one.note(JOB_ID, b"ack")
+        assert await other.find(JOB_ID) == (None, b"ack")
+        assert await other.find("x") == (None, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_tells(run: Any) -> None:
+    """A message comes to its node, and who sends it is told whether that lives."""
+    async with run() as cluster:
+        one, other, _ = cluster.stores
+        message = Message(Kind.STATE, JOB_ID, ONE, BODY)
+        assert await one.tell(OTHER, message) is True
+        assert await one.tell("gone-now", message) is False
+        await until(lambda: cluster.ears[1].messages)
+        assert cluster.ears[1].messages == [message]
+        assert other.listener is not one.listener
+
+
+@pytest_twisted.ensureDeferred
+async def test_leaves(run: Any) -> None:
+    """A node that stops lives no longer, and others need not wait until that shows."""
+    async with run() as cluster:
+        one, other, _ = cluster.stores
+        await maybeDeferred(other.stopService)
+        await until_gone(one, OTHER)
+        assert await one.tell(OTHER, Message(Kind.GONE, JOB_ID, ONE)) is False
+        assert await one.put(JOB_ID, BODY, [OTHER]) is Placement.ORPHANED
+        other.startService()
+        await until(lambda: other.is_up)
+        assert other.listener.caught_up == 1
+
+
+async def until_gone(store: Any, node: str) -> None:
+    while node in await store.list_nodes():
+        await deferLater(reactor, 0.01)
+
+
+@pytest_twisted.ensureDeferred
+async def test_places(run: Any) -> None:
+    """An account has as many places as it has, over all nodes; each is free again in the end."""
+    async with run() as cluster:
+        one, other, _ = cluster.stores
+        assert [await store.acquire("a", 2, 60) for store in (one, other, one)] == [
+            True,
+            True,
+            False,
+        ]
+        assert await other.acquire("b", 1, 60) is True
+        await one.free("a")
+        assert await other.acquire("a", 2, 0.05) is True
+        assert await one.acquire("a", 2, 60) is False
+        await deferLater(reactor, 0.1)
+        assert await one.acquire("a", 2, 60) is True
+
+
+@pytest_twisted.ensureDeferred
+async def test_store_is_away(run: Any, kind: str) -> None:
+    """X1: whatever is asked of a store that is away is refused, and it says that it is away."""
+    async with run() as cluster:
+        one = cluster.stores[0]
+        await one.acquire("a", 1, 60)
+        before = one.calls["failed"]
+        await cluster.lose_store()
+        message = Message(Kind.GONE, JOB_ID, ONE)
+        for asking in (
+            lambda: one.claim(ALIAS, MINE),
+            lambda: one.reclaim([(ALIAS, MINE)]),
+            lambda: one.release(ALIAS, MINE),
+            lambda: one.settle(ALIAS, MINE),
+            lambda: one.look_up(ALIAS),
+            lambda: one.put(JOB_ID, BODY, [OTHER]),
+            lambda: one.note(JOB_ID, b""),
+            lambda: one.fetch([JOB_ID]),
+            lambda: one.find(JOB_ID),
+            lambda: one.discard(JOB_ID),
+            lambda: one.tell(OTHER, message),
+            one.list_orphans,
+            lambda: one.find_orphan(JOB_ID),
+            one.list_nodes,
+            lambda: one.acquire("a", 1, 60),
+            lambda: one.free("a"),
+        ):
+            assert await refuses(asking(), StoreUnreachable)
+        assert one.calls["failed"] - before == 16
+        assert not one.is_up
+        assert one.is_joined
+    if kind == "redis":
+        assert cluster.redis is not None
+        cluster.redis.start()

@@ -1,0 +1,171 @@
+"""Stores of either kind, as a test wants them: several nodes, which note what they hear."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from attrs import define, field
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import deferLater
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
+
+from jobproxy.store.interface import IStore, Message
+from jobproxy.store.memory import MemoryStore, Shared
+from jobproxy.store.redis import RedisStore
+from jobproxy.store.redis_address import Address, read_address
+from tests.support.reactor import reactor, until_closed
+from tests.support.redis_server import RedisServer
+
+
+@define(eq=False)
+class Ear:
+    """A node as the store sees it."""
+
+    messages: list[Message] = field(factory=list)
+    caught_up: int = 0
+    fails: bool = False
+
+    def take(self, message: Message) -> None:
+        self.messages.append(message)
+        if self.fails:
+            raise RuntimeError("this node has a bug")
+
+    def catch_up(self) -> Deferred[None]:
+        self.caught_up += 1
+        return succeed(None)
+
+
+def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
+    return HostnameEndpoint(reactor, host.encode(), port, 2)
+
+
+def make_redis_store(
+    address: Address | str, node: str, retain: float = 60.0, **options: Any
+) -> RedisStore:
+    """Return a store that is not started; ``options`` are those of its constructor."""
+    where = read_address(address) if isinstance(address, str) else address
+    assert where is not None
+    endpoint = options.pop("make_endpoint", make_endpoint)
+    store = RedisStore(reactor, where, endpoint, node, retain)
+    store.listener = Ear()
+    return store
+
+
+async def until(is_true: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait for something that has to come true."""
+    for _ in range(int(seconds / 0.01)):
+        if is_true():
+            return
+        await deferLater(reactor, 0.01)
+    raise AssertionError("it did not come true")
+
+
+@define(eq=False)
+class Cluster:
+    """Some stores that share what they know.
+
+    :param redis: the server, if it is one.
+    """
+
+    stores: list[Any]
+    redis: RedisServer | None = None
+
+    @property
+    def ears(self) -> list[Ear]:
+        return [store.listener for store in self.stores]
+
+    async def lose_store(self) -> None:
+        """Have the store away for all nodes."""
+        if self.redis is not None:
+            self.redis.stop()
+        else:
+            for store in self.stores:
+                store.go_away()
+        await until(lambda: not any(store.is_up for store in self.stores))
+
+
+@asynccontextmanager
+async def run_stores(
+    kind: str, nodes: tuple[str, ...], retain: float, redis: RedisServer
+) -> AsyncIterator[Cluster]:
+    """Run a store for each of these nodes.
+
+    :param kind: ``memory`` or ``redis``.
+    """
+    stores: list[Any]
+    if kind == "memory":
+        shared = Shared(reactor, retain)
+        stores = [MemoryStore(shared, node) for node in nodes]
+        for store in stores:
+            store.listener = Ear()
+    else:
+        redis.ask("FLUSHALL")
+        redis.ask("SET", "jobproxy:epoch", "1")
+        stores = [make_redis_store(redis.url, node, retain) for node in nodes]
+    for store in stores:
+        store.startService()
+    try:
+        await until(lambda: all(store.is_up and store.is_joined for store in stores))
+        for store in stores:
+            store.listener.caught_up = 0
+        yield Cluster(stores, redis if kind == "redis" else None)
+    finally:
+        for store in stores:
+            await maybeDeferred(store.stopService)
+        await until_closed()
+
+
+async def refuses(asking: Awaitable[object], kind: type[Exception]) -> bool:
+    """Whether something fails with this error."""
+    try:
+        await asking
+    except kind:
+        return True
+    return False
+
+
+def as_store(store: object) -> IStore:
+    """Return something as what the interface says, which is all that is promised."""
+    return IStore(store)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all that takes seconds take tenths of them."""
+    monkeypatch.setattr("jobproxy.store.redis.BEAT_TIME", 0.1)
+    monkeypatch.setattr("jobproxy.store.redis.SETTLE_TIME", 0.3)
+    monkeypatch.setattr("jobproxy.store.redis_connection.ANSWER_TIME", 0.5)
+
+
+@pytest.fixture
+def errors() -> Iterator[list[str]]:
+    """Collect what is logged as an error."""
+    found: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event["log_level"].name in {"error", "critical"}:
+            found.append(event["log_format"].format(**event))
+
+    globalLogPublisher.addObserver(observe)
+    yield found
+    globalLogPublisher.removeObserver(observe)
+
+
+@asynccontextmanager
+async def running(*stores: RedisStore, waits: bool = True) -> AsyncIterator[Any]:
+    """Run stores while the context lasts."""
+    for store in stores:
+        store.startService()
+    try:
+        if waits:
+            await until(lambda: all(store.is_up for store in stores))
+        yield stores[0].listener
+    finally:
+        for store in stores:
+            await maybeDeferred(store.stopService)
+        await until_closed()

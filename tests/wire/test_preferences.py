@@ -1,0 +1,321 @@
+"""What clients ask for in headers, and what answers say of their job in theirs."""
+
+from typing import cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from jobproxy.wire.preferences import Preferences, parse_preferences
+from jobproxy.wire.problems import InvalidRequest
+from tests.support.proxy import Client, ProxyTestCase, result_of
+
+PARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+names = st.sampled_from([b"prefer", b"idempotency-key", b"traceparent", b"tracestate", b"host"])
+pieces = st.sampled_from([b"wait", b"=", b"respond-async", b",", b";", b'"', b" ", b"7", b"\xff"])
+header_values = st.binary(max_size=300) | st.lists(pieces, max_size=12).map(b"".join)
+
+
+def read(**headers: bytes) -> Preferences:
+    return parse_preferences(
+        [(name.replace("_", "-").encode(), value) for name, value in headers.items()]
+    )
+
+
+class PreferTests(SynchronousTestCase):
+    """Q3: what is read of Prefer (RFC 7240)."""
+
+    def check(self, prefer: bytes, wait: int | None, is_async: bool = False) -> None:
+        preferences = read(prefer=prefer)
+        self.assertEqual((preferences.wait, preferences.is_async), (wait, is_async), prefer)
+
+    @given(st.lists(st.tuples(names, header_values), max_size=6))
+    def test_anything_is_read(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Q3: whatever the bytes are, they are terms, or an invalid request."""
+        try:
+            preferences = parse_preferences(headers)
+        except InvalidRequest:
+            return
+        self.assertTrue(preferences.wait is None or 0 <= preferences.wait < 10**9)
+        self.assertTrue(preferences.key is None or 1 <= len(preferences.key) <= 255)
+
+    def test_nothing(self) -> None:
+        """Q3: without these headers there are no terms."""
+        self.assertEqual(
+            parse_preferences([(b"host", b"wait=5"), (b"accept", b"respond-async")]), Preferences()
+        )
+
+    def test_forms(self) -> None:
+        """Q3: names in any case, values in quotes, spaces and parameters are all understood."""
+        self.check(b"wait=5", 5)
+        self.check(b"Wait=5", 5)
+        self.check(b'wait="5"', 5)
+        self.check(b"wait = 5", 5)
+        self.check(b"wait=5;foo=bar", 5)
+        self.check(b" wait=0 ", 0)
+        self.check(b"Respond-Async", None, is_async=True)
+        self.check(b"respond-async, wait=10", 10, is_async=True)
+        self.check(b"wait=10,respond-async;x", 10, is_async=True)
+
+    def test_unknown(self) -> None:
+        """Q3: a preference that is not known does not keep the others from counting."""
+        self.check(b"return=minimal, handling=lenient, wait=5", 5)
+        self.check(b",, wait=5,", 5)
+        self.check(b"waiting=5, no-respond-async", None)
+
+    def test_broken(self) -> None:
+        """Q3: a wait that is no number of seconds is ignored."""
+        for value in (b"", b"=", b"=x", b"=-1", b"=1.5", b"=1e3", b"=\xb2", b"=5 6", b"=0x5"):
+            self.check(b"wait" + value, None)
+            self.check(b"respond-async, wait" + value, None, is_async=True)
+
+    def test_first_one_counts(self) -> None:
+        """Q3: of a preference that comes twice the first one counts, even if it is broken."""
+        self.check(b"wait=5, wait=7", 5)
+        self.check(b"wait=x, wait=7", None)
+
+    def test_several_headers(self) -> None:
+        """Q3: several headers are one list."""
+        preferences = parse_preferences(
+            [(b"prefer", b"wait=5"), (b"prefer", b"respond-async, wait=7")]
+        )
+        self.assertEqual((preferences.wait, preferences.is_async), (5, True))
+
+    def test_quoted_text_is_no_preference(self) -> None:
+        """Q3: what stands in quotes is a value, whatever is in it."""
+        self.check(b'foo="a, wait=5, respond-async", wait=3', 3)
+        self.check(b'foo="a; b, respond-async"', None)
+        self.check(b'foo="\\", wait=5", wait=3', 3)
+
+
+class KeyTests(SynchronousTestCase):
+    """What is read of Idempotency-Key."""
+
+    def test_forms(self) -> None:
+        """A key is bare or in quotes, and the same key either way."""
+        longest = b"k" * 255
+        for value, key in (
+            (b"8e03978e-40d5-43dd", "8e03978e-40d5-43dd"),
+            (b'"8e03978e-40d5-43dd"', "8e03978e-40d5-43dd"),
+            (b'"two words"', "two words"),
+            (b" k ", "k"),
+            (longest, longest.decode()),
+            (b'"%b"' % longest, longest.decode()),
+        ):
+            self.assertEqual(read(idempotency_key=value).key, key)
+
+    def test_bad(self) -> None:
+        """A key that is empty, too long or not of printable ASCII is refused."""
+        for value in (b"", b" ", b'""', b"k" * 256, b'"%b"' % (b"k" * 256), b"a b", b"\xe9", b"\1"):
+            with self.assertRaises(InvalidRequest):
+                read(idempotency_key=value)
+
+    def test_two(self) -> None:
+        """Two keys are refused, even if they are the same."""
+        with self.assertRaises(InvalidRequest):
+            parse_preferences([(b"idempotency-key", b"k"), (b"idempotency-key", b"k")])
+
+
+class TraceTests(ProxyTestCase):
+    """What the start tells of the request that it was made for."""
+
+    def told(self, **headers: str) -> dict[str, str | None]:
+        """Return what the job server is told of a request with these headers."""
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.connect().request(headers=fields)
+        start = self.starts[-1]
+        start.respond(result_of("1"))
+        names = ("traceparent", "tracestate", "x-request-id")
+        return {name: cast("str | None", start.request.getHeader(name)) for name in names}
+
+    def test_passed_on(self) -> None:
+        """The trace and the request's id reach the job server as they came."""
+        parent = PARENT.decode()
+        told = self.told(traceparent=parent, tracestate="a=1,b=2", x_request_id="mine")
+        self.assertEqual(
+            told, {"traceparent": parent, "tracestate": "a=1,b=2", "x-request-id": "mine"}
+        )
+
+    def test_several_states(self) -> None:
+        """States in several headers are one list, in their order."""
+        told = self.told(traceparent=PARENT.decode(), tracestate="a=1", TraceState="b=2")
+        self.assertEqual(told["tracestate"], "a=1,b=2")
+
+    def test_made(self) -> None:
+        """Where there is no fit id the start has the one that the answer has."""
+        self.assertEqual(self.told(x_request_id="not fit")["x-request-id"], "id-0")
+        self.assertEqual(
+            self.told(), {"traceparent": None, "tracestate": None, "x-request-id": "id-1"}
+        )
+
+    def test_not_a_trace(self) -> None:
+        """A parent that is none is not passed on, and neither is a state without a parent."""
+        parent = PARENT.decode()
+        no_trace = parent.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32)
+        no_span = parent.replace("00f067aa0ba902b7", "0" * 16)
+        for wrong in ("", "x", parent[:-1], no_trace, no_span, parent.upper(), "ff" + parent[2:]):
+            told = self.told(traceparent=wrong, tracestate="a=1")
+            self.assertEqual((told["traceparent"], told["tracestate"]), (None, None), wrong)
+        self.assertEqual(self.told(traceparent=parent, Traceparent=parent)["traceparent"], None)
+
+    def test_long_state(self) -> None:
+        """A state of more than 512 characters is left out, as W3C allows; the parent is not."""
+        parent = PARENT.decode()
+        told = self.told(traceparent=parent, tracestate="a=" + "1" * 511, Tracestate="b=2")
+        self.assertEqual((told["traceparent"], told["tracestate"]), (parent, "b=2"))
+
+
+class WaitTests(ProxyTestCase):
+    """Q3: clients that say how long they want to be held; the proxy holds them for 30 seconds."""
+
+    def send(self, **headers: str) -> Client:
+        return self.connect().request(headers=headers)
+
+    def check_wait(self, client: Client, seconds: float, applied: str | None) -> None:
+        """Check that a client is held just so long, and told so, whatever its answer is."""
+        self.starts[-1].ack("1")
+        self.clock.advance(seconds - 0.1)
+        self.assertTrue(client.is_held)
+        self.clock.advance(0.1)
+        self.assert_problem(client.response, 504, "wait-over", started="yes")
+        self.assertEqual(client.response.headers.get("preference-applied"), applied)
+
+    def test_is_over(self) -> None:
+        """Q3: a client is held for as long as it wants, and its 504 says so."""
+        self.check_wait(self.send(Prefer="wait=5"), 5, "wait=5")
+
+    def test_is_capped(self) -> None:
+        """Q3: no client is held for longer than --wait, and the answer says how long that is."""
+        self.check_wait(self.send(Prefer="wait=600"), 30, "wait=30")
+
+    def test_first_one_counts(self) -> None:
+        """Q3: of several waits, in one header or in several, the first counts."""
+        self.check_wait(self.send(Prefer="wait=5, wait=7"), 5, "wait=5")
+        self.check_wait(self.send(Prefer='foo, wait="6"', prefer="wait=7"), 6, "wait=6")
+
+    def test_ignored(self) -> None:
+        """Q3: with a wait that is not understood a client is held as if it had said nothing."""
+        self.check_wait(self.send(Prefer="wait=soon"), 30, None)
+        self.check_wait(self.send(Prefer="wait=-1, return=minimal"), 30, None)
+        self.check_wait(self.send(), 30, None)
+
+    def test_result(self) -> None:
+        """Q3: a result within the wait is the answer, which tells of the wait too."""
+        client = self.send(Prefer="wait=5")
+        self.starts[0].ack("1")
+        self.clock.advance(4.9)
+        self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual((client.response.status, client.response.body), (200, result_of("1")))
+        self.assertEqual(client.response.headers["preference-applied"], "wait=5")
+
+    def test_queued(self) -> None:
+        """Q3: a queued job whose client will wait no longer is not started, not even later."""
+        others = [self.submit(), self.submit()]
+        client = self.send(Prefer="wait=1")
+        self.clock.advance(1)
+        problem = self.assert_problem(client.response, 504, "wait-over", started="no")
+        self.assertEqual(problem["instance"], f"/jobs/{problem['job']}")
+        self.assertEqual(client.response.headers["retry-after"], "1")
+        for start in self.starts:
+            start.respond(result_of("1"))
+        self.assertEqual([other.response.status for other in others], [200, 200])
+        self.assertEqual(len(self.starts), 2)
+
+    def test_ambiguous(self) -> None:
+        """Q3: a wait that is shorter than the grace of an ambiguous start is kept."""
+        client = self.send(Prefer="wait=1")
+        self.starts[0].respond(b"", 500)
+        self.clock.advance(1)
+        self.assert_problem(client.response, 504, "start-unknown", started="unknown")
+        self.assertEqual(client.response.headers["preference-applied"], "wait=1")
+
+    def test_no_wait_at_all(self) -> None:
+        """Q3: a client that does not wait is answered at once with what is known."""
+        client = self.send(Prefer="wait=0")
+        self.clock.advance(0)
+        self.assert_problem(client.response, 504, "start-unknown", started="unknown")
+        self.starts[0].ack("1")
+        self.assertEqual(self.call_back(self.starts[0], result_of("1")).json, {"status": "late"})
+
+    def test_pause_is_longer(self) -> None:
+        """Q3, S17: a client that waits for less than its account's pause is refused at once."""
+        held = self.submit()
+        self.starts[0].respond(b"", 429, retry_after="10")
+        refused = self.send(Prefer="wait=5")
+        self.assert_problem(refused.response, 503, "upstream-busy")
+        patient = self.send(Prefer="wait=15")
+        self.clock.advance(10)
+        self.assertEqual(len(self.starts), 3)
+        for start in self.starts[1:]:
+            start.respond(result_of("1"))
+        self.assertEqual((held.response.status, patient.response.status), (200, 200))
+
+
+class AnswerHeaderTests(ProxyTestCase):
+    """What an answer says of its job besides the result."""
+
+    options = {"per_account": 1, "max_held": 3}
+
+    def test_result(self) -> None:
+        """A result says where it stays and how long each part of the job's way took."""
+        held, client = self.submit(), self.connect().request(headers={"X-Request-Id": "mine"})
+        self.clock.advance(0.25)
+        self.starts[0].respond(result_of("1"))
+        self.clock.advance(0.0305)
+        self.starts[1].ack("2")
+        self.clock.advance(1.5)
+        self.call_back(self.starts[1], result_of("2"))
+        response = client.response
+        for name in ("date", "content-length"):
+            response.headers.pop(name)
+        job_id = self.starts[1].callback_path.removeprefix("/callback/").partition(".")[0]
+        self.assertEqual(
+            response.headers,
+            {
+                "server": "jobproxy",
+                "content-type": "application/json",
+                "x-request-id": "mine",
+                "content-location": f"/jobs/{job_id}",
+                "server-timing": "queue;dur=250.000, start;dur=30.500, job;dur=1500.000",
+            },
+        )
+        timing = held.response.headers["server-timing"]
+        self.assertEqual(timing, "queue;dur=0.000, start;dur=250.000, job;dur=0.000")
+
+    def test_result_before_the_ack(self) -> None:
+        """B1: where there was no ack in time, the job's time begins with its start."""
+        client = self.submit()
+        self.clock.advance(2)
+        self.call_back(self.starts[0], result_of("1"))
+        timing = client.response.headers["server-timing"]
+        self.assertEqual(timing, "queue;dur=0.000, job;dur=2000.000")
+        self.starts[0].ack("1")
+
+    def test_problem(self) -> None:
+        """A problem names the job and the path at which more can be learned of it."""
+        client = self.submit()
+        self.starts[0].ack("17")
+        self.clock.advance(30)
+        problem = self.assert_problem(client.response, 504, "wait-over", started="yes")
+        job_id = self.starts[0].callback_path.removeprefix("/callback/").partition(".")[0]
+        named = {name: problem[name] for name in ("job", "instance", "id")}
+        self.assertEqual(named, {"job": job_id, "instance": f"/jobs/{job_id}", "id": "17"})
+
+    def test_overload_ends_the_connection(self) -> None:
+        """L3: a client that cannot be held loses its connection; what it sends on is not read."""
+        clients = [self.submit() for _ in range(3)]
+        refused = self.connect().request().request()
+        self.assert_problem(refused.response, 503, "overloaded")
+        self.assertEqual(refused.response.headers["connection"], "close")
+        self.assertFalse(refused.transport.connected)
+        for number in range(3):
+            self.starts[number].respond(result_of("1"))
+        self.assertEqual([client.response.status for client in clients], [200] * 3)
+
+    def test_other_refusals_do_not(self) -> None:
+        """L3: what is refused for another reason keeps its connection."""
+        client = self.connect().request(body=b"{}")
+        self.assert_problem(client.response, 400, "invalid-request")
+        self.assertNotIn("connection", client.response.headers)
+        self.assertTrue(client.transport.connected)
