@@ -29,7 +29,7 @@ from jobproxy.api.admin import (
 )
 from jobproxy.api.jobs import CallbackRoutes, ClientRoutes, FixedCallbackRoutes
 from jobproxy.api.openapi import InterfaceRoutes
-from jobproxy.api.responses import Routes, make_resource
+from jobproxy.api.responses import Routes, describe_error, make_resource
 from jobproxy.app.drain import Drain
 from jobproxy.app.options import CorrelateBy, Options, SlotScope
 from jobproxy.cluster.coordinator import ClusterGateway
@@ -51,6 +51,7 @@ from jobproxy.monitoring.metrics import ProxyCollector, make_registry
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.reactor_lag import ReactorLag
 from jobproxy.monitoring.status import Feed, Status
+from jobproxy.monitoring.traffic import Traffic
 from jobproxy.store.interface import IStore
 from jobproxy.store.limits import ANSWER_TIME, LEASE_TIME
 from jobproxy.upstream.circuit import Circuit
@@ -89,7 +90,8 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     gateway = _make_gateway(config, reactor, agent)
     meter = ReactorLag(reactor)
     factories: list[ServerFactory] = []
-    probes = Probes(gateway, factories, agent, meter.lag, logs.count_dropped)
+    traffic = Traffic()
+    probes = Probes(gateway, factories, traffic, agent, meter.lag, logs.count_dropped)
     status = Status(probes, reactor, time.time)
     feed = Feed(reactor, status)
     writer = TimerService(FLUSH_INTERVAL, logs.flush)
@@ -120,7 +122,13 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     ]
     for descriptions, routes in _share_out(config, gateway, watching, operating):
         limits = ServerLimits(body=config["max-body"])
-        factory = ServerFactory(make_resource(*routes), reactor, limits=limits)
+        factory = ServerFactory(
+            make_resource(*routes),
+            reactor,
+            describe_error=describe_error,
+            observer=traffic,
+            limits=limits,
+        )
         factories.append(factory)
         if descriptions is config["callback-listen"]:
             callbacks = factory

@@ -1,4 +1,4 @@
-"""What all our routes have in common: how they make a resource, and how they answer."""
+"""What all our routes have in common: how they make a resource, and how they respond."""
 
 from typing import Any, Protocol
 
@@ -9,19 +9,35 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as RouteMethodNotAllowed
 
 from jobproxy.api.routing import RoutedResource
+from jobproxy.http1.errors import HttpError
 from jobproxy.http1.request import Request
 from jobproxy.wire.problems import (
+    BodyTooLarge,
     Draining,
+    ExpectationFailed,
+    HeadersTooLarge,
     Internal,
+    Malformed,
     MethodNotAllowed,
     NotFound,
     Overloaded,
     Problem,
+    RequestTimeout,
     describe,
     status_of,
 )
 
 _log = Logger()
+
+PROBLEM_TYPE = b"application/problem+json"
+#: The problems of requests that never reach a route, by their status.
+_HTTP_PROBLEMS: dict[int, type[Problem]] = {
+    400: Malformed,
+    408: RequestTimeout,
+    413: BodyTooLarge,
+    417: ExpectationFailed,
+    431: HeadersTooLarge,
+}
 
 
 class Routes(Protocol):
@@ -46,9 +62,15 @@ def make_resource(*routes: Routes) -> RoutedResource:
     return RoutedResource(app)
 
 
+def describe_error(error: HttpError, request_id: bytes) -> tuple[bytes, bytes]:
+    """Return the content type and the problem document of what is no acceptable request."""
+    problem = _HTTP_PROBLEMS[error.status](error.detail)
+    return PROBLEM_TYPE, describe(problem, request_id.decode())
+
+
 def respond(request: Request, body: bytes, status: int = 200) -> bytes:
-    """Answer with a body of JSON."""
-    request.setResponseCode(status)
+    """Respond with a body of JSON."""
+    request.code = status
     request.setHeader(b"Content-Type", b"application/json")
     return body
 
@@ -68,7 +90,7 @@ def _refuse(request: Request, failure: Failure) -> bytes:
         request.keep_alive = False
     request.outcome = problem.slug
     request.setResponseCode(status_of(problem))
-    request.setHeader(b"Content-Type", b"application/problem+json")
+    request.setHeader(b"Content-Type", PROBLEM_TYPE)
     return describe(problem, request.request_id.decode())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
@@ -15,8 +15,7 @@ from twisted.web import server
 from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
 
-if TYPE_CHECKING:
-    from jobproxy.http1.server import ServerProtocol
+from jobproxy.http1.request_parser import ParsedRequest
 
 _REQUEST_ID = re.compile(rb"[\w.:/=+-]{1,128}", re.ASCII)
 
@@ -35,10 +34,10 @@ def _find_path(uri: bytes) -> bytes:
 
 
 def write_head(status: int, headers: dict[bytes, bytes], length: int | None, fixed: bytes) -> bytes:
-    """Return the head of an answer.
+    """Return the head of a response.
 
     :param headers: whole lines by lower-case name, but for ``Content-Length``.
-    :param length: of the body in bytes; said also in answers that have none (RFC 9110, 8.6), but
+    :param length: of the body in bytes; said also in responses that have none (RFC 9110, 8.6), but
         not if it is not known.
     :param fixed: whole lines that come first.
     """
@@ -47,8 +46,60 @@ def write_head(status: int, headers: dict[bytes, bytes], length: int | None, fix
     return b"%b%b%b%b\r\n" % (_STATUS_LINES[status], fixed, lines, size)
 
 
+class ServerObserver(Protocol):
+    """What is called when a server has done something, to count it."""
+
+    def response_sent(self, status: int, outcome: str, request_id: bytes) -> None:
+        """A request has its response.
+
+        :param outcome: one word, ``ok`` if nothing went wrong.
+        """
+
+    def client_left(self) -> None:
+        """A client has left before it had its response."""
+
+    def request_refused(self, status: int, reason: str, request_id: bytes) -> None:
+        """What could not be a request has been responded to with an error."""
+
+    def connection_refused(self, reason: str) -> None:
+        """A connection is closed because of what its client does, or does not do."""
+
+
+class RequestServer(Protocol):
+    """What a request needs of its server.
+
+    :ivar is_draining: whether no connection is kept after its response.
+    """
+
+    observer: ServerObserver
+    is_draining: bool
+    make_id: Callable[[], bytes]
+
+    def fixed_headers(self) -> bytes:
+        """Return the header lines of every response."""
+
+
+class Channel(Protocol):
+    """What a request needs of its connection."""
+
+    transport: Any
+
+    @property
+    def factory(self) -> RequestServer:
+        """The server."""
+
+    def respond(self, request: "Request", head: bytes, body: bytes) -> None:
+        """Send the response to the current request, which no other may follow."""
+
+    def push(self, data: bytes) -> None:
+        """Send what follows in a response that was begun, unless the client does not read it."""
+
+    def end(self) -> None:
+        """End a response that was begun, and the connection with it."""
+
+
 class Request(server.Request):
-    """One request and its answer, which is sent in one piece.
+    """One request and its response, which is sent in one piece.
 
     twisted.web's own makes everything at once; here headers as :class:`Headers`, arguments, the
     body as a file and addresses are made when somebody looks. There are no sessions, no cookies
@@ -56,7 +107,8 @@ class Request(server.Request):
 
     :ivar request_id: the request's ``X-Request-Id`` if it is fit to be sent back, else a new one.
     :ivar body: bytes.
-    :ivar outcome: one word for how it was answered.
+    :ivar outcome: one word for what became of it.
+    :ivar is_gone: whether the client has left, so that nobody waits for a response.
     """
 
     # A held client costs as much memory as this and the like: no dict is made until somebody
@@ -64,7 +116,6 @@ class Request(server.Request):
     channel: Any
 
     __slots__ = (
-        "_disconnected",
         "_lines",
         "_on_gone",
         "_request_id",
@@ -75,6 +126,7 @@ class Request(server.Request):
         "code",
         "finished",
         "headers",
+        "is_gone",
         "keep_alive",
         "method",
         "notifications",
@@ -83,58 +135,51 @@ class Request(server.Request):
         "uri",
     )
 
-    def __init__(
-        self,
-        channel: "ServerProtocol",
-        method: bytes,
-        uri: bytes,
-        version: bytes,
-        headers: list[tuple[bytes, bytes]],
-        body: bytes,
-        keep_alive: bool,
-    ) -> None:
+    def __init__(self, channel: Channel, parsed: ParsedRequest) -> None:
+        target = parsed.target
         self.channel = channel
-        self.method = method
-        self.uri = uri
-        self.path = _find_path(uri)
-        self.clientproto = version
-        self.headers = headers
-        self.body = body
-        self.keep_alive = keep_alive
+        self.method = parsed.method
+        self.uri = target
+        self.path = target if target[:1] == b"/" and b"?" not in target else _find_path(target)
+        self.clientproto = parsed.version
+        self.headers = parsed.headers
+        self.body = parsed.body
+        self.keep_alive = parsed.keep_alive
         self.code = 200
         self.finished = 0
         self.outcome = "ok"
         self.notifications: Sequence[Deferred[None]] = ()
-        self._disconnected = False
+        self.is_gone = False
         self._on_gone: Callable[[], object] | None = None
         self._lines: dict[bytes, bytes] | None = None
         self._written = b""
         self._request_id: bytes | None = None
 
-    @property
-    def size(self) -> int:
-        """About how many bytes this was on the wire."""
-        lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
-        return len(self.method) + len(self.uri) + 14 + lines + len(self.body)
-
     def getHeader(self, key: Any) -> Any:
         """Return the last header of this name, as bytes or as str like the name."""
-        name = (key.encode("ascii") if isinstance(key, str) else key).lower()
+        if isinstance(key, str):
+            value = self.find_header(key.encode("ascii").lower())
+            return None if value is None else value.decode("iso-8859-1")
+        return self.find_header(key.lower())
+
+    def find_header(self, name: bytes) -> bytes | None:
+        """Return the last header of a name in lower case."""
         for other, value in reversed(self.headers):
             if other == name:
-                return value.decode("iso-8859-1") if isinstance(key, str) else value
+                return value
         return None
 
     @property
     def request_id(self) -> bytes:
         if self._request_id is None:
-            given = self.getHeader(b"x-request-id")
-            fits = given is not None and _REQUEST_ID.fullmatch(given)
-            self._request_id = given if fits else self.channel.factory.make_id()
+            given = self.find_header(b"x-request-id")
+            if given is None or not _REQUEST_ID.fullmatch(given):
+                given = self.channel.factory.make_id()
+            self._request_id = given
         return self._request_id
 
     def forget(self) -> None:
-        """Drop what was asked, once it has been read: the answer may be long in coming."""
+        """Drop what was asked, once it has been read: the response may be long in coming."""
         self.headers = [header for header in self.headers if header[0] == b"x-request-id"]
         self.body = b""
 
@@ -185,13 +230,13 @@ class Request(server.Request):
         self.code = code
 
     def setHeader(self, name: Any, value: Any) -> None:
-        """Set a header of the answer; neither part can end its line."""
-        if isinstance(name, str):
+        """Set a header of the response; neither part can end its line."""
+        if type(name) is not bytes and isinstance(name, str):
             name = name.encode("iso-8859-1")
-        if isinstance(value, str):
+        if type(value) is not bytes and isinstance(value, str):
             value = value.encode("iso-8859-1")
         line = b"%b: %b\r\n" % (name, value)
-        if line.count(b"\n") != 1 or line.count(b"\r") != 1:
+        if b"\n" in line[:-2] or b"\r" in line[:-2]:
             raise ValueError("a header cannot have a line break in it")
         if self._lines is None:
             self._lines = {}
@@ -201,19 +246,20 @@ class Request(server.Request):
         self._written += data
 
     def finish(self) -> None:
-        """Send the answer."""
-        if self.finished or self._disconnected:
+        """Send the response."""
+        if self.finished or self.is_gone:
             return
         if self.channel.factory.is_draining:
             self.keep_alive = False
         body = self._written
         head = self._make_head(len(body))
         self.channel.respond(self, head, b"" if self.method == b"HEAD" else body)
-        for notification in self._take_notifications():
-            notification.callback(None)
+        if self.notifications:
+            for notification in self._take_notifications():
+                notification.callback(None)
 
     def begin(self) -> None:
-        """Send the head of an answer that has no end but that of the connection (RFC 9112, 6.3).
+        """Send the head of a response that has no end but that of the connection (RFC 9112, 6.3).
 
         Its body is what is given to :meth:`push`, until :meth:`end` or the client ends it.
         """
@@ -221,36 +267,27 @@ class Request(server.Request):
         self.channel.push(self._make_head(None))
 
     def push(self, data: bytes) -> None:
-        """Send more of an answer that was begun; a client that has not read the last gets none."""
-        if not self._disconnected:
+        """Send more of a response that was begun; a client that has not read the last gets none."""
+        if not self.is_gone:
             self.channel.push(data)
 
     def end(self) -> None:
-        """End an answer that was begun."""
-        if not self._disconnected:
+        """End a response that was begun."""
+        if not self.is_gone:
             self.channel.end()
 
     def _make_head(self, length: int | None) -> bytes:
-        """Return the head of the answer, and count it."""
+        """Return the head of the response, and count it."""
         self.finished = 1
-        factory, lines = self.channel.factory, self._lines or {}
-        factory.responses[self.code, self.outcome] += 1
-        if self.outcome != "ok":
-            factory.note_refusal(self.code, self.outcome, self.request_id)
-        lines.pop(b"content-length", None)
-        lines[b"x-request-id"] = b"X-Request-Id: %b\r\n" % self.request_id
+        server, lines = self.channel.factory, self._lines or {}
+        request_id = self.request_id
+        server.observer.response_sent(self.code, self.outcome, request_id)
+        if b"content-length" in lines:
+            del lines[b"content-length"]
+        lines[b"x-request-id"] = b"X-Request-Id: %b\r\n" % request_id
         if not self.keep_alive:
             lines[b"connection"] = b"Connection: close\r\n"
-        return write_head(self.code, lines, length, factory.fixed_headers())
-
-    def process(self) -> None:
-        """Have the request answered."""
-        self.channel.factory.resource.render(self)
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client has left, so that there is nobody to answer."""
-        return self._disconnected
+        return write_head(self.code, lines, length, server.fixed_headers())
 
     def notifyFinish(self) -> Deferred[None]:
         finished: Deferred[None] = Deferred()
@@ -258,14 +295,14 @@ class Request(server.Request):
         return finished
 
     def when_gone(self, call: Callable[[], object]) -> None:
-        """Have one thing called if the client leaves before it has its answer."""
+        """Have one thing called if the client leaves before it has its response."""
         self._on_gone = call
 
     def connectionLost(self, reason: Failure) -> None:
-        """Tell whoever works on this request that its client has left."""
-        self._disconnected = True
+        """Stop all work on this request, as its client has left."""
+        self.is_gone = True
         if not self.finished:
-            self.channel.factory.responses[499, "client-left"] += 1
+            self.channel.factory.observer.client_left()
         if self._on_gone is not None:
             self._on_gone()
         for notification in self._take_notifications():

@@ -4,26 +4,21 @@ What could be read in two ways is refused, since somebody before us may have rea
 (request smuggling, RFC 9112, section 11.2): llhttp is strict by itself, and the rest is here.
 """
 
-from typing import TYPE_CHECKING
-
+from attrs import frozen
 from httptools import (
     HttpParserCallbackError,
     HttpParserError,
     HttpRequestParser,
 )
 
-from jobproxy.http1.limits import ServerLimits
-from jobproxy.http1.request import Request
-from jobproxy.wire.problems import (
-    BodyTooLarge,
-    ExpectationFailed,
-    HeadersTooLarge,
-    Malformed,
-    Problem,
+from jobproxy.http1.errors import (
+    BadRequest,
+    body_too_large,
+    expectation_failed,
+    headers_too_large,
+    malformed,
 )
-
-if TYPE_CHECKING:
-    from jobproxy.http1.server import ServerProtocol
+from jobproxy.http1.limits import ServerLimits
 
 #: The usual spellings, so that these names need no memory of their own.
 _NAMES = {
@@ -41,47 +36,73 @@ _NAMES = {
     for spelling in (name, name.title())
 }
 MAX_DIGITS = 20
+_BLANKS = (b" ", b"\t")
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
+
+
+@frozen
+class ParsedRequest:
+    """A whole request as it was sent.
+
+    :param target: as it stands in the request line.
+    :param headers: names in lower case, in the order in which they came; no trailers.
+    :param body: without its chunks.
+    :param keep_alive: whether the client allows another request on the connection.
+    """
+
+    method: bytes
+    target: bytes
+    version: bytes
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    keep_alive: bool
+
+    @property
+    def size(self) -> int:
+        """About how many bytes this was on the wire."""
+        lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        return len(self.method) + len(self.target) + 14 + lines + len(self.body)
 
 
 class RequestParser:
     """Makes requests of a connection's bytes.
 
-    :ivar requests: those that are complete; whoever takes them empties the list.
+    :ivar requests: those that are complete; the caller empties the list.
     :ivar is_complete: whether the bytes so far end with a request.
     :ivar wants_continue: whether the client waits for leave to send its body (RFC 9110, 10.1.1).
     """
 
-    def __init__(self, channel: "ServerProtocol", limits: ServerLimits) -> None:
-        self._channel = channel
+    def __init__(self, limits: ServerLimits) -> None:
         self._limits = limits
         # The parser refers back to us: close() has to break that circle.
         self._parser = HttpRequestParser(self)
-        self.requests: list[Request] = []
-        self.on_message_begin()
+        self.requests: list[ParsedRequest] = []
+        # Until the parser sees that a message begins, which sets the rest:
         self.is_complete = True
+        self.wants_continue = False
+        self._unparsed = 0
 
     def close(self) -> None:
         """Free the parser; nothing can be fed any more."""
         del self._parser
 
     def feed(self, data: bytes) -> None:
-        """Read on.
+        """Parse more bytes.
 
-        :raises Problem: if this cannot be a request, or not one within the limits; what comes
+        :raises BadRequest: if this cannot be a request, or not one within the limits; what comes
             after it cannot be understood.
         """
-        self._unheard += len(data)
+        self._unparsed += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserCallbackError as error:
-            if isinstance(error.__context__, Problem):
+            if isinstance(error.__context__, BadRequest):
                 raise error.__context__ from None
             raise
         except HttpParserError as error:
-            raise Malformed(f"This is not a request of HTTP/1.1: {error}.") from None
+            raise malformed(f"This is not a request of HTTP/1.1: {error}.") from None
         # A line without an end has not been handed to us yet, however long it is.
-        if self._unheard > self._limits.head:
+        if self._unparsed > self._limits.head:
             raise self._refuse_head()
 
     # Called by the parser:
@@ -90,75 +111,80 @@ class RequestParser:
         self.is_complete = False
         self.wants_continue = False
         self._is_head = True
-        self._unheard = 0
+        self._unparsed = 0
         self._head_size = 0
-        self._uri = b""
+        self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
+        self._header_count = 0
         self._body: list[bytes] = []
         self._body_size = 0
         self._hosts = 0
 
     def on_url(self, part: bytes) -> None:
-        self._uri += part
-        self._grow_head(len(part))
+        self._target += part
+        self._head_size += len(part)
+        if self._head_size > self._limits.head:
+            raise self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._unheard = 0
-        value = value.rstrip(b" \t")
-        self._grow_head(len(name) + len(value))
+        self._unparsed = 0
+        if value[-1:] in _BLANKS:
+            value = value.rstrip(b" \t")
+        size = len(name) + len(value)
+        self._head_size += size
+        if self._head_size > self._limits.head:
+            raise self._refuse_head()
         if not self._is_head:
             # A trailer must not pass for a header (RFC 9110, section 6.5.1); nobody needs it.
             return
-        if len(name) + len(value) > self._limits.header_line:
+        self._header_count += 1
+        if size > self._limits.header_line or self._header_count > self._limits.header_count:
             raise self._refuse_head()
-        self._headers.append((_NAMES.get(name) or name.lower(), value))
-        if len(self._headers) > self._limits.header_count:
-            raise self._refuse_head()
+        self._headers.append((_NAMES[name] if name in _NAMES else name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._is_head = False
-        self._unheard = 0
+        self._unparsed = 0
         if self._parser.should_upgrade():
-            raise Malformed("CONNECT and Upgrade are not served; leave them out.")
+            raise malformed("CONNECT and Upgrade are not served; leave them out.")
         version = _VERSIONS.get(self._parser.get_http_version())
         if version is None:
-            raise Malformed("Use HTTP/1.1 here.")
+            raise malformed("Use HTTP/1.1 here.")
         self._version = version
         self._method = self._parser.get_method()
         for name, value in self._headers:
-            check = _CHECKS.get(name)
-            if check is not None:
-                check(self, value)
+            if name in _CHECKS:
+                _CHECKS[name](self, value)
         if self._hosts > 1 or (self._hosts == 0 and version == b"HTTP/1.1"):
-            raise Malformed("A request has exactly one Host header.")
+            raise malformed("A request has exactly one Host header.")
 
     def check_host(self, value: bytes) -> None:
         self._hosts += 1
         try:
             value.decode()
         except UnicodeDecodeError:
-            raise Malformed("The Host header is not UTF-8.") from None
+            raise malformed("The Host header is not UTF-8.") from None
 
     def check_length(self, value: bytes) -> None:
         if len(value) > MAX_DIGITS:
-            raise Malformed(f"A Content-Length has at most {MAX_DIGITS} digits.")
+            raise malformed(f"A Content-Length has at most {MAX_DIGITS} digits.")
         if int(value) > self._limits.body:
             raise self._refuse_body()
 
     def check_coding(self, value: bytes) -> None:
         if value.lower() != b"chunked" or self._version == b"HTTP/1.0":
-            raise Malformed("The only Transfer-Encoding taken is chunked, of HTTP/1.1.")
+            raise malformed("The only Transfer-Encoding taken is chunked, of HTTP/1.1.")
 
     def check_expectation(self, value: bytes) -> None:
         if value.lower() != b"100-continue":
-            raise ExpectationFailed("The only expectation understood is 100-continue.")
+            raise expectation_failed("The only expectation understood is 100-continue.")
         self.wants_continue = self._version == b"HTTP/1.1"
 
     def on_chunk_header(self) -> None:
-        self._unheard = 0
+        self._unparsed = 0
 
     def on_body(self, part: bytes) -> None:
-        self._unheard = 0
+        self._unparsed = 0
         self.wants_continue = False
         self._body_size += len(part)
         if self._body_size > self._limits.body:
@@ -166,37 +192,29 @@ class RequestParser:
         self._body.append(part)
 
     def on_message_complete(self) -> None:
-        self._unheard = 0
+        self._unparsed = 0
         self.is_complete = True
         self.wants_continue = False
-        keep_alive = self._version == b"HTTP/1.1" and self._parser.should_keep_alive()
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self.requests.append(
-            Request(
-                self._channel,
+            ParsedRequest(
                 self._method,
-                self._uri,
+                self._target,
                 self._version,
                 self._headers,
-                body,
-                keep_alive,
+                self._body[0] if len(self._body) == 1 else b"".join(self._body),
+                self._version == b"HTTP/1.1" and self._parser.should_keep_alive(),
             )
         )
 
-    def _grow_head(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > self._limits.head:
-            raise self._refuse_head()
-
-    def _refuse_head(self) -> HeadersTooLarge:
+    def _refuse_head(self) -> BadRequest:
         limits = self._limits
-        return HeadersTooLarge(
+        return headers_too_large(
             f"A request may have {limits.header_count} header lines of at most "
             f"{limits.header_line} bytes, and {limits.head} bytes of them in all."
         )
 
-    def _refuse_body(self) -> BodyTooLarge:
-        return BodyTooLarge(f"A body may have at most {self._limits.body} bytes.")
+    def _refuse_body(self) -> BadRequest:
+        return body_too_large(f"A body may have at most {self._limits.body} bytes.")
 
 
 _CHECKS = {

@@ -1,320 +1,21 @@
-"""The server side of a connection: requests answered in order, and an end to all that lingers."""
+"""The HTTP server: makes a connection of ours of each one that is accepted."""
 
-import secrets
-import socket
-from collections import Counter, deque
+import os
+from binascii import hexlify
 from collections.abc import Callable
 from email.utils import formatdate
 from time import time
-from typing import Any, cast
+from typing import Any
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
-from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Factory
 from twisted.web.resource import IResource
 
 from jobproxy.http1.limits import ServerLimits
-from jobproxy.http1.request import Request, write_head
-from jobproxy.http1.request_parser import RequestParser
-from jobproxy.http1.sending import EagerWriter, find_send
+from jobproxy.http1.request import ServerObserver
+from jobproxy.http1.server_connection import DescribeError, ServerConnection
 from jobproxy.util.idle import IdleNotifier
-from jobproxy.wire.problems import Problem, RequestTimeout, describe, status_of
-
-#: When a client that vanished without a word is given up: probes after 30 s, 10 s apart, 3 lost.
-_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
-
-
-class ServerProtocol(EagerWriter, Protocol):
-    """One client's connection.
-
-    Requests that come while one is being answered wait for their turn, and so does the refusal of
-    what is no request. Then the connection *lingers*: it is closed once the client has had time to
-    read why, since a close with unread bytes would take the answer away from it (RFC 9112, 9.6).
-    """
-
-    __slots__ = (
-        "_ahead",
-        "_current",
-        "_deadline",
-        "_has_asked",
-        "_is_answering",
-        "_is_blocked",
-        "_linger",
-        "_queue",
-        "_reader",
-        "_send",
-        "_timer",
-        "connected",
-        "factory",
-        "transport",
-    )
-
-    def __init__(self, factory: "ServerFactory") -> None:
-        self.factory = factory
-        self.transport: Any = None
-        self.connected = 0
-        self._reader: RequestParser | None = None
-        self._current: Request | None = None
-        self._queue: list[Request | Problem] | None = None
-        self._ahead = 0
-        self._is_answering = False
-        #: Whether the transport holds so much that the client has not read that it wants no more.
-        self._is_blocked = False
-        self._has_asked = False
-        #: Bytes that may still be thrown away, once the connection lingers.
-        self._linger: int | None = None
-        self._deadline: float | None = None
-        self._timer: IDelayedCall | None = None
-
-    def connectionMade(self) -> None:
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
-            self.transport.setTcpKeepAlive(True)
-            handle = cast(Any, self.transport).getHandle()
-            for name, value in _KEEPALIVE:
-                if hasattr(socket, name):
-                    handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._send = find_send(self.transport)
-        if self._send is None:
-            self._fall_back()
-        self.factory.connections.add(self)
-        self._set_deadline(self.factory.limits.silent_time)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.factory.remove(self)
-        self._stop_timer()
-        self._close_reader()
-        self._queue = None
-        self._linger = 0
-        if self._current is not None:
-            current, self._current = self._current, None
-            current.connectionLost(reason)
-
-    def _fall_back(self) -> None:
-        self.transport.registerProducer(self, True)
-
-    def pauseProducing(self) -> None:
-        """Do nothing more for a client that does not read what it got: called by the transport."""
-        self._is_blocked = True
-        self.transport.pauseProducing()
-        self._set_deadline(self.factory.limits.idle_time)
-
-    def resumeProducing(self) -> None:
-        """Go on, as the client has read: called by the transport."""
-        self._is_blocked = False
-        self._deadline = None
-        if self._reader is not None:
-            self._set_deadline(self.factory.limits.request_time)
-        self.transport.resumeProducing()
-        self._answer_next()
-
-    def stopProducing(self) -> None:
-        """Nothing has to be stopped: the end of the connection is told otherwise."""
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._linger is not None:
-            self._discard(data)
-            return
-        if self._current is not None:
-            self._ahead += len(data)
-            if self._ahead > self.factory.limits.ahead:
-                self._abort("pipelined")
-                return
-        reader = self._reader
-        is_new = reader is None
-        if reader is None:
-            reader = self._reader = RequestParser(self, self.factory.limits)
-        try:
-            reader.feed(data)
-        except Problem as problem:
-            self._take(reader)
-            self._close_reader()
-            self._enqueue(problem)
-        else:
-            is_new |= self._take(reader)
-            if reader.is_complete:
-                self._close_reader()
-            elif is_new:
-                self._has_asked = True
-                self._set_deadline(self.factory.limits.request_time)
-            if reader.wants_continue and self._current is not None:
-                # The client waits for us, not we for it.
-                self._deadline = None
-        self._answer_next()
-
-    def respond(self, request: Request, head: bytes, body: bytes) -> None:
-        """Send the answer to the current request; to be called by that request alone."""
-        self._current = None
-        self._write(head + body)
-        if not request.keep_alive:
-            self._queue = None
-            self._close()
-        elif not self._is_answering:
-            self._answer_next()
-
-    def push(self, data: bytes) -> None:
-        """Send what follows in an answer that was begun, unless the client does not read it."""
-        if not self._is_blocked:
-            self._write(data)
-
-    def end(self) -> None:
-        """End an answer that was begun, and the connection with it."""
-        self._current = self._queue = None
-        self._close()
-
-    def leave_if_idle(self) -> None:
-        """Close the connection unless something is under way on it."""
-        if self._linger is None and not (self._current or self._reader or self._queue):
-            self._close()
-
-    def _take(self, reader: RequestParser) -> bool:
-        """Queue the requests that have been read, if any; each had a deadline of its own."""
-        if not reader.requests:
-            return False
-        self._enqueue(*reader.requests)
-        reader.requests.clear()
-        self._deadline = None
-        if not self._has_asked:
-            # Only the first deadline is likely to be due while the client is held.
-            self._has_asked = True
-            self._stop_timer()
-        return True
-
-    def _enqueue(self, *items: Request | Problem) -> None:
-        self._queue = [*(self._queue or ()), *items]
-
-    def _answer_next(self) -> None:
-        self._is_answering = True
-        while self._can_answer() and self._queue:
-            following = self._queue.pop(0)
-            if isinstance(following, Problem):
-                self._refuse(following)
-            else:
-                self._current = following
-                self._ahead = max(0, self._ahead - following.size)
-                following.process()
-        self._is_answering = False
-        if not self._queue:
-            self._queue = None
-        if not self._can_answer():
-            return
-        self._ahead = 0
-        if self._reader is None:
-            if self._deadline is None:
-                self._set_deadline(self.factory.limits.idle_time)
-        elif self._reader.wants_continue:
-            self._reader.wants_continue = False
-            self._set_deadline(self.factory.limits.request_time)
-            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _can_answer(self) -> bool:
-        return self._current is None and self._linger is None and not self._is_blocked
-
-    def _refuse(self, problem: Problem) -> None:
-        request_id = self.factory.make_id()
-        self.factory.refused[problem.slug] += 1
-        self.factory.note_refusal(status_of(problem), problem.slug, request_id)
-        document = describe(problem, request_id.decode())
-        headers = {
-            b"content-type": b"Content-Type: application/problem+json\r\n",
-            b"x-request-id": b"X-Request-Id: %b\r\n" % request_id,
-            b"connection": b"Connection: close\r\n",
-        }
-        head = write_head(status_of(problem), headers, len(document), self.factory.fixed_headers())
-        self._write(head + document)
-        if hasattr(self.transport, "loseWriteConnection"):
-            self._linger = self.factory.limits.linger_size
-            self._set_deadline(self.factory.limits.linger_time)
-            self._say_no_more()
-            self.transport.loseWriteConnection()
-        else:
-            self._close()
-
-    def _close(self) -> None:
-        """Close the connection when all is sent, but do not wait for that for long."""
-        self._linger = 0
-        self._set_deadline(self.factory.limits.idle_time)
-        self._lose_connection()
-
-    def _lose_connection(self) -> None:
-        self._say_no_more()
-        self.transport.loseConnection()
-
-    def _say_no_more(self) -> None:
-        """Unregister as a producer: a transport that has one waits for more before it closes."""
-        if self._send is None:
-            self.transport.unregisterProducer()
-            self._is_blocked = False
-
-    def _discard(self, data: bytes) -> None:
-        if self._linger:
-            self._linger = max(0, self._linger - len(data))
-            if not self._linger:
-                self.transport.pauseProducing()
-
-    def _abort(self, reason: str) -> None:
-        self.factory.refused[reason] += 1
-        self.transport.abortConnection()
-
-    def _close_reader(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-
-    def _set_deadline(self, seconds: float) -> None:
-        """Move the deadline; a timer that runs already and is not later is left to find that."""
-        clock = self.factory.clock
-        self._deadline = clock.seconds() + seconds
-        if self._timer is None:
-            self._timer = clock.callLater(seconds, self._check_deadline)
-        elif self._timer.getTime() > self._deadline:
-            self._timer.reset(seconds)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _check_deadline(self) -> None:
-        self._timer = None
-        if self._deadline is None:
-            return
-        remaining = self._deadline - self.factory.clock.seconds()
-        if remaining > 0:
-            self._timer = self.factory.clock.callLater(remaining, self._check_deadline)
-            return
-        self._deadline = None
-        if self._linger is not None or self._is_blocked:
-            if self._is_blocked:
-                self.factory.refused["stalled"] += 1
-            self.transport.abortConnection()
-        elif self._reader is not None:
-            self._close_reader()
-            seconds = self.factory.limits.request_time
-            self._enqueue(RequestTimeout(f"Send a request within {seconds:g} seconds."))
-            self._answer_next()
-        elif self._current is None:
-            if not self._has_asked:
-                self.factory.refused["silent"] += 1
-            self._linger = 0
-            self._set_deadline(1)
-            self._lose_connection()
-
-
-@frozen
-class Refusal:
-    """An answer that was not what its receiver wanted.
-
-    :param time: in Unix seconds.
-    :param outcome: one word for why.
-    """
-
-    time: float
-    status: int
-    outcome: str
-    request_id: bytes
 
 
 class ServerFactory(Factory):
@@ -322,8 +23,12 @@ class ServerFactory(Factory):
 
     :param resource: its ``render`` is called with every request, whatever the path.
     :param reactor: tells the time.
+    :param describe_error: returns the content type and the body of the response to what is no
+        acceptable request, from the error and the id of that response.
+    :param observer: is called with all that has to be counted; may be that of other servers too.
     :param make_id: returns an id for a request that has none.
-    :ivar refused: how many requests and connections were refused, by reason.
+    :ivar connections: all that are open.
+    :ivar is_draining: whether every connection is closed as soon as nothing is under way on it.
     """
 
     noisy = False
@@ -333,30 +38,28 @@ class ServerFactory(Factory):
         resource: IResource,
         reactor: IReactorTime,
         *,
+        describe_error: DescribeError,
+        observer: ServerObserver,
         limits: ServerLimits | None = None,
-        make_id: Callable[[], bytes] = lambda: secrets.token_hex(8).encode(),
+        make_id: Callable[[], bytes] = lambda: hexlify(os.urandom(8)),
     ) -> None:
         self.resource = resource
         self.clock = reactor
         self.limits = limits or ServerLimits()
+        self.describe_error = describe_error
+        self.observer = observer
         self.make_id = make_id
-        self.connections: set[ServerProtocol] = set()
-        #: How many answers there were, by status and a word for the outcome.
-        self.responses: Counter[tuple[int, str]] = Counter()
-        #: Whether every connection is closed as soon as nothing is under way on it.
+        self.connections: set[ServerConnection] = set()
         self.is_draining = False
         self._idle = IdleNotifier()
-        self.refused: Counter[str] = Counter()
-        #: The last ones.
-        self.refusals: deque[Refusal] = deque(maxlen=20)
         self._fixed_until = 0
         self._fixed = b""
 
     def buildProtocol(self, addr: Any) -> Any:
-        return ServerProtocol(self)
+        return ServerConnection(self)
 
     def drain(self) -> None:
-        """Close all connections, but none before its answer has been sent."""
+        """Close all connections, but none before its response has been sent."""
         self.is_draining = True
         for connection in list(self.connections):
             connection.leave_if_idle()
@@ -365,18 +68,14 @@ class ServerFactory(Factory):
         """Wait until there is no connection, and so nothing that still has to be sent."""
         return self._idle.wait(is_idle=not self.connections)
 
-    def remove(self, connection: ServerProtocol) -> None:
+    def remove(self, connection: ServerConnection) -> None:
         """Count a connection no longer; called by that connection."""
         self.connections.discard(connection)
         if not self.connections:
             self._idle.notify()
 
-    def note_refusal(self, status: int, outcome: str, request_id: bytes) -> None:
-        """Remember for a while that something was refused; called by connections and requests."""
-        self.refusals.append(Refusal(time(), status, outcome, request_id))
-
     def fixed_headers(self) -> bytes:
-        """Return the header lines of every answer; the date is in whole seconds."""
+        """Return the header lines of every response; the date is in whole seconds."""
         now = int(time())
         if now != self._fixed_until:
             self._fixed_until = now

@@ -85,9 +85,9 @@ class ProxyCollector(Collector):
         upstream.add_metric(["idle"], probes.agent.idle)
         yield upstream
         responses: Counter[tuple[str, ...]] = Counter()
-        for (status, outcome), count in probes.sum_responses().items():
+        for (status, outcome), count in probes.traffic.responses.items():
             responses[f"{status // 100}xx", outcome] += count
-        refused = _keyed(probes.sum_refused())
+        refused = _keyed(probes.traffic.refused)
         yield _count("jobproxy_responses", "Answers to requests.", ("code", "outcome"), responses)
         yield _count(
             "jobproxy_refused", "What was refused before it was a request.", ("reason",), refused

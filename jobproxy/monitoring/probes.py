@@ -1,7 +1,6 @@
 """What can be read off the parts of a running proxy, for whoever tells others of it."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -10,6 +9,7 @@ from attrs import frozen
 from jobproxy.gateway import Gateway
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.server import ServerFactory
+from jobproxy.monitoring.traffic import Traffic
 from jobproxy.util.histogram import Histogram
 
 #: File descriptors that have to be free for a proxy that wants more clients.
@@ -34,6 +34,7 @@ class Probes:
     """The parts of a proxy that keep count of what they do.
 
     :param factories: one for each kind of port; may still grow.
+    :param traffic: the observer of all these factories.
     :param lag: how late the event loop was.
     :param count_dropped: returns how many log lines were dropped, by reason.
     :param has_descriptors: says whether there are files that can be opened.
@@ -41,6 +42,7 @@ class Probes:
 
     gateway: Gateway
     factories: Sequence[ServerFactory]
+    traffic: Traffic
     agent: PooledAgent
     lag: Histogram
     count_dropped: Callable[[], dict[str, int]] = dict
@@ -50,14 +52,6 @@ class Probes:
     def connections(self) -> int:
         """How many connections to us there are."""
         return sum(len(factory.connections) for factory in self.factories)
-
-    def sum_responses(self) -> Counter[tuple[int, str]]:
-        """Return how many answers there were, by status and outcome."""
-        return sum((factory.responses for factory in self.factories), Counter())
-
-    def sum_refused(self) -> Counter[str]:
-        """Return how much was refused before it was a request, by reason."""
-        return sum((factory.refused for factory in self.factories), Counter())
 
     def reasons_not_ready(self) -> list[str]:
         """Return why jobs had better go to another proxy; none if this one wants them."""

@@ -1,6 +1,5 @@
 """The status: all that is known of the proxy at one moment, as one JSON document."""
 
-import heapq
 import json
 from collections.abc import Callable
 from typing import Any
@@ -22,9 +21,8 @@ from jobproxy.wire.problems import Overloaded
 INTERVAL = 1.0
 #: How many may watch at once.
 MAX_WATCHERS = 50
-#: How many of the longest queues and of the last refusals are told.
+#: How many of the longest queues are shown.
 MAX_QUEUES = 10
-MAX_REFUSALS = 20
 
 
 @define(eq=False)
@@ -76,11 +74,11 @@ class Status:
             },
             "responses": [
                 {"status": status, "outcome": outcome, "count": count}
-                for (status, outcome), count in sorted(probes.sum_responses().items())
+                for (status, outcome), count in sorted(probes.traffic.responses.items())
             ],
             "starts": dict(job_server.results),
             "callbacks": dict(gateway.callbacks),
-            "refused": dict(probes.sum_refused()),
+            "refused": dict(probes.traffic.refused),
             "jobSeconds": _describe_histogram(table.durations),
             "startSeconds": _describe_histogram(job_server.durations),
             "lag": _describe_histogram(probes.lag),
@@ -99,8 +97,6 @@ class Status:
         return described
 
     def _describe_refusals(self) -> list[dict[str, Any]]:
-        refusals = (refusal for each in self._probes.factories for refusal in each.refusals)
-        last = heapq.nlargest(MAX_REFUSALS, refusals, key=lambda refusal: refusal.time)
         return [
             {
                 "time": round(refusal.time, 3),
@@ -108,7 +104,7 @@ class Status:
                 "outcome": refusal.outcome,
                 "requestId": refusal.request_id.decode(),
             }
-            for refusal in last
+            for refusal in reversed(self._probes.traffic.refusals)
         ]
 
 

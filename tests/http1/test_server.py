@@ -6,118 +6,26 @@ import tracemalloc
 from typing import Any, cast
 from unittest import mock
 
-from attrs import define, field
 from twisted.internet.error import ConnectionDone
-from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
-from twisted.web.server import NOT_DONE_YET
 
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
-from jobproxy.http1.server import ServerFactory
-from tests.support.proxy import Answer, Client, ProxyTestCase, parse_responses, result_of
-
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-JOB = b'{"account":"a"}'
-OTHER_JOB = b'{"account":"b"}'
-
-
-def head(*lines: bytes, start: bytes = b"POST /proxy HTTP/1.1") -> bytes:
-    """Return a request's head, with a Host."""
-    return b"\r\n".join([start, b"Host: proxy.example", *lines, b"", b""])
-
-
-def post(body: bytes = JOB, *lines: bytes) -> bytes:
-    """Return a request that sends a body of this length."""
-    return head(b"Content-Length: %d" % len(body), *lines) + body
-
-
-def post_chunked(chunks: bytes) -> bytes:
-    """Return a request that sends these chunks."""
-    return head(b"Transfer-Encoding: chunked") + chunks
-
-
-def cut(data: bytes, size: int) -> list[bytes]:
-    """Return data in pieces of one size; only the last may be shorter."""
-    return [data[start : start + size] for start in range(0, len(data), size)]
-
-
-#: A request that is answered at once, with 404.
-GET = head(start=b"GET /elsewhere HTTP/1.1")
-
-
-class Wire(StringTransportWithDisconnection):
-    """A connection in memory that ends as one in a kernel does.
-
-    :ivar is_read: whether the client reads; if not, a close waits for what is not sent yet, and a
-        producer is paused when there is more of it than there is room for.
-    :ivar room: bytes.
-    :ivar has_ended: whether our side of it is closed while the client's is still open.
-    :ivar is_aborted: whether it was closed at once, sent or not.
-    """
-
-    is_read = True
-    room = 65_536
-    has_ended = False
-    is_aborted = False
-
-    def write(self, data: bytes) -> None:
-        if self.connected and not self.has_ended:
-            super().write(data)
-            if not self.is_read and self.producer is not None and self.io.tell() > self.room:
-                self.producer.pauseProducing()
-
-    def drain(self) -> None:
-        """Have the client read, all there is and from now on."""
-        self.is_read = True
-        if self.disconnecting:
-            super().loseConnection()
-        elif self.producer is not None and self.producerState == "paused":
-            self.producer.resumeProducing()
-
-    def loseConnection(self) -> None:
-        if self.is_read:
-            super().loseConnection()
-        else:
-            self.disconnecting = True
-
-    def abortConnection(self) -> None:
-        self.is_aborted = True
-        super().loseConnection()
-
-    def loseWriteConnection(self) -> None:
-        self.has_ended = True
-
-
-@define(eq=False)
-class EdgeClient(Client):
-    """A client whose bytes arrive only as long as somebody takes them."""
-
-    transport: Wire = field(factory=Wire, init=False)
-
-    def send(self, data: bytes) -> None:
-        wire = self.transport
-        if wire.connected and not wire.disconnecting and wire.producerState == "producing":
-            super().send(data)
-
-    def send_all(self, pieces: list[bytes]) -> None:
-        """Send pieces one by one."""
-        for piece in pieces:
-            self.send(piece)
-
-    @property
-    def is_open(self) -> bool:
-        return self.transport.connected
-
-    @property
-    def responses(self) -> list[Answer]:
-        """All that came but leave to go on."""
-        return parse_responses(self.transport.value().replace(CONTINUE, b""))
-
-    @property
-    def statuses(self) -> list[int]:
-        """All that came, by status; leave to go on is one of them."""
-        return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d+) ", self.transport.value())]
+from tests.support.http1_server import (
+    CONTINUE,
+    GET,
+    JOB,
+    OTHER_JOB,
+    Echo,
+    Keeper,
+    RawClient,
+    cut,
+    head,
+    make_server,
+    post,
+    post_chunked,
+)
+from tests.support.proxy import ProxyTestCase, parse_responses, result_of
 
 
 class EdgeTestCase(ProxyTestCase):
@@ -129,12 +37,12 @@ class EdgeTestCase(ProxyTestCase):
         super().tearDown()
         self.assertEqual(self.site.connections, set())
 
-    def connect(self) -> EdgeClient:
-        client = EdgeClient(self.site)
+    def connect(self) -> RawClient:
+        client = RawClient(self.site)
         self.clients.append(client)
         return client
 
-    def hold(self, job: bytes = JOB) -> EdgeClient:
+    def hold(self, job: bytes = JOB) -> RawClient:
         """Return a client whose job runs."""
         client = self.connect()
         client.send(post(job))
@@ -145,7 +53,7 @@ class EdgeTestCase(ProxyTestCase):
         """Have a job that runs end."""
         self.call_back(self.starts[number], result_of("1"))
 
-    def assert_refused(self, client: EdgeClient, status: int, slug: str, ahead: int = 0) -> None:
+    def assert_refused(self, client: RawClient, status: int, slug: str, ahead: int = 0) -> None:
         """Check that the last answer ends the connection, and that nothing is read after it.
 
         :param ahead: how many answers came before.
@@ -153,7 +61,7 @@ class EdgeTestCase(ProxyTestCase):
         self.assertEqual(len(client.responses), ahead + 1)
         self.assert_problem(client.responses[-1], status, slug)
         self.assertEqual(client.responses[-1].headers["connection"], "close")
-        self.assertEqual(self.site.refused, {slug: 1})
+        self.assertEqual(self.traffic.refused, {slug: 1})
         self.assertTrue(client.transport.has_ended)
         client.send(post())
         self.clock.advance(1.9)
@@ -161,11 +69,11 @@ class EdgeTestCase(ProxyTestCase):
         self.clock.advance(0.1)
         self.assertFalse(client.is_open)
         self.assertEqual(len(client.responses), ahead + 1)
-        self.assertEqual(self.site.refused, {slug: 1})
+        self.assertEqual(self.traffic.refused, {slug: 1})
 
     def tell(self, pieces: list[bytes]) -> str:
         """Return in a line what a client gets for these bytes."""
-        self.site.refused.clear()
+        self.traffic.refused.clear()
         client = self.connect()
         try:
             client.send_all(pieces)
@@ -178,7 +86,7 @@ class EdgeTestCase(ProxyTestCase):
             for response in client.responses
         ]
         client.leave()
-        return " ".join([*responses, str(dict(self.site.refused))])
+        return " ".join([*responses, str(dict(self.traffic.refused))])
 
     def assert_all_refused(
         self, streams: list[bytes], status: int = 400, slug: str = "malformed-request"
@@ -350,7 +258,7 @@ class ExpectationTests(EdgeTestCase):
     def test_other_expectation(self) -> None:
         """Q9: another expectation is refused before the body."""
         for name in (b"101-continue", b"100-continue, x", b"x=y", b""):
-            self.site.refused.clear()
+            self.traffic.refused.clear()
             client = self.connect()
             client.send(head(b"Expect: " + name, b"Content-Length: 15"))
             self.assert_refused(client, 417, "expectation-failed")
@@ -567,7 +475,7 @@ class MalformedTests(EdgeTestCase):
             client.send(stream)
             self.starts.pop().respond(result_of("1"))
             self.assertEqual(client.response.status, 200)
-        self.assertEqual(self.site.refused, {})
+        self.assertEqual(self.traffic.refused, {})
 
     def test_space_after_values(self) -> None:
         """Space after a value does not belong to it."""
@@ -604,11 +512,11 @@ class HeaderLimitTests(EdgeTestCase):
             [b"X%d: %b" % (number, b"y" * 11_000) for number in range(3)],
         ):
             for size in (1_000, 100_000):
-                self.site.refused.clear()
+                self.traffic.refused.clear()
                 client = self.connect()
                 client.send_all(cut(head(*lines), size))
                 self.assert_refused(client, 431, "headers-too-large")
-        self.site.refused.clear()
+        self.traffic.refused.clear()
         client = self.connect()
         client.send(head(start=b"GET /%b HTTP/1.1" % (b"x" * 33_000)))
         self.assert_refused(client, 431, "headers-too-large")
@@ -625,7 +533,7 @@ class HeaderLimitTests(EdgeTestCase):
             (start, b"X: y\r\n" * 80),
             (start + b"X: y", b"\r\nX: y" * 80),
         ):
-            self.site.refused.clear()
+            self.traffic.refused.clear()
             client = self.connect()
             client.send(prefix)
             client.send_all([piece] * 80)
@@ -693,7 +601,7 @@ class EncodingTests(EdgeTestCase):
 class SlowTests(EdgeTestCase):
     """Q13 and Q14: clients that take their time."""
 
-    def trickle(self, client: EdgeClient, data: bytes) -> None:
+    def trickle(self, client: RawClient, data: bytes) -> None:
         """Send a byte each half second until something comes back."""
         for byte in data:
             client.send(bytes([byte]))
@@ -775,7 +683,7 @@ class SlowTests(EdgeTestCase):
         self.clock.advance(0.1)
         self.assertFalse(client.is_open)
         self.assertEqual(client.transport.value(), b"")
-        self.assertEqual(self.site.refused, {"silent": 1})
+        self.assertEqual(self.traffic.refused, {"silent": 1})
 
     def test_only_empty_lines(self) -> None:
         """Q14: empty lines do not keep a connection open for long."""
@@ -804,7 +712,7 @@ class IdleTests(EdgeTestCase):
         self.clock.advance(0.1)
         self.assertFalse(client.is_open)
         self.assertEqual(client.statuses, [404] * 3)
-        self.assertEqual(self.site.refused, {})
+        self.assertEqual(self.traffic.refused, {})
 
     def test_held_is_not_idle(self) -> None:
         """A held client may be silent for as long as its job takes, and for 30 seconds more."""
@@ -855,7 +763,7 @@ class LeavingTests(EdgeTestCase):
             client.send(stream)
             client.leave()
             self.assert_nothing_left()
-        self.assertEqual(self.site.refused, {"malformed-request": 2})
+        self.assertEqual(self.traffic.refused, {"malformed-request": 2})
 
     def test_half_close(self) -> None:
         """Q17: a client that closes its side only counts as one that left, as documented."""
@@ -889,7 +797,7 @@ class LeavingTests(EdgeTestCase):
         client.leave()
         self.end()
         self.assertEqual(client.transport.value(), b"")
-        self.assertEqual(self.site.refused, {})
+        self.assertEqual(self.traffic.refused, {})
 
 
 class PipelineTests(EdgeTestCase):
@@ -939,11 +847,11 @@ class PipelineTests(EdgeTestCase):
             client.send_all([piece] * (4_097 // len(piece) + 1))
             self.assertTrue(client.transport.is_aborted)
             self.assertEqual(client.transport.value(), b"")
-            self.assertEqual(self.site.refused, {"pipelined": 1})
+            self.assertEqual(self.traffic.refused, {"pipelined": 1})
             self.assertEqual(self.table.held, 0)
             taken = self.call_back(self.starts.pop(), result_of("1"))
             self.assertEqual(taken.json, {"status": "accepted"})
-            self.site.refused.clear()
+            self.traffic.refused.clear()
 
     def test_steadily(self) -> None:
         """Q20: a client that is ever one request ahead is served on: little of it is waiting."""
@@ -956,7 +864,7 @@ class PipelineTests(EdgeTestCase):
             self.starts[-1].ack("1")
         else:
             self.end(100)
-        self.assertEqual(self.site.refused, {})
+        self.assertEqual(self.traffic.refused, {})
         self.assertEqual(client.statuses, [200] * 101)
 
     def test_refusal_waits(self) -> None:
@@ -994,7 +902,7 @@ class PipelineTests(EdgeTestCase):
         self.starts[0].respond(result_of("1"))
         self.assertEqual(client.statuses, [200])
         self.assertFalse(client.is_open)
-        self.assertEqual(self.site.refused, {})
+        self.assertEqual(self.traffic.refused, {})
 
 
 class OldClientTests(EdgeTestCase):
@@ -1111,7 +1019,7 @@ class RoutingTests(EdgeTestCase):
         self.assertEqual(client.statuses, [404, 405, 404])
         self.assertEqual(client.responses[1].headers["allow"], "POST")
         self.assertTrue(client.is_open)
-        self.assertEqual(self.site.refused, {})
+        self.assertEqual(self.traffic.refused, {})
 
     def test_methods(self) -> None:
         """Q23: every method that HTTP knows but POST is told that POST is served."""
@@ -1179,38 +1087,15 @@ class RoutingTests(EdgeTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
 
-class Keeper:
-    """A resource that keeps the requests it gets."""
-
-    isLeaf = True
-
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-
-    def render(self, request: Request) -> Any:
-        self.requests.append(request)
-        return NOT_DONE_YET
-
-
-class Echo(Keeper):
-    """A resource that answers every request with the request's body."""
-
-    def render(self, request: Request) -> Any:
-        super().render(request)
-        request.write(request.body)
-        request.finish()
-        return NOT_DONE_YET
-
-
 class RequestTests(EdgeTestCase):
     """What a handler sees of a request, as it would of twisted.web's."""
 
     def setUp(self) -> None:
         super().setUp()
         self.keeper = Keeper()
-        self.site = ServerFactory(cast(Any, self.keeper), self.clock, make_id=lambda: b"made")
+        self.site = make_server(self.keeper, self.clock, self.traffic)
 
-    def keep(self, stream: bytes) -> tuple[EdgeClient, Request]:
+    def keep(self, stream: bytes) -> tuple[RawClient, Request]:
         """Return the last request of these bytes, and its client."""
         client = self.connect()
         client.send(stream)
@@ -1366,7 +1251,7 @@ class SplitTests(EdgeTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.site = ServerFactory(cast(Any, Echo()), self.clock, make_id=lambda: b"made")
+        self.site = make_server(Echo(), self.clock, self.traffic)
 
     def exchange(self, pieces: list[bytes]) -> bytes:
         """Return all that comes back, but for the date."""

@@ -5,24 +5,32 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from random import Random
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 from attrs import define, field, frozen
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import NOT_DONE_YET
 
 from jobproxy.http1.request import Request
-from jobproxy.http1.server import ServerFactory
-from tests.http1.test_server import CONTINUE, EdgeClient, cut, head, post, post_chunked
+from jobproxy.monitoring.traffic import Traffic
+from tests.support.http1_server import (
+    CONTINUE,
+    Keeper,
+    RawClient,
+    cut,
+    head,
+    make_server,
+    no_failures,
+    post,
+    post_chunked,
+)
 
 _HEAD = re.compile(
     rb"HTTP/1\.1 (\d{3}) [A-Za-z' -]+\r\n(?:[A-Za-z-]+: [^\r\n\0]*\r\n)*?"
@@ -60,23 +68,21 @@ _SEEDS = (
 )
 
 
-class FuzzResource:
+class FuzzResource(Keeper):
     """Answers each request with its own body, at once or later.
 
     :param is_held: says of each request whether it is answered later.
     """
 
-    isLeaf = True
-
     def __init__(self, is_held: Callable[[], bool]) -> None:
+        super().__init__()
         self._is_held = is_held
-        self.seen: list[Request] = []
         self.held: list[Request] = []
         #: How each request ended: with its answer, or with its client's leaving.
         self.ends: list[tuple[Request, bool]] = []
 
     def render(self, request: Request) -> Any:
-        self.seen.append(request)
+        super().render(request)
         finished = request.notifyFinish()
         finished.addCallbacks(
             lambda _: self.ends.append((request, True)),
@@ -156,8 +162,9 @@ def exchange(pieces: list[bytes], random: Random, *, is_tame: bool) -> Outcome:
     clock = Clock()
     held_share = 0.0 if is_tame else random.choice((0.0, 0.2, 0.9))
     resource = FuzzResource(lambda: random.random() < held_share)
-    site = ServerFactory(cast(Any, resource), clock, make_id=lambda: b"made")
-    client = EdgeClient(site)
+    traffic = Traffic(clock.seconds)
+    site = make_server(resource, clock, traffic)
+    client = RawClient(site)
     if is_tame:
         client.send_all(pieces)
     else:
@@ -167,17 +174,17 @@ def exchange(pieces: list[bytes], random: Random, *, is_tame: bool) -> Outcome:
     assert clock.getDelayedCalls() == []
     resource.answer_held()
     ended = [request for request, _ in resource.ends]
-    assert len(ended) == len(resource.seen)
-    assert set(ended) == set(resource.seen)
-    statuses = read_statuses(client.transport.value(), resource.seen)
+    assert len(ended) == len(resource.requests)
+    assert set(ended) == set(resource.requests)
+    statuses = read_statuses(client.transport.value(), resource.requests)
     answered = [request for request, is_answered in resource.ends if is_answered]
     assert statuses.count(200) == len(answered)
-    assert len(statuses) - len(answered) <= site.refused.total() <= 1
-    return Outcome(resource.seen, statuses)
+    assert len(statuses) - len(answered) <= traffic.refused.total() <= 1
+    return Outcome(resource.requests, statuses)
 
 
 def live(
-    client: EdgeClient, resource: FuzzResource, clock: Clock, pieces: list[bytes], random: Random
+    client: RawClient, resource: FuzzResource, clock: Clock, pieces: list[bytes], random: Random
 ) -> None:
     """Send pieces while all kinds of things happen."""
     if random.random() < 0.2:
@@ -199,24 +206,6 @@ def live(
         for _ in range(4):
             clock.advance(31)
         assert not client.is_open, "a connection that does not end"
-
-
-@contextmanager
-def no_failures() -> Iterator[list[Any]]:
-    """Check that no failure is logged meanwhile."""
-    failures: list[Any] = []
-
-    def observe(event: dict[str, Any]) -> None:
-        if "log_failure" in event:
-            failures.append(event["log_failure"])
-
-    observer = cast(ILogObserver, observe)
-    globalLogPublisher.addObserver(observer)
-    try:
-        yield failures
-        assert failures == []
-    finally:
-        globalLogPublisher.removeObserver(observer)
 
 
 # What is sent.

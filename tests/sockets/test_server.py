@@ -14,9 +14,9 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 
 from jobproxy.http1.server import ServerFactory
-from tests.http1.test_server import GET, Echo, Keeper, head, post
-from tests.http1.test_server_fuzz import no_failures
+from jobproxy.monitoring.traffic import Traffic
 from tests.sockets.test_job_server import run
+from tests.support.http1_server import GET, Echo, Keeper, head, make_server, no_failures, post
 from tests.support.proxy import parse_responses
 from tests.support.reactor import reactor, until_closed
 
@@ -33,10 +33,10 @@ def logs_no_failure() -> Iterator[None]:
 
 @asynccontextmanager
 async def serve(
-    resource: Keeper, *, clock: Any = reactor
+    resource: Keeper, *, clock: Any = reactor, traffic: Traffic | None = None
 ) -> AsyncIterator[tuple[ServerFactory, int]]:
     """Serve a resource on a port, through small buffers; afterwards nothing may be left."""
-    site = ServerFactory(cast(Any, resource), clock, make_id=lambda: b"made")
+    site = make_server(resource, clock, traffic or Traffic())
     port: Any = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         port.socket.setsockopt(socket.SOL_SOCKET, option, SMALL)
@@ -87,12 +87,13 @@ async def test_reads_why() -> None:
         client.sendall(b"x" * 600_000)
         return read(client)
 
-    async with serve(Echo()) as (site, port):
+    traffic = Traffic()
+    async with serve(Echo(), traffic=traffic) as (_, port):
         with connect(port) as client:
             (response,) = parse_responses(await deferToThread(talk, client))
             assert response.status == 413
             assert response.headers["connection"] == "close"
-        assert site.refused == {"body-too-large": 1}
+        assert traffic.refused == {"body-too-large": 1}
 
 
 @run
@@ -251,13 +252,13 @@ async def test_unread_answers() -> None:
 @run
 async def test_silent() -> None:
     """Q14: a client that says nothing reads the end of its connection after 10 seconds."""
-    clock = Clock()
-    async with serve(Echo(), clock=clock) as (site, port):
+    clock, traffic = Clock(), Traffic()
+    async with serve(Echo(), clock=clock, traffic=traffic) as (site, port):
         with connect(port) as client:
             await until(lambda: site.connections)
             clock.advance(10)
             assert await deferToThread(read, client) == b""
-        assert site.refused == {"silent": 1}
+        assert traffic.refused == {"silent": 1}
 
 
 @run

@@ -31,7 +31,7 @@ from jobproxy.api.admin import (
 )
 from jobproxy.api.jobs import CallbackRoutes, ClientRoutes, FixedCallbackRoutes
 from jobproxy.api.openapi import InterfaceRoutes
-from jobproxy.api.responses import Routes, make_resource
+from jobproxy.api.responses import Routes, describe_error, make_resource
 from jobproxy.gateway import Gateway
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.limits import ClientLimits
@@ -44,6 +44,7 @@ from jobproxy.monitoring.metrics import ProxyCollector, make_registry
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.reactor_lag import ReactorLag
 from jobproxy.monitoring.status import Feed, Status
+from jobproxy.monitoring.traffic import Traffic
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
@@ -301,6 +302,7 @@ class Proxy:
         ids = iter(range(10_000))
         self.meter = ReactorLag(self.clock)
         factories: list[ServerFactory] = []
+        self.traffic = Traffic(lambda: EPOCH + self.clock.seconds())
         agent = PooledAgent(self.clock, ClientLimits())
         self.has_descriptors = True
         self.is_told_to_stop = 0
@@ -308,6 +310,7 @@ class Proxy:
         probes = Probes(
             self.gateway,
             factories,
+            self.traffic,
             agent,
             self.meter.lag,
             lambda: self.log_dropped,
@@ -323,7 +326,13 @@ class Proxy:
             InterfaceRoutes(),
             OrphanRoutes(self.gateway),
         )
-        self.site = ServerFactory(resource, self.clock, make_id=lambda: b"id-%d" % next(ids))
+        self.site = ServerFactory(
+            resource,
+            self.clock,
+            describe_error=describe_error,
+            observer=self.traffic,
+            make_id=lambda: b"id-%d" % next(ids),
+        )
         admin = make_resource(
             PageRoutes(),
             StatusRoutes(status, self.feed),
@@ -331,7 +340,9 @@ class Proxy:
             OrphanRoutes(self.gateway),
             DrainRoutes(self.gateway, self._note_stop),
         )
-        self.admin_site = ServerFactory(admin, self.clock)
+        self.admin_site = ServerFactory(
+            admin, self.clock, describe_error=describe_error, observer=self.traffic
+        )
         factories += [self.site, self.admin_site]
         self.clients: list[Client] = []
 

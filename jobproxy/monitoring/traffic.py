@@ -1,0 +1,57 @@
+"""What went over the connections to us: counts of responses and refusals, and the last refusals."""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from time import time
+
+from attrs import define, field, frozen
+
+#: How many of the last refusals are kept.
+MAX_REFUSALS = 20
+
+
+@frozen
+class Refusal:
+    """A response that was not what its receiver wanted.
+
+    :param time: in Unix seconds.
+    :param outcome: one word for why.
+    """
+
+    time: float
+    status: int
+    outcome: str
+    request_id: bytes
+
+
+@define(eq=False)
+class Traffic:
+    """Counts what HTTP servers report; a server observer for all of them.
+
+    :param now: Unix time in seconds.
+    :ivar responses: how many responses there were, by status and outcome; with status 499 those
+        that the client did not wait for.
+    :ivar refused: how many requests and connections were refused before there was a request, by
+        reason.
+    :ivar refusals: the last responses whose outcome was not ``ok``, the newest last.
+    """
+
+    _now: Callable[[], float] = time
+    responses: Counter[tuple[int, str]] = field(factory=Counter, init=False)
+    refused: Counter[str] = field(factory=Counter, init=False)
+    refusals: deque[Refusal] = field(factory=lambda: deque(maxlen=MAX_REFUSALS), init=False)
+
+    def response_sent(self, status: int, outcome: str, request_id: bytes) -> None:
+        self.responses[status, outcome] += 1
+        if outcome != "ok":
+            self.refusals.append(Refusal(self._now(), status, outcome, request_id))
+
+    def client_left(self) -> None:
+        self.responses[499, "client-left"] += 1
+
+    def request_refused(self, status: int, reason: str, request_id: bytes) -> None:
+        self.refused[reason] += 1
+        self.refusals.append(Refusal(self._now(), status, reason, request_id))
+
+    def connection_refused(self, reason: str) -> None:
+        self.refused[reason] += 1

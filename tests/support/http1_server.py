@@ -1,0 +1,171 @@
+"""HTTP/1.1 servers in memory: what is sent to them, clients on raw bytes, and what responds."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from attrs import define, field
+from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.web.server import NOT_DONE_YET
+
+from jobproxy.api.responses import describe_error
+from jobproxy.http1.request import Request
+from jobproxy.http1.server import ServerFactory
+from jobproxy.monitoring.traffic import Traffic
+from tests.support.proxy import Answer, Client, parse_responses
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+JOB = b'{"account":"a"}'
+OTHER_JOB = b'{"account":"b"}'
+
+
+def head(*lines: bytes, start: bytes = b"POST /proxy HTTP/1.1") -> bytes:
+    """Return a request's head, with a Host."""
+    return b"\r\n".join([start, b"Host: proxy.example", *lines, b"", b""])
+
+
+def post(body: bytes = JOB, *lines: bytes) -> bytes:
+    """Return a request that sends a body of this length."""
+    return head(b"Content-Length: %d" % len(body), *lines) + body
+
+
+def post_chunked(chunks: bytes) -> bytes:
+    """Return a request that sends these chunks."""
+    return head(b"Transfer-Encoding: chunked") + chunks
+
+
+def cut(data: bytes, size: int) -> list[bytes]:
+    """Return data in pieces of one size; only the last may be shorter."""
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+#: A request that is answered at once, with 404.
+GET = head(start=b"GET /elsewhere HTTP/1.1")
+
+
+class Wire(StringTransportWithDisconnection):
+    """A connection in memory that ends as one in a kernel does.
+
+    :ivar is_read: whether the client reads; if not, a close waits for what is not sent yet, and a
+        producer is paused when there is more of it than there is room for.
+    :ivar room: bytes.
+    :ivar has_ended: whether our side of it is closed while the client's is still open.
+    :ivar is_aborted: whether it was closed at once, sent or not.
+    """
+
+    is_read = True
+    room = 65_536
+    has_ended = False
+    is_aborted = False
+
+    def write(self, data: bytes) -> None:
+        if self.connected and not self.has_ended:
+            super().write(data)
+            if not self.is_read and self.producer is not None and self.io.tell() > self.room:
+                self.producer.pauseProducing()
+
+    def drain(self) -> None:
+        """Have the client read, all there is and from now on."""
+        self.is_read = True
+        if self.disconnecting:
+            super().loseConnection()
+        elif self.producer is not None and self.producerState == "paused":
+            self.producer.resumeProducing()
+
+    def loseConnection(self) -> None:
+        if self.is_read:
+            super().loseConnection()
+        else:
+            self.disconnecting = True
+
+    def abortConnection(self) -> None:
+        self.is_aborted = True
+        super().loseConnection()
+
+    def loseWriteConnection(self) -> None:
+        self.has_ended = True
+
+
+@define(eq=False)
+class RawClient(Client):
+    """A client whose bytes arrive only as long as somebody takes them."""
+
+    transport: Wire = field(factory=Wire, init=False)
+
+    def send(self, data: bytes) -> None:
+        wire = self.transport
+        if wire.connected and not wire.disconnecting and wire.producerState == "producing":
+            super().send(data)
+
+    def send_all(self, pieces: list[bytes]) -> None:
+        """Send pieces one by one."""
+        for piece in pieces:
+            self.send(piece)
+
+    @property
+    def is_open(self) -> bool:
+        return self.transport.connected
+
+    @property
+    def responses(self) -> list[Answer]:
+        """All that came but leave to go on."""
+        return parse_responses(self.transport.value().replace(CONTINUE, b""))
+
+    @property
+    def statuses(self) -> list[int]:
+        """All that came, by status; leave to go on is one of them."""
+        return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d+) ", self.transport.value())]
+
+
+class Keeper:
+    """A resource that keeps the requests it gets."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def render(self, request: Request) -> Any:
+        self.requests.append(request)
+        return NOT_DONE_YET
+
+
+class Echo(Keeper):
+    """A resource that answers every request with the request's body."""
+
+    def render(self, request: Request) -> Any:
+        super().render(request)
+        request.write(request.body)
+        request.finish()
+        return NOT_DONE_YET
+
+
+def make_server(resource: Keeper, clock: Any, traffic: Traffic) -> ServerFactory:
+    """Return a server whose request ids are all the same."""
+    return ServerFactory(
+        cast(Any, resource),
+        clock,
+        describe_error=describe_error,
+        observer=traffic,
+        make_id=lambda: b"made",
+    )
+
+
+@contextmanager
+def no_failures() -> Iterator[list[Any]]:
+    """Check that no failure is logged meanwhile."""
+    failures: list[Any] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        if "log_failure" in event:
+            failures.append(event["log_failure"])
+
+    observer = cast(ILogObserver, observe)
+    globalLogPublisher.addObserver(observer)
+    try:
+        yield failures
+        assert failures == []
+    finally:
+        globalLogPublisher.removeObserver(observer)
