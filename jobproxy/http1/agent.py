@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from attrs import define, field, frozen
 from OpenSSL.SSL import Error as TLSError
 from service_identity import CertificateError, VerificationError
-from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
@@ -29,53 +29,47 @@ from zope.interface import implementer
 from jobproxy.http1.client_connection import ClientConnection, ClientFactory
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.response import Response
+from jobproxy.http1.sender import HeaderLines, ISender
 
 #: Why a server is not trusted, when its TLS handshake fails.
 UNTRUSTED = (TLSError, VerificationError, CertificateError)
 
 #: What a connection is made to: scheme, host name or address, and port.
 Origin = tuple[str, str, int]
+#: Connections that wait for a request, with the times until which they may; the oldest first.
+Idle = dict[ClientConnection, float]
 
 
 @frozen
 class Target:
     """What a URL asks for, and of whom.
 
-    :param scheme: ``http`` or ``https``.
-    :param name: the server's host name or address.
-    :param port: the server's port.
+    :param origin: what a connection is made to.
     :param path: the path and query.
     :param host: the value of the ``Host`` header.
     """
 
-    scheme: str
-    name: str
-    port: int
+    origin: Origin
     path: bytes
     host: bytes
 
-    @property
-    def origin(self) -> Origin:
-        """What a connection is made to."""
-        return (self.scheme, self.name, self.port)
-
 
 @lru_cache(maxsize=256)
-def parse_target(uri: bytes) -> Target:
+def parse_target(url: str) -> Target:
     """Take a URL apart.
 
     :raises SchemeNotSupported: if it is not one of HTTP or HTTPS.
     """
-    url = urlsplit(uri.decode("ascii"))
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise SchemeNotSupported(f"not a URL of HTTP: {url.scheme!r}")
-    path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    port = url.port or (443 if url.scheme == "https" else 80)
-    host = url.netloc.rpartition("@")[2]
-    return Target(url.scheme, url.hostname, port, path.encode(), host.encode())
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SchemeNotSupported(f"not a URL of HTTP: {parts.scheme!r}")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    host = parts.netloc.rpartition("@")[2]
+    return Target((parts.scheme, parts.hostname, port), path.encode(), host.encode())
 
 
-@implementer(IAgent)
+@implementer(IAgent, ISender)
 @define(eq=False)
 class PooledAgent:
     """Sends requests, each over a connection that it has for itself meanwhile.
@@ -93,15 +87,17 @@ class PooledAgent:
 
     _reactor: Any
     _limits: ClientLimits
-    _turns: DeferredSemaphore = field(init=False)
-    _idle: dict[Origin, deque[tuple[ClientConnection, float]]] = field(factory=dict, init=False)
+    #: How many more requests may be under way, and those that wait until one of them may.
+    _free: int = field(init=False)
+    _waiting: deque[Deferred[None]] = field(factory=deque, init=False)
+    _idle: dict[Origin, Idle] = field(factory=dict, init=False)
     _endpoints: dict[Origin, tuple[IStreamClientEndpoint, ClientFactory]] = field(
         factory=dict, init=False
     )
     _is_sweeping: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._turns = DeferredSemaphore(self._limits.connections)
+        self._free = self._limits.connections
 
     def request(
         self,
@@ -116,22 +112,38 @@ class PooledAgent:
         :param bodyProducer: has to produce all of the body at once.
         :return: fires when the whole response is there. Cancelling it closes the connection.
         """
-        target = parse_target(uri)
-        headers = headers or Headers()
-        may_keep = self._limits.idle_time > 0 and not headers.hasHeader(b"connection")
-        data = write_request(method, target, headers, bodyProducer)
-        turn = self._turns.acquire()
-        idle = self._take_idle(target.origin) if turn.called and may_keep else None
-        if idle is None:
-            connecting = self._request(turn, target, data, may_keep)
+        lines = [
+            (name, value)
+            for name, values in (headers or Headers()).getAllRawHeaders()
+            for value in values
+        ]
+        return self.send(method.decode("ascii"), uri.decode("ascii"), lines, _produce(bodyProducer))
+
+    def send(self, method: str, url: str, headers: HeaderLines, body: bytes) -> Deferred[IResponse]:
+        """Send a request, as :meth:`request` does.
+
+        :raises ValueError: if a header has a line break in it.
+        """
+        target = parse_target(url)
+        data = write_request(method, target, headers, body)
+        may_keep = self._limits.idle_time > 0 and b"Connection" not in dict(headers)
+        turn: Deferred[None] | None = None
+        if self._free:
+            self._free -= 1
+        else:
+            turn = Deferred(self._waiting.remove)
+            self._waiting.append(turn)
+        connection = self._take_idle(target.origin) if turn is None and may_keep else None
+        if connection is None:
+            connecting = self._send(turn, target.origin, data, may_keep)
             return cast(Deferred[IResponse], Deferred.fromCoroutine(connecting))
-        sending = idle.exchange(data).addBoth(self._end, target.origin, idle, may_keep)
-        return cast(Deferred[IResponse], sending)
+        sending: Deferred[Any] = connection.exchange(data)
+        return sending.addBoth(self._end, target.origin, connection, may_keep)
 
     @property
     def active(self) -> int:
         """How many connections have a request under way."""
-        return self._limits.connections - self._turns.tokens
+        return self._limits.connections - self._free
 
     @property
     def idle(self) -> int:
@@ -140,24 +152,24 @@ class PooledAgent:
 
     def close_idle(self) -> None:
         """Close all connections that wait for a request."""
-        for origin in list(self._idle):
-            for connection, _ in self._idle.pop(origin):
-                connection.when_lost = None
-                connection.close()
+        for idle in self._idle.values():
+            while idle:
+                idle.popitem()[0].close()
 
-    async def _request(
-        self, turn: Deferred[Any], target: Target, data: bytes, may_keep: bool
+    async def _send(
+        self, turn: Deferred[None] | None, origin: Origin, data: bytes, may_keep: bool
     ) -> Response:
-        await turn
+        if turn is not None:
+            await turn
         try:
-            connection = self._take_idle(target.origin) if may_keep else None
+            connection = self._take_idle(origin) if may_keep else None
             if connection is None:
-                connection = await self._connect(target.origin)
+                connection = await self._connect(origin)
         except BaseException:
-            self._turns.release()
+            self._release()
             raise
         sending = connection.exchange(data)
-        return await sending.addBoth(self._end, target.origin, connection, may_keep)
+        return await sending.addBoth(self._end, origin, connection, may_keep)
 
     def _end(
         self, result: Any, origin: Origin, connection: ClientConnection, may_keep: bool
@@ -167,12 +179,19 @@ class PooledAgent:
             self._keep(origin, connection)
         elif not isinstance(result, Failure):
             connection.close()
-        self._turns.release()
+        self._release()
         return result
+
+    def _release(self) -> None:
+        """Let the next request have its turn."""
+        if self._waiting:
+            self._waiting.popleft().callback(None)
+        else:
+            self._free += 1
 
     async def _connect(self, origin: Origin) -> ClientConnection:
         if origin not in self._endpoints:
-            self._endpoints[origin] = self._make_endpoint(*origin)
+            self._endpoints[origin] = self._make_endpoint(origin)
         endpoint, factory = self._endpoints[origin]
         connection = cast(ClientConnection, await endpoint.connect(factory))
         if factory.is_secure:
@@ -185,9 +204,8 @@ class PooledAgent:
                 raise ConnectError(f"no TLS: {error!r}") from error
         return connection
 
-    def _make_endpoint(
-        self, scheme: str, name: str, port: int
-    ) -> tuple[IStreamClientEndpoint, ClientFactory]:
+    def _make_endpoint(self, origin: Origin) -> tuple[IStreamClientEndpoint, ClientFactory]:
+        scheme, name, port = origin
         seconds = self._limits.connect_time
         try:
             version = ip_address(name).version
@@ -198,23 +216,24 @@ class PooledAgent:
             endpoint = kind(self._reactor, name, port, timeout=seconds)
         if scheme == "https":
             endpoint = wrapClientTLS(optionsForClientTLS(name), endpoint)
-        return endpoint, ClientFactory(self._limits, name if scheme == "https" else None)
+        # All connections to an origin share the one place where they are idle.
+        idle = self._idle.setdefault(origin, {})
+        tls_name = name if scheme == "https" else None
+        return endpoint, ClientFactory(
+            self._limits, tls_name, lambda connection: idle.pop(connection, None)
+        )
 
     def _take_idle(self, origin: Origin) -> ClientConnection | None:
         idle = self._idle.get(origin)
         while idle:
-            connection, until = idle.pop()
-            connection.when_lost = None
+            connection, until = idle.popitem()
             if connection.is_open and until > self._reactor.seconds():
                 return connection
             connection.close()
         return None
 
     def _keep(self, origin: Origin, connection: ClientConnection) -> None:
-        idle = self._idle.setdefault(origin, deque())
-        entry = (connection, self._reactor.seconds() + self._limits.idle_time)
-        idle.append(entry)
-        connection.when_lost = lambda _: idle.remove(entry)
+        self._idle[origin][connection] = self._reactor.seconds() + self._limits.idle_time
         if not self._is_sweeping:
             self._is_sweeping = True
             self._reactor.callLater(self._limits.idle_time, self._sweep)
@@ -222,16 +241,15 @@ class PooledAgent:
     def _sweep(self) -> None:
         """Close what has been idle for too long, and come back while anything is idle."""
         now = self._reactor.seconds()
-        oldest = []
-        for origin, idle in list(self._idle.items()):
-            while idle and idle[0][1] <= now:
-                connection, _ = idle.popleft()
-                connection.when_lost = None
+        oldest: list[float] = []
+        for idle in self._idle.values():
+            while idle:
+                connection, until = next(iter(idle.items()))
+                if until > now:
+                    oldest.append(until)
+                    break
+                del idle[connection]
                 connection.close()
-            if idle:
-                oldest.append(idle[0][1])
-            else:
-                del self._idle[origin]
         self._is_sweeping = bool(oldest)
         if oldest:
             self._reactor.callLater(min(oldest) - now, self._sweep)
@@ -247,16 +265,8 @@ class _Buffer:
         self.data += data
 
 
-def write_request(
-    method: bytes,
-    target: Target,
-    headers: Headers,
-    producer: IBodyProducer | None,
-) -> bytes:
-    """Return a request, head and body.
-
-    :param producer: has to produce all of its body at once.
-    """
+def _produce(producer: IBodyProducer | None) -> bytes:
+    """Return a body, all of which has to be produced at once."""
     body = _Buffer()
     if producer is not None:
         produced = maybeDeferred(producer.startProducing, cast(Any, body))
@@ -264,8 +274,22 @@ def write_request(
         produced.addBoth(outcomes.append)
         if outcomes != [None]:
             raise ValueError("only bodies that are produced at once can be sent")
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method, target.path, target.host)]
-    for name, values in headers.getAllRawHeaders():
-        lines += [b"%b: %b\r\n" % (name, value) for value in values]
-    lines.append(b"Content-Length: %d\r\n\r\n" % len(body.data))
-    return b"".join(lines) + body.data
+    return body.data
+
+
+def write_request(method: str, target: Target, headers: HeaderLines, body: bytes) -> bytes:
+    """Return a request, head and body.
+
+    :raises ValueError: if a header has a line break in it.
+    """
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if not lines.count(b"\n") == lines.count(b"\r") == len(headers):
+        raise ValueError("a header cannot have a line break in it")
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
+        method.encode("ascii"),
+        target.path,
+        target.host,
+        lines,
+        len(body),
+        body,
+    )

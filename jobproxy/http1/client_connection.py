@@ -23,7 +23,6 @@ class ClientConnection(EagerWriter, Protocol):
     :ivar ready: fires when a request can be sent; with TLS not before the server has proved who
         it is, so that a failure until then means that nothing has left.
     :ivar is_open: whether it can take another request.
-    :ivar when_lost: called once it is lost, if that happens between requests.
     """
 
     factory: "ClientFactory"
@@ -33,7 +32,6 @@ class ClientConnection(EagerWriter, Protocol):
         self.factory = factory
         self.ready: Deferred[None] = Deferred()
         self.is_open = True
-        self.when_lost: Callable[[ClientConnection], None] | None = None
         self._reader: ResponseParser | None = None
         self._answered: Deferred[Response] | None = None
         self._has_answer_begun = False
@@ -99,8 +97,8 @@ class ClientConnection(EagerWriter, Protocol):
                 self._fail(reason)
             else:
                 self._succeed(response)
-        elif self.when_lost is not None:
-            self.when_lost(self)
+        else:
+            self.factory.when_idle_lost(self)
 
     def _succeed(self, response: Response) -> None:
         self._end_exchange().callback(response)
@@ -122,17 +120,25 @@ class ClientConnection(EagerWriter, Protocol):
 
 
 class ClientFactory(Factory):
-    """Makes connections to servers.
+    """Makes connections to one server.
 
-    :param is_secure: whether there is a TLS handshake to wait for.
+    :param name: the name or address that a TLS certificate has to be for; None without TLS.
+    :param when_idle_lost: called with each connection that is lost between requests.
+    :ivar is_secure: whether there is a TLS handshake to wait for.
     """
 
     noisy = False
 
-    def __init__(self, limits: ClientLimits, name: str | None) -> None:
+    def __init__(
+        self,
+        limits: ClientLimits,
+        name: str | None,
+        when_idle_lost: Callable[[ClientConnection], object],
+    ) -> None:
         self.limits = limits
         self.is_secure = name is not None
         self.name = name or ""
+        self.when_idle_lost = when_idle_lost
 
     def buildProtocol(self, addr: Any) -> Any:
         return ClientConnection(self)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from http import HTTPStatus
 from io import BytesIO
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
@@ -15,6 +15,7 @@ from twisted.web import server
 from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
 
+from jobproxy.http1.interfaces import Channel
 from jobproxy.http1.request_parser import ParsedRequest
 
 _REQUEST_ID = re.compile(rb"[\w.:/=+-]{1,128}", re.ASCII)
@@ -44,58 +45,6 @@ def write_head(status: int, headers: dict[bytes, bytes], length: int | None, fix
     lines = b"".join(headers.values())
     size = b"" if length is None else b"Content-Length: %d\r\n" % length
     return b"%b%b%b%b\r\n" % (_STATUS_LINES[status], fixed, lines, size)
-
-
-class ServerObserver(Protocol):
-    """What is called when a server has done something, to count it."""
-
-    def response_sent(self, status: int, outcome: str, request_id: bytes) -> None:
-        """A request has its response.
-
-        :param outcome: one word, ``ok`` if nothing went wrong.
-        """
-
-    def client_left(self) -> None:
-        """A client has left before it had its response."""
-
-    def request_refused(self, status: int, reason: str, request_id: bytes) -> None:
-        """What could not be a request has been responded to with an error."""
-
-    def connection_refused(self, reason: str) -> None:
-        """A connection is closed because of what its client does, or does not do."""
-
-
-class RequestServer(Protocol):
-    """What a request needs of its server.
-
-    :ivar is_draining: whether no connection is kept after its response.
-    """
-
-    observer: ServerObserver
-    is_draining: bool
-    make_id: Callable[[], bytes]
-
-    def fixed_headers(self) -> bytes:
-        """Return the header lines of every response."""
-
-
-class Channel(Protocol):
-    """What a request needs of its connection."""
-
-    transport: Any
-
-    @property
-    def factory(self) -> RequestServer:
-        """The server."""
-
-    def respond(self, request: "Request", head: bytes, body: bytes) -> None:
-        """Send the response to the current request, which no other may follow."""
-
-    def push(self, data: bytes) -> None:
-        """Send what follows in a response that was begun, unless the client does not read it."""
-
-    def end(self) -> None:
-        """End a response that was begun, and the connection with it."""
 
 
 class Request(server.Request):
@@ -253,7 +202,8 @@ class Request(server.Request):
             self.keep_alive = False
         body = self._written
         head = self._make_head(len(body))
-        self.channel.respond(self, head, b"" if self.method == b"HEAD" else body)
+        sent = b"" if self.method == b"HEAD" else body
+        self.channel.respond(head, sent, keep_alive=self.keep_alive)
         if self.notifications:
             for notification in self._take_notifications():
                 notification.callback(None)

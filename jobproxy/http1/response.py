@@ -18,6 +18,8 @@ from zope.interface import implementer
 from jobproxy.http1.limits import ClientLimits
 
 _BODILESS = frozenset({204, 304})
+#: The end of every body.
+_DONE = Failure(ResponseDone())
 
 
 class BadResponse(Exception):
@@ -55,7 +57,7 @@ class Response:
         protocol.makeConnection(None)
         if self.body:
             protocol.dataReceived(self.body)
-        protocol.connectionLost(Failure(ResponseDone()))
+        protocol.connectionLost(_DONE)
 
     def setPreviousResponse(self, response: Any) -> None:
         self.previousResponse = response

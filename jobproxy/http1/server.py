@@ -12,8 +12,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.web.resource import IResource
 
+from jobproxy.http1.interfaces import ServerObserver
 from jobproxy.http1.limits import ServerLimits
-from jobproxy.http1.request import ServerObserver
 from jobproxy.http1.server_connection import DescribeError, ServerConnection
 from jobproxy.util.idle import IdleNotifier
 

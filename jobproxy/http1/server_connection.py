@@ -11,8 +11,9 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from jobproxy.http1.errors import BadRequest, HttpError, request_timeout
+from jobproxy.http1.interfaces import RequestServer
 from jobproxy.http1.limits import ServerLimits
-from jobproxy.http1.request import Request, RequestServer, write_head
+from jobproxy.http1.request import Request, write_head
 from jobproxy.http1.request_parser import ParsedRequest, RequestParser
 from jobproxy.http1.sending import EagerWriter, find_send
 
@@ -159,11 +160,11 @@ class ServerConnection(EagerWriter, Protocol):
                 self._deadline = None
         self._answer_next()
 
-    def respond(self, request: Request, head: bytes, body: bytes) -> None:
+    def respond(self, head: bytes, body: bytes, *, keep_alive: bool) -> None:
         """Send the answer to the current request; to be called by that request alone."""
         self._current = None
         self._write(head + body)
-        if not request.keep_alive:
+        if not keep_alive:
             self._queue = None
             self._close()
         elif not self._is_answering:

@@ -15,14 +15,14 @@ from typing import Any
 
 from attrs import define, field, frozen
 from tqdm import tqdm
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import react
 
 from jobproxy import __version__
 from jobproxy.daemon.lifecycle import raise_file_limit
-from jobproxy.http1.client import collect_body, make_client, post_json
+from jobproxy.http1.agent import PooledAgent
+from jobproxy.http1.client import JSON, PlainClient, read_body
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.sandbox.jobs import Job
 from jobproxy.sandbox.proofs import BadProof, pack_proof, unpack_proof
@@ -96,7 +96,7 @@ class LoadClient:
     :param timeout: seconds after which an answer is no longer waited for.
     """
 
-    _treq: HTTPClient
+    _treq: PlainClient
     _clock: IReactorTime
     _url: str
     _account: str
@@ -154,8 +154,8 @@ class LoadClient:
 
     async def _exchange(self) -> tuple[int, bytes]:
         body = json.dumps({"account": self._account, "wait": True}).encode()
-        response = await post_json(self._treq, self._clock, self._url, body)
-        return response.code, await collect_body(response, MAX_BODY)
+        response = await self._treq.request("POST", self._url, headers=JSON, data=body)
+        return response.code, await read_body(response, MAX_BODY)
 
 
 def _time_out(_: object, seconds: float) -> None:
@@ -246,11 +246,9 @@ def check_proof(name: str, as_json: bool) -> int:
 
 async def run_jobs(reactor: Any, arguments: argparse.Namespace) -> None:
     """Run the jobs, print the report and end with its exit code."""
+    limits = ClientLimits(connections=arguments.concurrency, connect_time=arguments.timeout)
     client = LoadClient(
-        make_client(
-            reactor,
-            ClientLimits(connections=arguments.concurrency, connect_time=arguments.timeout),
-        ),
+        PlainClient(PooledAgent(reactor, limits)),
         reactor,
         arguments.url,
         arguments.account,

@@ -9,7 +9,6 @@ from typing import Any, cast
 from attrs import asdict, define, field
 from klein import Klein
 from klein.resource import KleinResource
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReactorTime
@@ -19,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 
-from jobproxy.http1.client import collect_body, post_json
+from jobproxy.http1.client import JSON, PlainClient, read_body
 from jobproxy.sandbox.faults import Fault, Faults
 from jobproxy.sandbox.jobs import Job, Workshop
 from jobproxy.sandbox.network import Connection, connection_of
@@ -98,7 +97,7 @@ class Simulator:
 
     app = Klein()
 
-    _treq: HTTPClient
+    _treq: PlainClient
     _clock: IReactorTime
     _workshop: Workshop
     _slots: Slots
@@ -244,8 +243,8 @@ class Simulator:
 
     async def _send(self, url: str, result: dict[str, Any]) -> tuple[int, bytes]:
         body = json.dumps(result, separators=(",", ":")).encode()
-        response = await post_json(self._treq, self._clock, url, body)
-        return response.code, await collect_body(response, MAX_BODY)
+        response = await self._treq.request("POST", url, headers=JSON, data=body)
+        return response.code, await read_body(response, MAX_BODY)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done in the background."""

@@ -9,7 +9,8 @@ from twisted.web.server import Site
 
 from jobproxy.daemon import lifecycle
 from jobproxy.daemon.options import DaemonOptions, Option, read_count, read_delay, read_endpoints
-from jobproxy.http1.client import make_client
+from jobproxy.http1.agent import PooledAgent
+from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.sandbox.faults import KINDS, read_faults
 from jobproxy.sandbox.jobs import Workshop
@@ -90,7 +91,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
 
     source = Random(config["seed"])
     simulator = Simulator(
-        make_client(reactor, ClientLimits(connect_time=10, connections=1_000)),
+        PlainClient(PooledAgent(reactor, ClientLimits(connect_time=10, connections=1_000))),
         reactor,
         Workshop(source),
         Slots(config["slots-per-account"], config["hold-slot"]),

@@ -10,7 +10,6 @@ from math import ceil
 from typing import Any
 
 from attrs import define, field, frozen
-from treq.client import HTTPClient
 from twisted.internet import error as errors
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -23,7 +22,7 @@ from twisted.web.client import (
 from twisted.web.iweb import IResponse
 
 from jobproxy.http1.agent import UNTRUSTED
-from jobproxy.http1.client import BodyTooBig, collect_body, post_json
+from jobproxy.http1.client import CLOSE, JSON, BodyTooBig, PlainClient, read_body
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.keepalive import KeepAlivePolicy
 from jobproxy.util.deadline import Deadline
@@ -94,7 +93,7 @@ class JobServer:
     :ivar results: how many start calls ended how.
     """
 
-    _treq: HTTPClient = field(repr=False)
+    _treq: PlainClient = field(repr=False)
     _clock: IReactorTime = field(repr=False)
     _url: str
     _timeout: float
@@ -145,10 +144,10 @@ class JobServer:
 
     async def _exchange(self, body: bytes, headers: Headers, may_keep: bool) -> _Answer:
         """Return the job server's answer; one deadline covers all of it."""
-        waiting: Deferred[Any] = post_json(
-            self._treq, self._clock, self._url, body, headers, may_keep=may_keep
+        common = JSON if may_keep else (*JSON, *CLOSE)
+        waiting: Deferred[Any] = self._treq.request(
+            "POST", self._url, headers=(*common, *headers), data=body
         )
-
         kind = "lost"
 
         def give_up() -> None:
@@ -159,7 +158,7 @@ class JobServer:
         deadline = Deadline(self._clock, self._timeout, give_up)
         try:
             response: IResponse = await waiting
-            waiting = collect_body(response, MAX_ACK)
+            waiting = read_body(response, MAX_ACK)
             try:
                 return _Answer(response, await waiting)
             except (BodyTooBig, *_PERHAPS_SENT):

@@ -21,9 +21,11 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from jobproxy.http1.agent import PooledAgent
-from jobproxy.http1.client import BodyTooBig, BytesProducer, collect_body, make_client, post_json
+from jobproxy.http1.client import CLOSE as CLOSE_LINES
+from jobproxy.http1.client import JSON, BodyTooBig, PlainClient, read_body
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.response import BadResponse
+from jobproxy.http1.sender import BytesProducer
 
 URL = b"http://10.0.0.9/start"
 CLOSE = Headers({"Connection": ["close"]})
@@ -356,7 +358,7 @@ class ResponseTests(AgentTestCase):
         self.assertEqual((first, second.strip()), (b"1", b"2"))
         self.assertEqual(response.headers.getRawHeaders("x-empty"), [""])
         self.assertFalse(response.headers.hasHeader("x-b"))
-        self.assertEqual(self.successResultOf(collect_body(response, 5)), b"hello")
+        self.assertEqual(self.successResultOf(read_body(response, 5)), b"hello")
 
     def test_deliver_body(self) -> None:
         """A body is delivered whole, and its end is a good one, to everyone who asks."""
@@ -1278,18 +1280,17 @@ class ClientTests(AgentTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.client = make_client(self.reactor, self.limits)
+        self.client = PlainClient(PooledAgent(self.reactor, self.limits))
 
     def post(self, may_keep: bool) -> Connection:
         """POST, which takes a new connection, and have it answered."""
-        asking = post_json(
-            self.client, self.reactor, "http://10.0.0.9/start", b"{}", may_keep=may_keep
-        )
+        headers = JSON if may_keep else (*JSON, *CLOSE_LINES)
+        asking = self.client.request("POST", "http://10.0.0.9/start", headers=headers, data=b"{}")
         connection = self.connect()
         connection.send(PLAIN)
         response = self.successResultOf(asking)
         self.assertEqual(response.code, 200)
-        self.assertEqual(self.successResultOf(collect_body(response, 2)), b"hi")
+        self.assertEqual(self.successResultOf(read_body(response, 2)), b"hi")
         return connection
 
     def tearDown(self) -> None:
@@ -1308,7 +1309,7 @@ class ClientTests(AgentTestCase):
             b"POST /start HTTP/1.1\r\nHost: 10.0.0.9\r\nContent-Type: application/json\r\n"
             b"Content-Length: 2\r\n\r\n{}",
         )
-        asking = post_json(self.client, self.reactor, "http://10.0.0.9/start", b"[]")
+        asking = self.client.request("POST", "http://10.0.0.9/start", headers=JSON, data=b"[]")
         self.assertEqual(connection.requests, 2)
         connection.send(PLAIN)
         self.successResultOf(asking)
@@ -1324,14 +1325,14 @@ class ClientTests(AgentTestCase):
     def test_own_connections(self) -> None:
         """Each client has its connections to itself."""
         kept = self.post(may_keep=True)
-        self.client = make_client(self.reactor, self.limits)
+        self.client = PlainClient(PooledAgent(self.reactor, self.limits))
         self.post(may_keep=True)
         self.assertEqual(kept.requests, 1)
 
     def test_limit_of_the_caller(self) -> None:
         """S20: whoever collects a body can bound it more closely than the agent does."""
-        asking = post_json(self.client, self.reactor, "http://10.0.0.9/start", b"{}")
+        asking = self.client.request("POST", "http://10.0.0.9/start", headers=JSON, data=b"{}")
         self.connect().send(PLAIN)
         response = self.successResultOf(asking)
-        self.failureResultOf(collect_body(response, 1), BodyTooBig)
-        self.assertEqual(self.successResultOf(collect_body(response, 2)), b"hi")
+        self.failureResultOf(read_body(response, 1), BodyTooBig)
+        self.assertEqual(self.successResultOf(read_body(response, 2)), b"hi")

@@ -15,7 +15,8 @@ from twisted.web.http import Request
 from twisted.web.server import Site
 
 from jobproxy.daemon.lifecycle import raise_file_limit
-from jobproxy.http1.client import collect_body, make_client, post_json
+from jobproxy.http1.agent import PooledAgent
+from jobproxy.http1.client import JSON, PlainClient, read_body
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port, read_memory
 from tests.support.reactor import reactor, until_closed
@@ -98,13 +99,13 @@ async def test_all_are_answered() -> None:
         per_client = (read_memory(proxy.process.pid) - base) / clients
         assert per_client < 16_384
 
-        sender = make_client(reactor, ClientLimits(idle_time=0))
+        sender = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
 
         async def call_back(numbers: range) -> None:
             for number in numbers:
                 url = job_server.callbacks[number]
-                response = await post_json(sender, reactor, url, make_result(number))
-                await collect_body(response, 1_000)
+                response = await sender.request("POST", url, headers=JSON, data=make_result(number))
+                await read_body(response, 1_000)
 
         rounds = [range(first, clients, 20) for first in range(20)]
         await gatherResults([Deferred.fromCoroutine(call_back(numbers)) for numbers in rounds])

@@ -9,15 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
 from attrs import define, field, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 from klein import Klein
-from treq.client import HTTPClient
-from treq.testing import StubTreq
+from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
@@ -25,8 +24,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web._newclient import ResponseNeverReceived
 from twisted.web.http import Request
+from twisted.web.iweb import IAgent
 
 from jobproxy import __version__
+from jobproxy.http1.client import PlainClient
 from jobproxy.sandbox import jobclient
 from jobproxy.sandbox.jobclient import LoadClient, Tally
 from jobproxy.sandbox.jobs import Job
@@ -61,7 +62,7 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.jobs: list[Waiting] = []
-        self.treq = StubTreq(self.app.resource())
+        self.agent = RequestTraversalAgent(self.app.resource())
 
     @app.route("/start", methods=["POST"])
     def start(self, request: Request) -> Deferred[bytes]:
@@ -75,7 +76,7 @@ class FakeServer:
         job = self.jobs[number]
         job.request.setResponseCode(status)
         job.answered.callback(result_of(number) if body is None else body)
-        self.treq.flush()
+        self.agent.flush()
 
 
 class LoadClientTests(SynchronousTestCase):
@@ -87,7 +88,7 @@ class LoadClientTests(SynchronousTestCase):
         # Not zero, so that a moment is not taken for a time that passed.
         self.clock.advance(1000)
         self.server = FakeServer()
-        self.treq = cast(HTTPClient, self.server.treq)
+        self.agent: IAgent = self.server.agent
         self.advanced: list[float] = []
 
     def tearDown(self) -> None:
@@ -96,7 +97,12 @@ class LoadClientTests(SynchronousTestCase):
 
     def run_jobs(self, jobs: int, concurrency: int = 50, limit: float = 5.0) -> Deferred[Tally]:
         client = LoadClient(
-            self.treq, self.clock, "http://jobs.example/start", "example", concurrency, 120.0
+            PlainClient(self.agent),
+            self.clock,
+            "http://jobs.example/start",
+            "example",
+            concurrency,
+            120.0,
         )
         running = client.run(jobs, limit, lambda: self.advanced.append(self.clock.seconds()))
         return Deferred.fromCoroutine(running)
@@ -249,13 +255,13 @@ class LoadClientTests(SynchronousTestCase):
 
     def test_lost_connection(self) -> None:
         """A connection that fails is an error, by the name of what went wrong."""
-        self.treq = HTTPClient(FailingAgent(ConnectionLost()))
+        self.agent = FailingAgent(ConnectionLost())
         self.assertEqual(self.count_errors(self.run_jobs(3)), {"ConnectionLost": 3})
 
     def test_packed_errors(self) -> None:
         """What went wrong is named even if Twisted has packed it in something else."""
         error = ResponseNeverReceived([Failure(ResponseNeverReceived([Failure(ConnectionLost())]))])
-        self.treq = HTTPClient(FailingAgent(error))
+        self.agent = FailingAgent(error)
         self.assertEqual(self.count_errors(self.run_jobs(2)), {"ConnectionLost": 2})
 
     def test_timeout(self) -> None:

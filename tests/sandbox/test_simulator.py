@@ -6,8 +6,7 @@ from typing import Any, cast
 
 from attrs import asdict, define, evolve, field
 from klein import Klein
-from treq.client import HTTPClient
-from treq.testing import StubTreq
+from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
@@ -17,6 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import Request
 
+from jobproxy.http1.client import PlainClient
 from jobproxy.sandbox.faults import read_faults
 from jobproxy.sandbox.jobs import Job, Workshop
 from jobproxy.sandbox.network import LatentFactory
@@ -126,7 +126,7 @@ class Receiver:
         self.callbacks: list[Callback] = []
         self.status = 200
         self.held: list[Deferred[bytes]] | None = None
-        self.treq = StubTreq(self.app.resource())
+        self.agent = RequestTraversalAgent(self.app.resource())
 
     @app.route("/callback/<name>", methods=["POST"])
     def take(self, request: Request, name: str) -> bytes | Deferred[bytes]:
@@ -145,7 +145,7 @@ class Receiver:
         assert self.held is not None
         for response in self.held:
             response.callback(b"taken")
-        self.treq.flush()
+        self.agent.flush()
 
 
 class SimulatorTestCase(SynchronousTestCase):
@@ -171,7 +171,7 @@ class SimulatorTestCase(SynchronousTestCase):
         self.slots = Slots(1, self.holding)
         self.workshop = Workshop(Random(1), lambda: 1435591735.5 + self.clock.seconds())
         self.simulator = Simulator(
-            cast(Any, self.receiver.treq),
+            PlainClient(self.receiver.agent),
             self.clock,
             self.workshop,
             self.slots,
@@ -227,7 +227,7 @@ class SimulatorTestCase(SynchronousTestCase):
 
     def fail_callbacks(self, error: Exception) -> None:
         """Have every callback from now on fail."""
-        self.simulator._treq = HTTPClient(FailingAgent(error))
+        self.simulator._treq = PlainClient(FailingAgent(error))
 
     def read_stats(self) -> dict[str, Any]:
         """Ask for the numbers, as they are served."""

@@ -29,8 +29,9 @@ from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from jobproxy.http1.agent import PooledAgent
-from jobproxy.http1.client import BytesProducer, collect_body, make_client
+from jobproxy.http1.client import PlainClient, read_body
 from jobproxy.http1.limits import ClientLimits
+from jobproxy.http1.sender import BytesProducer
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
@@ -144,7 +145,7 @@ async def test_trusted() -> None:
         async with serving(respond, identity) as server:
             response = await post(make_agent(), server)
             assert response.code == 200
-            assert await collect_body(response, 2) == b"hi"
+            assert await read_body(response, 2) == b"hi"
         (peer,) = server.peers
         assert peer.requests == 1
         assert peer.received.endswith(b"\r\nContent-Length: 15\r\n\r\n" + BODY)
@@ -185,7 +186,7 @@ async def test_self_signed_start() -> None:
     async with serving(respond, issue(None, ADDRESS)) as server:
         policy = KeepAlivePolicy(reactor, lambda: None, 0)
         circuit = Circuit(reactor, random.Random())
-        client = make_client(reactor, ClientLimits(idle_time=0))
+        client = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
         job_server = JobServer(client, reactor, server.url.decode(), 5, policy, circuit)
         with pytest.raises(UpstreamUntrusted):
             await job_server.start("a", BODY)

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from jobproxy.http1.client import make_client
+from jobproxy.http1.agent import PooledAgent
+from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import AmbiguousStart, JobServer
@@ -44,7 +44,7 @@ class Peer(Protocol):
         self.lost.callback(None)
 
 
-async def start(client: HTTPClient, clock: Any, url: str) -> None:
+async def start(client: PlainClient, clock: Any, url: str) -> None:
     """Make a start call that may take 5 seconds."""
     policy = KeepAlivePolicy(clock, lambda: None, 0)
     circuit = Circuit(clock, random.Random())
@@ -56,7 +56,7 @@ async def call(react: Callable[[Any], None], clock: Any = reactor) -> Peer:
     peer = Peer(react)
     endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
     port = await endpoint.listen(Factory.forProtocol(lambda: peer))
-    client = make_client(reactor, ClientLimits(idle_time=0))
+    client = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
     url = f"http://127.0.0.1:{port.getHost().port}/start"
     try:
         await start(client, clock, url)
@@ -103,7 +103,7 @@ async def test_refused() -> None:
     port = await endpoint.listen(Factory.forProtocol(Protocol))
     url = f"http://127.0.0.1:{port.getHost().port}/start"
     await port.stopListening()
-    client = make_client(reactor, ClientLimits(idle_time=0))
+    client = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
     with pytest.raises(UpstreamUnreachable):
         await start(client, reactor, url)
 
@@ -111,7 +111,7 @@ async def test_refused() -> None:
 @run
 async def test_no_name() -> None:
     """S2: a name that cannot exist (RFC 6761, section 6.4)."""
-    client = make_client(reactor, ClientLimits(idle_time=0))
+    client = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
     with pytest.raises(UpstreamUnreachable):
         await start(client, reactor, "http://jobs.invalid/start")
 
@@ -123,7 +123,7 @@ async def test_plain_server() -> None:
     peer.dataReceived = lambda data: peer.transport.write(b"HTTP/1.1 400 Bad\r\n\r\n")  # type: ignore[method-assign, union-attr]
     endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
     port = await endpoint.listen(Factory.forProtocol(lambda: peer))
-    client = make_client(reactor, ClientLimits(idle_time=0))
+    client = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
     url = f"https://127.0.0.1:{port.getHost().port}/start"
     with pytest.raises(UpstreamUntrusted):
         await start(client, reactor, url)

@@ -3,12 +3,11 @@
 import json
 import random
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from attrs import define, field, frozen
 from klein import Klein
-from treq.client import HTTPClient
-from treq.testing import StubTreq
+from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory
@@ -34,6 +33,7 @@ from jobproxy.api.openapi import InterfaceRoutes
 from jobproxy.api.responses import Routes, describe_error, make_resource
 from jobproxy.gateway import Gateway
 from jobproxy.http1.agent import PooledAgent
+from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.server import ServerFactory
 from jobproxy.jobs.events import JobEvents
@@ -195,13 +195,13 @@ class FakeJobServer:
 
     def __init__(self) -> None:
         self.starts: list[Start] = []
-        self.treq = StubTreq(self.app.resource())
+        self.agent = RequestTraversalAgent(self.app.resource())
 
     @app.route("/start", methods=["POST"])
     def start(self, request: Request) -> Deferred[bytes]:
         assert request.content is not None
         raw = request.content.read()
-        start = Start(json.loads(raw), raw, request, self.treq.flush)
+        start = Start(json.loads(raw), raw, request, self.agent.flush)
         self.starts.append(start)
         return start._answered
 
@@ -270,7 +270,7 @@ class Proxy:
         )
         self.circuit = Circuit(self.clock, self.random)
         self.upstream = JobServer(
-            cast(Any, self.job_server.treq),
+            PlainClient(self.job_server.agent),
             self.clock,
             "http://jobs.example/start",
             options["timeout"],
@@ -379,7 +379,7 @@ class Proxy:
 
     def fail_starts(self, error: Exception) -> None:
         """Have every start call from now on fail."""
-        self.upstream._treq = HTTPClient(FailingAgent(error))
+        self.upstream._treq = PlainClient(FailingAgent(error))
 
     def call_back(self, start: Start, body: bytes) -> Answer:
         """Have the job server send a callback, and return what it is answered."""

@@ -2,17 +2,19 @@
 
 import errno
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from attrs import define, field
 from OpenSSL.SSL import Error as TLSError
-from treq.client import HTTPClient
 from twisted.internet import error
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.client import RequestTransmissionFailed, ResponseNeverReceived
+from twisted.web.iweb import IAgent
+from zope.interface import implementer
 
+from jobproxy.http1.client import PlainClient
 from jobproxy.upstream.retries import Retry
 from tests.support.proxy import Client, ProxyTestCase, Start, result_of
 
@@ -40,11 +42,12 @@ FINAL: Sequence[Outcome] = (
 )
 
 
+@implementer(IAgent)
 @define(eq=False)
 class Line:
     """The way to the job server: some calls fail on it, and the times of all are noted."""
 
-    _treq: Any
+    _agent: Any
     _clock: Clock
     failures: list[Exception | None] = field(factory=list, init=False)
     times: list[float] = field(factory=list, init=False)
@@ -53,10 +56,10 @@ class Line:
     def calls(self) -> int:
         return len(self.times)
 
-    def post(self, url: str, **kwargs: Any) -> Deferred[Any]:
+    def request(self, *args: Any, **kwargs: Any) -> Deferred[Any]:
         self.times.append(round(self._clock.seconds(), 3))
         failure = self.failures.pop(0) if self.failures else None
-        return self._treq.post(url, **kwargs) if failure is None else fail(failure)
+        return self._agent.request(*args, **kwargs) if failure is None else fail(failure)
 
 
 class RetryTestCase(ProxyTestCase):
@@ -64,8 +67,8 @@ class RetryTestCase(ProxyTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.line = Line(self.job_server.treq, self.clock)
-        self.upstream._treq = cast(HTTPClient, self.line)
+        self.line = Line(self.job_server.agent, self.clock)
+        self.upstream._treq = PlainClient(self.line)
 
     def step(self) -> None:
         """Go on to the time at which something is to happen next."""

@@ -282,7 +282,7 @@ class UnfinishedAnswerTests(ProxyTestCase):
         request.setResponseCode(status)
         request.setHeader(b"content-length", b"%d" % length)
         request.write(body)
-        self.job_server.treq.flush()
+        self.job_server.agent.flush()
         return client, lost
 
     def check_grace(self, client: Client) -> None:
@@ -294,10 +294,10 @@ class UnfinishedAnswerTests(ProxyTestCase):
         """S21: the start timeout covers the body too, and the connection is closed then."""
         client, lost = self.begin(200, b'{"id":"1"', 10)
         self.clock.advance(9.9)
-        self.job_server.treq.flush()
+        self.job_server.agent.flush()
         self.assertEqual(lost, [])
         self.clock.advance(0.1)
-        self.job_server.treq.flush()
+        self.job_server.agent.flush()
         self.assertEqual(len(lost), 1)
         self.check_grace(client)
 
@@ -305,13 +305,13 @@ class UnfinishedAnswerTests(ProxyTestCase):
         """S9: the connection ends in the middle of an ack, even one that could be read."""
         client, _ = self.begin(200, result_of("1"), 1000)
         self.starts[0].request.loseConnection()
-        self.job_server.treq.flush()
+        self.job_server.agent.flush()
         self.check_grace(client)
 
     def test_huge_ack(self) -> None:
         """S20: the connection is closed as soon as an ack is known to be too big."""
         client, lost = self.begin(200, b" " * 65_537, 10**9)
-        self.job_server.treq.flush()
+        self.job_server.agent.flush()
         self.assertEqual(len(lost), 1)
         self.check_grace(client)
 
