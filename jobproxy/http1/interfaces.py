@@ -3,6 +3,13 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.resource import IResource
+
+from jobproxy.http1.errors import HttpError
+from jobproxy.http1.limits import ServerLimits
+from jobproxy.http1.phases import Phase
+
 
 class ServerObserver(Protocol):
     """What is called when a server has done something, to count it."""
@@ -35,6 +42,29 @@ class RequestServer(Protocol):
 
     def fixed_headers(self) -> bytes:
         """Return the header lines of every response."""
+
+
+DescribeError = Callable[[HttpError, bytes], tuple[bytes, bytes]]
+
+
+class ConnectionServer(RequestServer, Protocol):
+    """What a connection needs of its server.
+
+    :ivar describe_error: returns the content type and the body of the response to what is no
+        acceptable request, from the error and the id of that response.
+    :ivar timeouts: seconds that each phase may last.
+    :ivar connections: all that are open.
+    """
+
+    resource: IResource
+    clock: IReactorTime
+    limits: ServerLimits
+    timeouts: dict[Phase, float | None]
+    describe_error: DescribeError
+    connections: set[Any]
+
+    def remove(self, connection: Any) -> None:
+        """Count a connection no longer."""
 
 
 class Channel(Protocol):

@@ -11,12 +11,14 @@ class ServerLimits:
     :param header_line: one header line.
     :param header_count: header lines of a request.
     :param body: a request's body.
-    :param ahead: what may be sent on while a request before it is not answered yet.
+    :param ahead: what may be sent while a request before it has no response yet.
     :param request_time: from a request's first byte to its last.
     :param silent_time: from the connection to its first byte.
-    :param idle_time: between an answer and the next request.
-    :param linger_time: after an answer that ends the connection, for the client to read it.
-    :param linger_size: what is taken in and thrown away meanwhile.
+    :param idle_time: between a response and the next request; also how long a client may leave
+        a response unread.
+    :param linger_time: after an error that ends the connection, for the client to read it.
+    :param linger_size: what is received and thrown away meanwhile.
+    :param leave_time: for a connection that is closed because nothing came to be closed.
     """
 
     head: int = 32_768
@@ -29,6 +31,7 @@ class ServerLimits:
     idle_time: float = 30.0
     linger_time: float = 2.0
     linger_size: int = 1_048_576
+    leave_time: float = 1.0
 
 
 @frozen

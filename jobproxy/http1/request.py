@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from http import HTTPStatus
 from io import BytesIO
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -15,15 +14,11 @@ from twisted.web import server
 from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
 
+from jobproxy.http1.heads import write_head
 from jobproxy.http1.interfaces import Channel
 from jobproxy.http1.request_parser import ParsedRequest
 
 _REQUEST_ID = re.compile(rb"[\w.:/=+-]{1,128}", re.ASCII)
-
-_STATUS_LINES = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
-    for status in HTTPStatus
-}
 
 
 def _find_path(uri: bytes) -> bytes:
@@ -32,19 +27,6 @@ def _find_path(uri: bytes) -> bytes:
     if path.startswith((b"http://", b"https://")):
         path = b"/" + b"".join(path.split(b"/", 3)[3:])
     return path
-
-
-def write_head(status: int, headers: dict[bytes, bytes], length: int | None, fixed: bytes) -> bytes:
-    """Return the head of a response.
-
-    :param headers: whole lines by lower-case name, but for ``Content-Length``.
-    :param length: of the body in bytes; said also in responses that have none (RFC 9110, 8.6), but
-        not if it is not known.
-    :param fixed: whole lines that come first.
-    """
-    lines = b"".join(headers.values())
-    size = b"" if length is None else b"Content-Length: %d\r\n" % length
-    return b"%b%b%b%b\r\n" % (_STATUS_LINES[status], fixed, lines, size)
 
 
 class Request(server.Request):

@@ -1,16 +1,30 @@
-"""Sending at once what the kernel takes at once.
+"""Sending at once what the kernel takes at once, and options of the sockets.
 
 A write to a transport waits for the reactor to say that its socket can be written to, which takes
 two changes of what the reactor watches and a round of its loop. A socket that nothing waits for can
 nearly always be written to, so it is asked first.
 """
 
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.interfaces import ISSLTransport, ITCPTransport
 
 Send = Callable[[bytes], int]
+
+#: When a peer that vanished without a word is given up: probes after 30 s, 10 s apart, 3 lost.
+_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+
+
+def set_socket_options(transport: Any) -> None:
+    """Send small writes at once, and have the kernel notice that the peer is not there."""
+    transport.setTcpNoDelay(True)
+    transport.setTcpKeepAlive(True)
+    handle = transport.getHandle()
+    for name, value in _KEEPALIVE:
+        if hasattr(socket, name):
+            handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def find_send(transport: Any) -> Send | None:

@@ -12,9 +12,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.web.resource import IResource
 
-from jobproxy.http1.interfaces import ServerObserver
+from jobproxy.http1.interfaces import DescribeError, ServerObserver
 from jobproxy.http1.limits import ServerLimits
-from jobproxy.http1.server_connection import DescribeError, ServerConnection
+from jobproxy.http1.phases import timeouts_of
+from jobproxy.http1.server_connection import ServerConnection
 from jobproxy.util.idle import IdleNotifier
 
 
@@ -46,6 +47,7 @@ class ServerFactory(Factory):
         self.resource = resource
         self.clock = reactor
         self.limits = limits or ServerLimits()
+        self.timeouts = timeouts_of(self.limits)
         self.describe_error = describe_error
         self.observer = observer
         self.make_id = make_id

@@ -1,66 +1,38 @@
-"""The server side of a connection: requests answered in order, and an end to all that lingers."""
+"""The server side of a connection: one response to each request, in order, and an end to it all."""
 
-import socket
-from collections.abc import Callable
-from typing import Any, cast
-from typing import Protocol as Interface
+from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource
 
 from jobproxy.http1.errors import BadRequest, HttpError, request_timeout
-from jobproxy.http1.interfaces import RequestServer
-from jobproxy.http1.limits import ServerLimits
-from jobproxy.http1.request import Request, write_head
+from jobproxy.http1.heads import write_error
+from jobproxy.http1.interfaces import ConnectionServer
+from jobproxy.http1.phases import ARRIVING, DEAF, GOES_ON, READY, TRANSITIONS, UNREAD, Event, Phase
+from jobproxy.http1.request import Request
 from jobproxy.http1.request_parser import ParsedRequest, RequestParser
-from jobproxy.http1.sending import EagerWriter, find_send
-
-#: When a client that vanished without a word is given up: probes after 30 s, 10 s apart, 3 lost.
-_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
-
-
-DescribeError = Callable[[HttpError, bytes], tuple[bytes, bytes]]
-
-
-class ConnectionServer(RequestServer, Interface):
-    """What a connection needs of its server.
-
-    :ivar describe_error: returns the content type and the body of the response to what is no
-        acceptable request, from the error and the id of that response.
-    :ivar connections: all that are open.
-    """
-
-    resource: IResource
-    clock: IReactorTime
-    limits: ServerLimits
-    describe_error: DescribeError
-    connections: "set[ServerConnection]"
-
-    def remove(self, connection: "ServerConnection") -> None:
-        """Count a connection no longer."""
+from jobproxy.http1.sending import EagerWriter, find_send, set_socket_options
 
 
 class ServerConnection(EagerWriter, Protocol):
     """One client's connection.
 
-    Requests that come while one is being answered wait for their turn, and so does the refusal of
-    what is no request. Then the connection *lingers*: it is closed once the client has had time to
-    read why, since a close with unread bytes would take the answer away from it (RFC 9112, 9.6).
+    Requests that come while one has no response wait for their turn, and so does the refusal of
+    what is no request. What the connection does at a time is its phase; see
+    :mod:`jobproxy.http1.phases`.
     """
 
     __slots__ = (
-        "_ahead",
         "_current",
         "_deadline",
-        "_has_asked",
-        "_is_answering",
-        "_is_blocked",
-        "_linger",
+        "_error",
+        "_is_starting",
+        "_parser",
+        "_phase",
         "_queue",
-        "_reader",
         "_send",
+        "_surplus",
         "_timer",
         "connected",
         "factory",
@@ -71,39 +43,35 @@ class ServerConnection(EagerWriter, Protocol):
         self.factory = factory
         self.transport: Any = None
         self.connected = 0
-        self._reader: RequestParser | None = None
-        self._current: Request | None = None
-        self._queue: list[ParsedRequest | HttpError] | None = None
-        self._ahead = 0
-        self._is_answering = False
-        #: Whether the transport holds so much that the client has not read that it wants no more.
-        self._is_blocked = False
-        self._has_asked = False
-        #: Bytes that may still be thrown away, once the connection lingers.
-        self._linger: int | None = None
+        self._phase = Phase.SILENT
         self._deadline: float | None = None
         self._timer: IDelayedCall | None = None
+        self._parser: RequestParser | None = None
+        #: The request that has no response yet, and those after it.
+        self._current: Request | None = None
+        self._queue: list[ParsedRequest] | None = None
+        #: Why what came after all these is no request; nothing is read after it.
+        self._error: HttpError | None = None
+        #: Bytes that came while a request had no response; once lingering, those thrown away.
+        self._surplus = 0
+        #: Whether a request is just being handed to the resource, which may respond at once.
+        self._is_starting = False
 
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
-            self.transport.setTcpKeepAlive(True)
-            handle = cast(Any, self.transport).getHandle()
-            for name, value in _KEEPALIVE:
-                if hasattr(socket, name):
-                    handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            set_socket_options(self.transport)
         self._send = find_send(self.transport)
         if self._send is None:
             self._fall_back()
         self.factory.connections.add(self)
-        self._set_deadline(self.factory.limits.silent_time)
+        self._start_timeout()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._handle(Event.LOSE)
         self.factory.remove(self)
         self._stop_timer()
-        self._close_reader()
-        self._queue = None
-        self._linger = 0
+        self._close_parser()
+        self._queue = self._error = None
         if self._current is not None:
             current, self._current = self._current, None
             current.connectionLost(reason)
@@ -112,180 +80,182 @@ class ServerConnection(EagerWriter, Protocol):
         self.transport.registerProducer(self, True)
 
     def pauseProducing(self) -> None:
-        """Do nothing more for a client that does not read what it got: called by the transport."""
-        self._is_blocked = True
+        """Read and send no more until the client has read: called by the transport."""
+        self._handle(Event.BLOCK)
         self.transport.pauseProducing()
-        self._set_deadline(self.factory.limits.idle_time)
 
     def resumeProducing(self) -> None:
         """Go on, as the client has read: called by the transport."""
-        self._is_blocked = False
-        self._deadline = None
-        if self._reader is not None:
-            self._set_deadline(self.factory.limits.request_time)
+        self._handle(Event.UNBLOCK)
         self.transport.resumeProducing()
-        self._answer_next()
+        self._follow_parser()
+        self._start_next()
 
     def stopProducing(self) -> None:
-        """Nothing has to be stopped: the end of the connection is told otherwise."""
+        """Nothing has to be stopped: :meth:`connectionLost` follows."""
 
     def dataReceived(self, data: bytes) -> None:
-        if self._linger is not None:
-            self._discard(data)
+        if self._phase in DEAF:
+            self._discard(len(data))
             return
         if self._current is not None:
-            self._ahead += len(data)
-            if self._ahead > self.factory.limits.ahead:
+            self._surplus += len(data)
+            if self._surplus > self.factory.limits.ahead:
                 self._abort("pipelined")
                 return
-        reader = self._reader
-        is_new = reader is None
-        if reader is None:
-            reader = self._reader = RequestParser(self.factory.limits)
-        try:
-            reader.feed(data)
-        except BadRequest as bad:
-            self._take(reader)
-            self._close_reader()
-            self._enqueue(bad.error)
-        else:
-            is_new |= self._take(reader)
-            if reader.is_complete:
-                self._close_reader()
-            elif is_new:
-                self._has_asked = True
-                self._set_deadline(self.factory.limits.request_time)
-            if reader.wants_continue and self._current is not None:
-                # The client waits for us, not we for it.
-                self._deadline = None
-        self._answer_next()
+        if self._error is None:
+            self._read(data)
+            self._start_next()
 
     def respond(self, head: bytes, body: bytes, *, keep_alive: bool) -> None:
-        """Send the answer to the current request; to be called by that request alone."""
+        """Send the response to the current request; called by that request alone."""
         self._current = None
         self._write(head + body)
         if not keep_alive:
-            self._queue = None
+            self._queue = self._error = None
             self._close()
-        elif not self._is_answering:
-            self._answer_next()
+            return
+        self._handle(Event.RESPOND)
+        if not self._is_starting:
+            self._start_next()
 
     def push(self, data: bytes) -> None:
-        """Send what follows in an answer that was begun, unless the client does not read it."""
-        if not self._is_blocked:
+        """Send what follows in a response that was begun, unless the client does not read it."""
+        if self._phase is not Phase.STALLED:
             self._write(data)
 
     def end(self) -> None:
-        """End an answer that was begun, and the connection with it."""
-        self._current = self._queue = None
+        """End a response that was begun, and the connection with it."""
+        self._current = self._queue = self._error = None
         self._close()
 
     def leave_if_idle(self) -> None:
         """Close the connection unless something is under way on it."""
-        if self._linger is None and not (self._current or self._reader or self._queue):
+        is_busy = self._current or self._queue or self._parser or self._error
+        if not is_busy and self._phase not in DEAF:
             self._close()
 
-    def _take(self, reader: RequestParser) -> bool:
-        """Queue the requests that have been read, if any; each had a deadline of its own."""
-        if not reader.requests:
-            return False
-        self._enqueue(*reader.requests)
-        reader.requests.clear()
-        self._deadline = None
-        if not self._has_asked:
-            # Only the first deadline is likely to be due while the client is held.
-            self._has_asked = True
-            self._stop_timer()
-        return True
+    def _read(self, data: bytes) -> None:
+        """Queue the requests that are complete, and note what comes after them."""
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = RequestParser(self.factory.limits)
+        try:
+            parser.feed(data)
+        except BadRequest as bad:
+            self._error = bad.error
+        requests = parser.requests
+        if requests:
+            self._queue = requests if self._queue is None else self._queue + requests
+            parser.requests = []
+        if parser.is_complete or self._error is not None:
+            self._close_parser()
+            if self._phase in ARRIVING:
+                self._handle(Event.REST)
+        else:
+            self._follow_parser(is_new=bool(requests))
 
-    def _enqueue(self, *items: ParsedRequest | HttpError) -> None:
-        self._queue = [*(self._queue or ()), *items]
+    def _follow_parser(self, *, is_new: bool = False) -> None:
+        """Note that a request has begun to arrive, or that its client waits for us to go on.
 
-    def _answer_next(self) -> None:
-        self._is_answering = True
-        while self._can_answer() and self._queue:
-            following = self._queue.pop(0)
-            if isinstance(following, HttpError):
-                self._refuse(following)
-            else:
-                if self._ahead:
-                    self._ahead = max(0, self._ahead - following.size)
-                self._current = Request(self, following)
-                self.factory.resource.render(self._current)
-        self._is_answering = False
+        :param is_new: whether the parser has left a request behind since it was looked at.
+        """
+        is_arriving = self._parser is not None and not self._parser.wants_continue
+        if self._phase in ARRIVING:
+            if not is_arriving:
+                self._handle(Event.REST)
+            elif is_new:
+                self._handle(Event.BEGIN)
+        elif is_arriving and self._phase not in UNREAD:
+            self._handle(Event.BEGIN)
+
+    def _start_next(self) -> None:
+        """Hand requests to the resource, as long as each has its response at once."""
+        self._is_starting = True
+        while self._queue and self._phase in READY:
+            parsed = self._queue.pop(0)
+            if self._surplus:
+                self._surplus = max(0, self._surplus - parsed.size)
+            self._handle(Event.START)
+            self._current = request = Request(self, parsed)
+            self.factory.resource.render(request)
+        self._is_starting = False
         if not self._queue:
             self._queue = None
-        if not self._can_answer():
+        if self._phase not in READY:
             return
-        self._ahead = 0
-        if self._reader is None:
-            if self._deadline is None:
-                self._set_deadline(self.factory.limits.idle_time)
-        elif self._reader.wants_continue:
-            self._reader.wants_continue = False
-            self._set_deadline(self.factory.limits.request_time)
+        self._surplus = 0
+        if self._error is not None:
+            self._refuse(self._error)
+        elif self._parser is not None:
+            self._go_on_reading(self._parser)
+
+    def _go_on_reading(self, parser: RequestParser) -> None:
+        """Read on, now that no request is without a response; give the client leave to go on."""
+        gives_leave, parser.wants_continue = parser.wants_continue, False
+        self._follow_parser()
+        if gives_leave:
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _can_answer(self) -> bool:
-        return self._current is None and self._linger is None and not self._is_blocked
-
     def _refuse(self, error: HttpError) -> None:
-        request_id = self.factory.make_id()
-        self.factory.observer.request_refused(error.status, error.reason, request_id)
-        content_type, document = self.factory.describe_error(error, request_id)
-        headers = {
-            b"content-type": b"Content-Type: %b\r\n" % content_type,
-            b"x-request-id": b"X-Request-Id: %b\r\n" % request_id,
-            b"connection": b"Connection: close\r\n",
-        }
-        head = write_head(error.status, headers, len(document), self.factory.fixed_headers())
-        self._write(head + document)
+        self._write(write_error(error, self.factory))
         if hasattr(self.transport, "loseWriteConnection"):
-            self._linger = self.factory.limits.linger_size
-            self._set_deadline(self.factory.limits.linger_time)
-            self._say_no_more()
+            self._handle(Event.REFUSE)
+            self._stop_producing()
             self.transport.loseWriteConnection()
         else:
             self._close()
 
-    def _close(self) -> None:
-        """Close the connection when all is sent, but do not wait for that for long."""
-        self._linger = 0
-        self._set_deadline(self.factory.limits.idle_time)
-        self._lose_connection()
+    def _discard(self, size: int) -> None:
+        """Throw away what comes after an error; beyond a bound it is not even received."""
+        self._surplus += size
+        if self._phase is Phase.LINGERING and self._surplus >= self.factory.limits.linger_size:
+            self.transport.pauseProducing()
 
-    def _lose_connection(self) -> None:
-        self._say_no_more()
+    def _close(self, event: Event = Event.CLOSE) -> None:
+        """Close the connection when all is sent, but do not wait for that for long."""
+        self._handle(event)
+        self._stop_producing()
         self.transport.loseConnection()
 
-    def _say_no_more(self) -> None:
+    def _stop_producing(self) -> None:
         """Unregister as a producer: a transport that has one waits for more before it closes."""
         if self._send is None:
             self.transport.unregisterProducer()
-            self._is_blocked = False
-
-    def _discard(self, data: bytes) -> None:
-        if self._linger:
-            self._linger = max(0, self._linger - len(data))
-            if not self._linger:
-                self.transport.pauseProducing()
 
     def _abort(self, reason: str) -> None:
         self.factory.observer.connection_refused(reason)
         self.transport.abortConnection()
 
-    def _close_reader(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+    def _close_parser(self) -> None:
+        if self._parser is not None:
+            self._parser.close()
+            self._parser = None
 
-    def _set_deadline(self, seconds: float) -> None:
-        """Move the deadline; a timer that runs already and is not later is left to find that."""
+    def _handle(self, event: Event) -> None:
+        """Move to the phase that follows.
+
+        :raises IllegalEvent: if none does.
+        """
+        before = self._phase
+        self._phase = phase = TRANSITIONS[before, event]
+        if before is Phase.SILENT:
+            # Only this timer is likely to be due while the client is held.
+            self._stop_timer()
+        if (before, phase) not in GOES_ON:
+            self._start_timeout()
+
+    def _start_timeout(self) -> None:
+        """Start a phase's timeout; a timer that runs already and is not later is left to see it."""
+        seconds = self.factory.timeouts[self._phase]
+        if seconds is None:
+            self._deadline = None
+            return
         clock = self.factory.clock
-        self._deadline = clock.seconds() + seconds
+        self._deadline = deadline = clock.seconds() + seconds
         if self._timer is None:
             self._timer = clock.callLater(seconds, self._check_deadline)
-        elif self._timer.getTime() > self._deadline:
+        elif self._timer.getTime() > deadline:
             self._timer.reset(seconds)
 
     def _stop_timer(self) -> None:
@@ -300,19 +270,22 @@ class ServerConnection(EagerWriter, Protocol):
         remaining = self._deadline - self.factory.clock.seconds()
         if remaining > 0:
             self._timer = self.factory.clock.callLater(remaining, self._check_deadline)
-            return
-        self._deadline = None
-        if self._linger is not None or self._is_blocked:
-            if self._is_blocked:
-                self.factory.observer.connection_refused("stalled")
+        else:
+            self._deadline = None
+            self._end_phase()
+
+    def _end_phase(self) -> None:
+        """End a phase that has lasted for too long."""
+        if self._phase in ARRIVING:
+            self._close_parser()
+            self._error = request_timeout(self.factory.limits.request_time)
+            self._handle(Event.REST)
+            self._start_next()
+        elif self._phase in UNREAD:
+            self._abort("stalled")
+        elif self._phase in DEAF:
             self.transport.abortConnection()
-        elif self._reader is not None:
-            self._close_reader()
-            self._enqueue(request_timeout(self.factory.limits.request_time))
-            self._answer_next()
-        elif self._current is None:
-            if not self._has_asked:
+        else:
+            if self._phase is Phase.SILENT:
                 self.factory.observer.connection_refused("silent")
-            self._linger = 0
-            self._set_deadline(1)
-            self._lose_connection()
+            self._close(Event.TIME_OUT)

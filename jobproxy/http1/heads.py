@@ -1,0 +1,37 @@
+"""The heads of responses, and whole responses to what is no acceptable request."""
+
+from http import HTTPStatus
+
+from jobproxy.http1.errors import HttpError
+from jobproxy.http1.interfaces import ConnectionServer
+
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
+    for status in HTTPStatus
+}
+
+
+def write_head(status: int, headers: dict[bytes, bytes], length: int | None, fixed: bytes) -> bytes:
+    """Return the head of a response.
+
+    :param headers: whole lines by lower-case name, but for ``Content-Length``.
+    :param length: of the body in bytes; said also in responses that have none (RFC 9110, 8.6), but
+        not if it is not known.
+    :param fixed: whole lines that come first.
+    """
+    lines = b"".join(headers.values())
+    size = b"" if length is None else b"Content-Length: %d\r\n" % length
+    return b"%b%b%b%b\r\n" % (_STATUS_LINES[status], fixed, lines, size)
+
+
+def write_error(error: HttpError, server: ConnectionServer) -> bytes:
+    """Return the response to what is no acceptable request, and count it."""
+    request_id = server.make_id()
+    server.observer.request_refused(error.status, error.reason, request_id)
+    content_type, body = server.describe_error(error, request_id)
+    headers = {
+        b"content-type": b"Content-Type: %b\r\n" % content_type,
+        b"x-request-id": b"X-Request-Id: %b\r\n" % request_id,
+        b"connection": b"Connection: close\r\n",
+    }
+    return write_head(error.status, headers, len(body), server.fixed_headers()) + body

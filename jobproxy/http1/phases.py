@@ -1,0 +1,162 @@
+"""The phases of a server's connection, as one table.
+
+A connection does two things at a time: it reads requests, and it responds to them in order. A
+client may send its next request while the one before has no response (RFC 9112, 9.3.2), so that
+both can be under way; and a client that does not read what it got is not read from either.
+
+Rather than a state for reading, one for responding and a flag for each exception, there is one
+phase, and each phase has one timeout:
+
+==========  =====================================================================  ===============
+phase       what it means                                                          timeout
+==========  =====================================================================  ===============
+SILENT      nothing has come yet                                                   silent_time
+IDLE        between requests                                                       idle_time
+READING     a request has begun to arrive, and none is without a response          request_time
+ANSWERING   a request has no response yet: its client is held                      none
+AHEAD       the same, and the next request has begun to arrive                     request_time
+STALLED     a request's response was begun, and its client does not read           idle_time
+BLOCKED     a response is complete, and its client does not read                   idle_time
+LINGERING   an error has been sent, and what comes is thrown away                  linger_time
+CLOSING     the last response has been sent                                        idle_time
+LEAVING     nothing came for too long                                              leave_time
+CLOSED      the connection is lost                                                 none
+==========  =====================================================================  ===============
+
+A timeout runs from the moment at which its phase begins, also when a phase begins anew. The one
+exception are the moves between READING and AHEAD: the request that arrives is the same, so its time
+goes on.
+
+A request whose client waits for leave to send the body (RFC 9110, 10.1.1) is not being read: we do
+not wait for the client, it waits for us. Once all requests before it have their responses, it gets
+its leave and begins to be read again.
+
+LINGERING is there since a close with unread bytes would reset the connection, and take the error
+away from the client (RFC 9112, 9.6).
+"""
+
+from enum import IntEnum
+
+from jobproxy.http1.limits import ServerLimits
+
+
+# Members of an IntEnum are hashed without a call of a Python function, and these are for each
+# request of each client.
+class Phase(IntEnum):
+    """What a connection is doing; see the table above."""
+
+    SILENT = 0
+    IDLE = 1
+    READING = 2
+    ANSWERING = 3
+    AHEAD = 4
+    STALLED = 5
+    BLOCKED = 6
+    LINGERING = 7
+    CLOSING = 8
+    LEAVING = 9
+    CLOSED = 10
+
+
+class Event(IntEnum):
+    """What happens to a connection."""
+
+    #: A request has begun to arrive.
+    BEGIN = 0
+    #: No request is arriving any more: it is complete, or given up, or waits for leave to go on.
+    REST = 1
+    #: A complete request has been handed to the resource.
+    START = 2
+    #: Its response has been sent, and another one may follow.
+    RESPOND = 3
+    #: Its response has been sent, or is not worth waiting for, and no other may follow.
+    CLOSE = 4
+    #: An error has been sent instead of a response, and no other may follow.
+    REFUSE = 5
+    #: The transport holds so much that the client has not read that it accepts no more.
+    BLOCK = 6
+    #: The client has read it.
+    UNBLOCK = 7
+    #: The timeout of a phase in which nothing is under way is over.
+    TIME_OUT = 8
+    #: The connection is lost.
+    LOSE = 9
+
+
+class IllegalEvent(Exception):
+    """An event that cannot happen in a phase; the connection has a bug."""
+
+
+class _Transitions(dict[tuple[Phase, Event], Phase]):
+    def __missing__(self, key: tuple[Phase, Event]) -> Phase:
+        phase, event = key
+        raise IllegalEvent(f"{event.name} in the phase {phase.name}")
+
+
+_LEGAL: dict[tuple[Phase, Event], Phase] = {
+    (Phase.SILENT, Event.BEGIN): Phase.READING,
+    (Phase.SILENT, Event.START): Phase.ANSWERING,
+    (Phase.SILENT, Event.BLOCK): Phase.BLOCKED,
+    (Phase.SILENT, Event.REFUSE): Phase.LINGERING,
+    (Phase.SILENT, Event.CLOSE): Phase.CLOSING,
+    (Phase.SILENT, Event.TIME_OUT): Phase.LEAVING,
+    (Phase.IDLE, Event.BEGIN): Phase.READING,
+    (Phase.IDLE, Event.START): Phase.ANSWERING,
+    (Phase.IDLE, Event.BLOCK): Phase.BLOCKED,
+    (Phase.IDLE, Event.REFUSE): Phase.LINGERING,
+    (Phase.IDLE, Event.CLOSE): Phase.CLOSING,
+    (Phase.IDLE, Event.TIME_OUT): Phase.LEAVING,
+    (Phase.READING, Event.BEGIN): Phase.READING,
+    (Phase.READING, Event.REST): Phase.IDLE,
+    (Phase.READING, Event.START): Phase.AHEAD,
+    (Phase.READING, Event.BLOCK): Phase.BLOCKED,
+    (Phase.ANSWERING, Event.BEGIN): Phase.AHEAD,
+    (Phase.ANSWERING, Event.RESPOND): Phase.IDLE,
+    (Phase.ANSWERING, Event.BLOCK): Phase.STALLED,
+    (Phase.ANSWERING, Event.CLOSE): Phase.CLOSING,
+    (Phase.AHEAD, Event.BEGIN): Phase.AHEAD,
+    (Phase.AHEAD, Event.REST): Phase.ANSWERING,
+    (Phase.AHEAD, Event.RESPOND): Phase.READING,
+    (Phase.AHEAD, Event.BLOCK): Phase.STALLED,
+    (Phase.AHEAD, Event.CLOSE): Phase.CLOSING,
+    (Phase.STALLED, Event.UNBLOCK): Phase.ANSWERING,
+    (Phase.STALLED, Event.RESPOND): Phase.BLOCKED,
+    (Phase.STALLED, Event.CLOSE): Phase.CLOSING,
+    (Phase.BLOCKED, Event.UNBLOCK): Phase.IDLE,
+    (Phase.BLOCKED, Event.REFUSE): Phase.LINGERING,
+    (Phase.BLOCKED, Event.CLOSE): Phase.CLOSING,
+    **{(phase, Event.LOSE): Phase.CLOSED for phase in Phase if phase is not Phase.CLOSED},
+}
+
+#: The phase that follows from a phase and an event; a lookup raises :class:`IllegalEvent` if none
+#: does.
+TRANSITIONS = _Transitions(_LEGAL)
+
+#: Moves after which the timeout goes on that ran before.
+GOES_ON = frozenset({(Phase.READING, Phase.AHEAD), (Phase.AHEAD, Phase.READING)})
+
+#: A request is arriving.
+ARRIVING = frozenset({Phase.READING, Phase.AHEAD})
+#: The next request can be handed to the resource.
+READY = frozenset({Phase.SILENT, Phase.IDLE, Phase.READING})
+#: The client does not read what it got.
+UNREAD = frozenset({Phase.STALLED, Phase.BLOCKED})
+#: Nothing that comes is read any more.
+DEAF = frozenset({Phase.LINGERING, Phase.CLOSING, Phase.LEAVING, Phase.CLOSED})
+
+
+def timeouts_of(limits: ServerLimits) -> dict[Phase, float | None]:
+    """Return the timeout of each phase, in seconds; None for one without."""
+    return {
+        Phase.SILENT: limits.silent_time,
+        Phase.IDLE: limits.idle_time,
+        Phase.READING: limits.request_time,
+        Phase.ANSWERING: None,
+        Phase.AHEAD: limits.request_time,
+        Phase.STALLED: limits.idle_time,
+        Phase.BLOCKED: limits.idle_time,
+        Phase.LINGERING: limits.linger_time,
+        Phase.CLOSING: limits.idle_time,
+        Phase.LEAVING: limits.leave_time,
+        Phase.CLOSED: None,
+    }
