@@ -13,7 +13,7 @@ phase       what it means                                                       
 SILENT      nothing has come yet                                                   silent_time
 IDLE        between requests                                                       idle_time
 READING     a request has begun to arrive, and none is without a response          request_time
-ANSWERING   a request has no response yet: its client is held                      none
+RESPONDING  a request has no response yet: its client is held                      none
 AHEAD       the same, and the next request has begun to arrive                     request_time
 STALLED     a request's response was begun, and its client does not read           idle_time
 BLOCKED     a response is complete, and its client does not read                   idle_time
@@ -48,7 +48,7 @@ class Phase(IntEnum):
     SILENT = 0
     IDLE = 1
     READING = 2
-    ANSWERING = 3
+    RESPONDING = 3
     AHEAD = 4
     STALLED = 5
     BLOCKED = 6
@@ -95,13 +95,13 @@ class _Transitions(dict[tuple[Phase, Event], Phase]):
 
 _LEGAL: dict[tuple[Phase, Event], Phase] = {
     (Phase.SILENT, Event.BEGIN): Phase.READING,
-    (Phase.SILENT, Event.START): Phase.ANSWERING,
+    (Phase.SILENT, Event.START): Phase.RESPONDING,
     (Phase.SILENT, Event.BLOCK): Phase.BLOCKED,
     (Phase.SILENT, Event.REFUSE): Phase.LINGERING,
     (Phase.SILENT, Event.CLOSE): Phase.CLOSING,
     (Phase.SILENT, Event.TIME_OUT): Phase.LEAVING,
     (Phase.IDLE, Event.BEGIN): Phase.READING,
-    (Phase.IDLE, Event.START): Phase.ANSWERING,
+    (Phase.IDLE, Event.START): Phase.RESPONDING,
     (Phase.IDLE, Event.BLOCK): Phase.BLOCKED,
     (Phase.IDLE, Event.REFUSE): Phase.LINGERING,
     (Phase.IDLE, Event.CLOSE): Phase.CLOSING,
@@ -110,16 +110,16 @@ _LEGAL: dict[tuple[Phase, Event], Phase] = {
     (Phase.READING, Event.REST): Phase.IDLE,
     (Phase.READING, Event.START): Phase.AHEAD,
     (Phase.READING, Event.BLOCK): Phase.BLOCKED,
-    (Phase.ANSWERING, Event.BEGIN): Phase.AHEAD,
-    (Phase.ANSWERING, Event.RESPOND): Phase.IDLE,
-    (Phase.ANSWERING, Event.BLOCK): Phase.STALLED,
-    (Phase.ANSWERING, Event.CLOSE): Phase.CLOSING,
+    (Phase.RESPONDING, Event.BEGIN): Phase.AHEAD,
+    (Phase.RESPONDING, Event.RESPOND): Phase.IDLE,
+    (Phase.RESPONDING, Event.BLOCK): Phase.STALLED,
+    (Phase.RESPONDING, Event.CLOSE): Phase.CLOSING,
     (Phase.AHEAD, Event.BEGIN): Phase.AHEAD,
-    (Phase.AHEAD, Event.REST): Phase.ANSWERING,
+    (Phase.AHEAD, Event.REST): Phase.RESPONDING,
     (Phase.AHEAD, Event.RESPOND): Phase.READING,
     (Phase.AHEAD, Event.BLOCK): Phase.STALLED,
     (Phase.AHEAD, Event.CLOSE): Phase.CLOSING,
-    (Phase.STALLED, Event.UNBLOCK): Phase.ANSWERING,
+    (Phase.STALLED, Event.UNBLOCK): Phase.RESPONDING,
     (Phase.STALLED, Event.RESPOND): Phase.BLOCKED,
     (Phase.STALLED, Event.CLOSE): Phase.CLOSING,
     (Phase.BLOCKED, Event.UNBLOCK): Phase.IDLE,
@@ -151,7 +151,7 @@ def timeouts_of(limits: ServerLimits) -> dict[Phase, float | None]:
         Phase.SILENT: limits.silent_time,
         Phase.IDLE: limits.idle_time,
         Phase.READING: limits.request_time,
-        Phase.ANSWERING: None,
+        Phase.RESPONDING: None,
         Phase.AHEAD: limits.request_time,
         Phase.STALLED: limits.idle_time,
         Phase.BLOCKED: limits.idle_time,

@@ -164,7 +164,7 @@ def make(random: Random) -> tuple[bytes, list[int]]:
 class FuzzTests(SynchronousTestCase):
     """S9, S20: random input."""
 
-    def test_samples(self) -> None:
+    def test_samples_are_responses(self) -> None:
         """The samples are responses, but for the one that changes protocols."""
         outcomes = [check(sample, list(range(len(sample)))) for sample in SAMPLES]
         bad = [sample for sample, outcome in zip(SAMPLES, outcomes, strict=True) if outcome.error]
@@ -173,12 +173,12 @@ class FuzzTests(SynchronousTestCase):
     @given(st.binary(max_size=500), st.lists(st.integers(0, 500), max_size=20))
     @example(b"", [])
     @example(b"\r\n" * 2_000, [1, 999])
-    def test_bytes(self, data: bytes, cuts: list[int]) -> None:
+    def test_any_bytes_are_a_response_or_fail(self, data: bytes, cuts: list[int]) -> None:
         """Any bytes are a response, not yet one, or a BadResponse."""
         check(data, cuts)
 
     @given(st.randoms(use_true_random=False))
-    def test_mutations(self, random: Random) -> None:
+    def test_near_responses_are_a_response_or_fail(self, random: Random) -> None:
         """What is nearly a response is one, not yet one, or a BadResponse."""
         for _ in range(10):
             check(*make(random))
@@ -190,7 +190,7 @@ class FuzzTests(SynchronousTestCase):
         st.integers(0, 300),
         st.integers(1, 3_000),
     )
-    def test_endless(
+    def test_endless_input_stays_within_its_bounds(
         self, sample: bytes, tokens: list[bytes], token: bytes, cut: int, step: int
     ) -> None:
         """S20: of input without an end nothing but a response within its bounds comes."""
@@ -201,7 +201,7 @@ class FuzzTests(SynchronousTestCase):
 class MemoryTests(SynchronousTestCase):
     """S20: what is kept of a response that has no end."""
 
-    def test_bounded(self) -> None:
+    def test_memory_stays_within_the_bounds(self) -> None:
         """S20: whatever comes without an end, no more than the bounds of it is in memory."""
         limits = ClientLimits()
         for beginning, endless in (

@@ -3,8 +3,7 @@
 import random
 import struct
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from ipaddress import ip_address
 from socket import SHUT_WR, SO_LINGER, SOL_SOCKET
@@ -18,11 +17,7 @@ from OpenSSL.SSL import Error as TLSError
 from service_identity import CertificateError, VerificationError
 from twisted.internet import error
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import IPullProducer
-from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import deferLater
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 from twisted.web.iweb import IResponse
@@ -36,6 +31,7 @@ from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
 from jobproxy.wire.problems import UpstreamUntrusted
+from tests.support.http1_peer import Peer, Server, serving
 from tests.support.identities import ADDRESS, Identity, authority, issue
 from tests.support.reactor import reactor, until_closed
 
@@ -43,90 +39,11 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 BODY = b'{"account":"a"}'
 MEGABYTE = 1_000_000
 
-React = Callable[["Peer"], None]
-
-
-class Peer(Protocol):
-    """The server's end of a connection.
-
-    :param react: called with the peer each time that something has arrived.
-    """
-
-    transport: Any
-
-    def __init__(self, react: React) -> None:
-        self.react = react
-        self.received = bytearray()
-        self.is_reached: Deferred[None] = Deferred()
-        self.lost: Deferred[None] = Deferred()
-
-    @property
-    def requests(self) -> int:
-        return self.received.count(b"POST / HTTP/1.1\r\n")
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-        if not self.is_reached.called:
-            self.is_reached.callback(None)
-        self.react(self)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.lost.callback(None)
-
 
 def respond(peer: Peer) -> None:
     """Answer each request."""
     if peer.received.endswith(BODY):
         peer.transport.write(ANSWER)
-
-
-@define(eq=False)
-class Server:
-    """A server on a port of its own.
-
-    :ivar peers: all connections that were ever made to it.
-    """
-
-    url: bytes = b""
-    peers: list[Peer] = field(factory=list)
-
-    @property
-    def received(self) -> bytes:
-        """All that arrived on any connection."""
-        return b"".join(bytes(peer.received) for peer in self.peers)
-
-    async def until_reached(self) -> None:
-        """Wait until something has arrived."""
-        while not self.peers:
-            await deferLater(reactor, 0.001)
-        await self.peers[0].is_reached
-
-
-@asynccontextmanager
-async def serving(react: React, identity: "Identity | None" = None) -> AsyncIterator[Server]:
-    """Have a server, over TLS if it has an identity; in the end nothing may be left of it."""
-    server = Server()
-
-    def build() -> Peer:
-        server.peers.append(Peer(react))
-        return server.peers[-1]
-
-    factory: Any = Factory.forProtocol(build)
-    if identity is not None:
-        factory = TLSMemoryBIOFactory(identity.options(), False, factory)
-    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
-    scheme = b"http" if identity is None else b"https"
-    server.url = b"%b://127.0.0.1:%d/" % (scheme, port.getHost().port)
-    try:
-        yield server
-    finally:
-        for peer in server.peers:
-            await peer.lost.addTimeout(10, reactor)
-        await port.stopListening()
-        await until_closed()
-        # What is left is the agent's look at connections that have been idle for too long.
-        while reactor.getDelayedCalls():
-            await deferLater(reactor, 0.001)
 
 
 def make_agent(idle_time: float = 0) -> PooledAgent:
@@ -139,7 +56,7 @@ def post(agent: PooledAgent, server: Server, body: bytes = BODY) -> Deferred[IRe
 
 @pytest.mark.usefixtures("trusted")
 @pytest_twisted.ensureDeferred
-async def test_trusted() -> None:
+async def test_trusted_server_gets_the_request() -> None:
     """A server whose certificate is good gets the request, over TLS as without."""
     for identity in (None, issue(authority(), ADDRESS)):
         async with serving(respond, identity) as server:
@@ -168,7 +85,7 @@ def untrusted() -> dict[str, Callable[[], Identity]]:
 @pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize("fault", untrusted())
 @pytest_twisted.ensureDeferred
-async def test_untrusted(fault: str) -> None:
+async def test_untrusted_server_gets_nothing(fault: str) -> None:
     """S4: a server whose certificate is not good never gets a byte of the request."""
     async with serving(respond, untrusted()[fault]()) as server:
         for _ in range(2):
@@ -181,7 +98,7 @@ async def test_untrusted(fault: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_self_signed_start() -> None:
+async def test_start_to_a_self_signed_server_was_not_sent() -> None:
     """S4: a start call to a server that nobody vouches for is known not to have been sent."""
     async with serving(respond, issue(None, ADDRESS)) as server:
         policy = KeepAlivePolicy(reactor, lambda: None, 0)
@@ -194,7 +111,7 @@ async def test_self_signed_start() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_end_of_handshake() -> None:
+async def test_connect_error_when_the_handshake_does_not_begin() -> None:
     """S4: a server that closes before TLS has begun has got nothing, which the error says."""
     async with serving(lambda peer: peer.transport.loseConnection()) as server:
         server.url = server.url.replace(b"http:", b"https:")
@@ -204,7 +121,7 @@ async def test_end_of_handshake() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_handshake_cancelled() -> None:
+async def test_cancelling_during_the_handshake_sends_nothing() -> None:
     """S4: a request cancelled while TLS begins closes the connection, and has sent nothing."""
     async with serving(lambda peer: None) as server:
         server.url = server.url.replace(b"http:", b"https:")
@@ -217,7 +134,7 @@ async def test_handshake_cancelled() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_refused() -> None:
+async def test_connection_refused_error_when_nobody_listens() -> None:
     """S1: a port where nobody listens refuses the connection, and the error says so."""
     async with serving(respond) as server:
         pass
@@ -269,7 +186,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_flood(beginning: bytes, block: bytes, size: int) -> None:
+async def test_flood_is_cut_off(beginning: bytes, block: bytes, size: int) -> None:
     """S20: of a huge answer little is taken in, and the server sees that its connection ends."""
     floods = []
 
@@ -312,7 +229,9 @@ def finish_sending(transport: Any) -> None:
 
 @pytest.mark.parametrize("leave", [finish, reset, finish_sending])
 @pytest_twisted.ensureDeferred
-async def test_stale(leave: Callable[[Any], None]) -> None:
+async def test_request_on_a_stale_connection_is_sent_once(
+    leave: Callable[[Any], None],
+) -> None:
     """S22: a request on a connection that the server is just leaving is sent once at most."""
     async with serving(respond) as server:
         agent = make_agent(idle_time=0.1)
@@ -333,7 +252,7 @@ async def test_stale(leave: Callable[[Any], None]) -> None:
 
 @pytest.mark.parametrize("leave", [finish, reset, finish_sending])
 @pytest_twisted.ensureDeferred
-async def test_left(leave: Callable[[Any], None]) -> None:
+async def test_connection_that_the_server_left_is_not_used(leave: Callable[[Any], None]) -> None:
     """S22: a connection that the server has left before the next request is not used for it."""
     async with serving(respond) as server:
         agent = make_agent(idle_time=0.1)
@@ -346,7 +265,7 @@ async def test_left(leave: Callable[[Any], None]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_idle_time() -> None:
+async def test_idle_connection_is_closed() -> None:
     """S22: a connection that nobody uses any more is closed, which its server sees."""
     async with serving(respond) as server:
         await post(make_agent(idle_time=0.05), server)
@@ -355,7 +274,7 @@ async def test_idle_time() -> None:
 
 @pytest.mark.usefixtures("trusted")
 @pytest_twisted.ensureDeferred
-async def test_big_request() -> None:
+async def test_big_request_arrives_whole() -> None:
     """A request of more than the kernel takes at once arrives whole, and so does the next one."""
     body = bytes(range(251)) * 80_000
     for identity in (None, issue(authority(), ADDRESS)):
@@ -370,7 +289,7 @@ async def test_big_request() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_reset_in_request() -> None:
+async def test_reset_within_a_request_is_not_repeated() -> None:
     """S7: a server that resets the connection in the middle of a request is not asked again."""
     async with serving(lambda peer: reset(peer.transport)) as server:
         with pytest.raises(ResponseNeverReceived):

@@ -7,12 +7,7 @@ from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
 import pytest
-import pytest_twisted
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ServerEndpoint
-from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import Clock
-from twisted.python.failure import Failure
+from twisted.internet.task import Clock, deferLater
 
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import PlainClient
@@ -21,27 +16,10 @@ from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import AmbiguousStart, JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
 from jobproxy.wire.problems import UpstreamUnreachable, UpstreamUntrusted
-from tests.support.reactor import reactor, until_closed
+from tests.support.http1_peer import Peer, serving
+from tests.support.reactor import reactor, run, until_closed
 
 BODY = b'{"account":"a"}'
-
-
-class Peer(Protocol):
-    """The job server's end of a connection; does one thing once the request has arrived."""
-
-    received = b""
-
-    def __init__(self, react: Callable[[Any], None]) -> None:
-        self.react = react
-        self.lost: Deferred[None] = Deferred()
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-        if self.received.endswith(BODY):
-            self.react(self.transport)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.lost.callback(None)
 
 
 async def start(client: PlainClient, clock: Any, url: str) -> None:
@@ -51,37 +29,35 @@ async def start(client: PlainClient, clock: Any, url: str) -> None:
     await JobServer(client, clock, url, 5, policy, circuit).start("a", BODY)
 
 
-async def call(react: Callable[[Any], None], clock: Any = reactor) -> Peer:
-    """Make a start call to such a peer, and return it with its connection closed."""
-    peer = Peer(react)
-    endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-    port = await endpoint.listen(Factory.forProtocol(lambda: peer))
-    client = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
-    url = f"http://127.0.0.1:{port.getHost().port}/start"
-    try:
-        await start(client, clock, url)
-    finally:
-        await peer.lost
-        await port.stopListening()
-        await until_closed()
-        leftover = [call for call in reactor.getDelayedCalls() if call.active()]
-        assert leftover == []
-    return peer
+async def call(act: Callable[[Any], None], clock: Any = reactor) -> Peer:
+    """Make a start call to a peer, and return that with its connection closed.
+
+    :param act: called with the peer's transport once the request has arrived.
+    """
+
+    def react(peer: Peer) -> None:
+        if peer.received.endswith(BODY):
+            act(peer.transport)
+
+    async with serving(react) as server:
+        try:
+            await start(make_client(), clock, f"{server.url.decode()}start")
+        finally:
+            await server.peers[0].lost
+            await until_closed()
+            # An abort ends in the next turn.
+            await deferLater(reactor, 0)
+            leftover = [call for call in reactor.getDelayedCalls() if call.active()]
+            assert leftover == []
+    return server.peers[0]
 
 
-def run(test: Callable[[], Any]) -> Callable[[], Any]:
-    """Run a coroutine as a test on the real reactor."""
-
-    @pytest_twisted.ensureDeferred
-    async def runner() -> None:
-        await test()
-
-    runner.__doc__ = test.__doc__
-    return runner
+def make_client() -> PlainClient:
+    return PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
 
 
 @run
-async def test_acknowledged() -> None:
+async def test_start_is_one_post_on_its_own_connection() -> None:
     """A start call is one POST of JSON on a connection that is closed after it."""
 
     def react(transport: Any) -> None:
@@ -89,7 +65,7 @@ async def test_acknowledged() -> None:
         transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
     peer = await call(react)
-    head = peer.received.lower()
+    head = bytes(peer.received).lower()
     assert head.startswith(b"post /start http/1.1\r\n")
     assert b"\r\nconnection: close\r\n" in head
     assert b"\r\ncontent-type: application/json\r\n" in head
@@ -97,50 +73,39 @@ async def test_acknowledged() -> None:
 
 
 @run
-async def test_refused() -> None:
+async def test_unreachable_when_nobody_listens() -> None:
     """S1: a port where nobody listens."""
-    endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-    port = await endpoint.listen(Factory.forProtocol(Protocol))
-    url = f"http://127.0.0.1:{port.getHost().port}/start"
-    await port.stopListening()
-    client = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
+    async with serving(lambda peer: None) as server:
+        pass
     with pytest.raises(UpstreamUnreachable):
-        await start(client, reactor, url)
+        await start(make_client(), reactor, server.url.decode())
 
 
 @run
-async def test_no_name() -> None:
+async def test_unreachable_when_the_name_cannot_exist() -> None:
     """S2: a name that cannot exist (RFC 6761, section 6.4)."""
-    client = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
     with pytest.raises(UpstreamUnreachable):
-        await start(client, reactor, "http://jobs.invalid/start")
+        await start(make_client(), reactor, "http://jobs.invalid/start")
 
 
 @run
-async def test_plain_server() -> None:
+async def test_untrusted_when_the_server_speaks_no_tls() -> None:
     """S4: a server that does not speak TLS where TLS is expected."""
-    peer = Peer(lambda transport: None)
-    peer.dataReceived = lambda data: peer.transport.write(b"HTTP/1.1 400 Bad\r\n\r\n")  # type: ignore[method-assign, union-attr]
-    endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-    port = await endpoint.listen(Factory.forProtocol(lambda: peer))
-    client = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
-    url = f"https://127.0.0.1:{port.getHost().port}/start"
-    with pytest.raises(UpstreamUntrusted):
-        await start(client, reactor, url)
-    await peer.lost
-    await port.stopListening()
-    await until_closed()
+    async with serving(lambda peer: peer.transport.write(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
+        url = server.url.decode().replace("http:", "https:")
+        with pytest.raises(UpstreamUntrusted):
+            await start(make_client(), reactor, url)
 
 
 @run
-async def test_closed() -> None:
+async def test_ambiguous_when_the_connection_is_closed() -> None:
     """S6: the connection is closed when the request has been read."""
     with pytest.raises(AmbiguousStart):
         await call(lambda transport: transport.loseConnection())
 
 
 @run
-async def test_reset() -> None:
+async def test_ambiguous_when_the_connection_is_reset() -> None:
     """S6: the connection is reset when the request has been read."""
 
     def react(transport: Any) -> None:
@@ -152,7 +117,7 @@ async def test_reset() -> None:
 
 
 @run
-async def test_silent() -> None:
+async def test_ambiguous_when_nothing_comes_in_time() -> None:
     """S8: no answer comes in time; the connection is closed then."""
     clock = Clock()
     with pytest.raises(AmbiguousStart):
@@ -160,7 +125,7 @@ async def test_silent() -> None:
 
 
 @run
-async def test_not_http() -> None:
+async def test_ambiguous_when_the_response_is_not_http() -> None:
     """S9: what comes back is not HTTP."""
 
     def react(transport: Any) -> None:
@@ -172,7 +137,7 @@ async def test_not_http() -> None:
 
 
 @run
-async def test_short_body() -> None:
+async def test_ambiguous_when_the_body_is_shorter_than_its_length() -> None:
     """S9: the answer ends before its length."""
 
     def react(transport: Any) -> None:
@@ -184,7 +149,7 @@ async def test_short_body() -> None:
 
 
 @run
-async def test_truncated_body() -> None:
+async def test_ambiguous_when_a_body_without_a_length_is_cut_short() -> None:
     """S10: an answer without a length is cut short."""
 
     def react(transport: Any) -> None:
@@ -196,7 +161,7 @@ async def test_truncated_body() -> None:
 
 
 @run
-async def test_slow_body() -> None:
+async def test_ambiguous_when_the_body_is_slow() -> None:
     """S21: the deadline covers the body too, and closes the connection."""
 
     def react(transport: Any) -> None:
@@ -209,7 +174,7 @@ async def test_slow_body() -> None:
 
 
 @run
-async def test_huge_body() -> None:
+async def test_ambiguous_when_the_body_is_huge() -> None:
     """S20: a body over the bound is not read to its end; the connection is closed."""
 
     def react(transport: Any) -> None:

@@ -1,27 +1,20 @@
 """The HTTP side over real sockets: what a connection in memory does not have."""
 
 import socket
-import struct
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
-from jobproxy.http1.server import ServerFactory
 from jobproxy.monitoring.traffic import Traffic
-from tests.sockets.test_job_server import run
-from tests.support.http1_server import GET, Echo, Keeper, head, make_server, no_failures, post
+from tests.support.http1_server import GET, Echo, Keeper, head, no_failures, post
+from tests.support.http1_sockets import connect, read, reset, serve
 from tests.support.proxy import parse_responses
-from tests.support.reactor import reactor, until_closed
-
-#: So little that a client that does not read is soon felt, and a client that reads is not slow.
-SMALL = 4_096
+from tests.support.reactor import run, until
 
 
 @pytest.fixture(autouse=True)
@@ -31,55 +24,8 @@ def logs_no_failure() -> Iterator[None]:
         yield
 
 
-@asynccontextmanager
-async def serve(
-    resource: Keeper, *, clock: Any = reactor, traffic: Traffic | None = None
-) -> AsyncIterator[tuple[ServerFactory, int]]:
-    """Serve a resource on a port, through small buffers; afterwards nothing may be left."""
-    site = make_server(resource, clock, traffic or Traffic())
-    port: Any = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
-    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        port.socket.setsockopt(socket.SOL_SOCKET, option, SMALL)
-    try:
-        yield site, port.getHost().port
-        await until(lambda: not site.connections)
-    finally:
-        await port.stopListening()
-        await until_closed()
-    calls = [*clock.getDelayedCalls(), *reactor.getDelayedCalls()]
-    assert [call for call in calls if call.active()] == []
-
-
-@contextmanager
-def connect(port: int) -> Iterator[socket.socket]:
-    """Connect to a port of this machine, with blocking calls and small buffers."""
-    with closing(socket.socket()) as client:
-        client.settimeout(10)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            client.setsockopt(socket.SOL_SOCKET, option, SMALL)
-        client.connect(("127.0.0.1", port))
-        yield client
-
-
-async def until(is_so: Callable[[], object]) -> None:
-    """Give the reactor turns until something is so."""
-    while not is_so():
-        await deferLater(reactor, 0.001)
-
-
-def read(client: socket.socket) -> bytes:
-    """Read all there is until the server's end."""
-    return b"".join(iter(lambda: client.recv(SMALL), b""))
-
-
-def reset(client: socket.socket) -> None:
-    """Close a connection at once, with RST."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
-
-
 @run
-async def test_reads_why() -> None:
+async def test_413_can_be_read_by_a_client_that_sends_its_body() -> None:
     """Q6: a client that still sends its too large body gets to read the whole refusal."""
 
     def talk(client: socket.socket) -> bytes:
@@ -97,7 +43,7 @@ async def test_reads_why() -> None:
 
 
 @run
-async def test_reads_why_late() -> None:
+async def test_400_can_be_read_by_a_client_that_sent_more() -> None:
     """Q10: a client that sent more than was looked at gets to read the whole refusal."""
     async with serve(Echo()) as (_, port):
         with connect(port) as client:
@@ -109,7 +55,7 @@ async def test_reads_why_late() -> None:
 
 
 @run
-async def test_is_cut_off() -> None:
+async def test_client_that_goes_on_after_413_is_cut_off() -> None:
     """Q6: a client that goes on for longer than 2 seconds after a refusal is cut off."""
     clock = Clock()
     async with serve(Echo(), clock=clock) as (site, port):
@@ -124,7 +70,7 @@ async def test_is_cut_off() -> None:
 
 
 @run
-async def test_keep_alive() -> None:
+async def test_vanished_client_is_noticed_by_probes() -> None:
     """Q18: a client that vanishes is noticed by probes, which begin after 30 s of silence."""
     async with serve(Keeper()) as (site, port):
         with connect(port):
@@ -139,7 +85,7 @@ async def test_keep_alive() -> None:
 
 
 @run
-async def test_half_close() -> None:
+async def test_held_client_that_closes_its_side_has_left() -> None:
     """Q17: a client that closes its side while it is held counts as one that left."""
     keeper = Keeper()
     async with serve(keeper) as (_, port):
@@ -153,7 +99,7 @@ async def test_half_close() -> None:
 
 
 @run
-async def test_reset() -> None:
+async def test_held_client_that_resets_has_left() -> None:
     """Q16: a client that resets its connection while it is held counts as one that left."""
     keeper = Keeper()
     async with serve(keeper) as (_, port):
@@ -167,7 +113,7 @@ async def test_reset() -> None:
 
 
 @run
-async def test_answer_to_nobody() -> None:
+async def test_response_to_a_client_that_left_goes_nowhere() -> None:
     """Q16: an answer to a client that has gone, and is not yet known to have, goes nowhere."""
     keeper = Keeper()
     async with serve(keeper) as (_, port):
@@ -180,7 +126,7 @@ async def test_answer_to_nobody() -> None:
 
 
 @run
-async def test_large_answers() -> None:
+async def test_large_responses_arrive_whole_and_in_order() -> None:
     """Q19: answers that the kernel takes in small parts arrive whole and in order."""
     bodies = [bytes([number]) * (1_000 * number) for number in range(30)]
     async with serve(Echo()) as (_, port):
@@ -193,7 +139,7 @@ async def test_large_answers() -> None:
 
 
 @run
-async def test_slow_reader() -> None:
+async def test_slow_reader_gets_all_of_its_response() -> None:
     """Q22: a client that is slow to read its answer gets all of it."""
     keeper = Keeper()
     async with serve(keeper) as (_, port):
@@ -223,19 +169,19 @@ async def leave_unread(request: bytes) -> None:
 
 
 @run
-async def test_unread_answer() -> None:
+async def test_unread_response_is_cut_off() -> None:
     """Q22: a client that does not read its answer is cut off in the end."""
     await leave_unread(GET)
 
 
 @run
-async def test_unread_last_answer() -> None:
+async def test_unread_last_response_is_cut_off() -> None:
     """Q22: so is one whose connection is to be closed after it."""
     await leave_unread(head(b"Connection: close"))
 
 
 @run
-async def test_unread_answers() -> None:
+async def test_client_that_never_reads_is_cut_off() -> None:
     """Q22: a client that asks on and on and reads nothing is not listened to any more."""
     clock = Clock()
     async with serve(Echo(), clock=clock) as (site, port):
@@ -250,7 +196,7 @@ async def test_unread_answers() -> None:
 
 
 @run
-async def test_silent() -> None:
+async def test_silent_client_reads_the_end() -> None:
     """Q14: a client that says nothing reads the end of its connection after 10 seconds."""
     clock, traffic = Clock(), Traffic()
     async with serve(Echo(), clock=clock, traffic=traffic) as (site, port):
@@ -262,7 +208,7 @@ async def test_silent() -> None:
 
 
 @run
-async def test_closes_after_the_last_answer() -> None:
+async def test_client_of_http_1_0_reads_its_response_and_the_end() -> None:
     """Q21: a client of HTTP/1.0 reads its answer, and then the end."""
     keeper = Keeper()
     async with serve(keeper) as (_, port):

@@ -18,9 +18,8 @@ from zope.interface import implementer
 
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.tap import Options, makeService
-from tests.sockets.test_server import until
 from tests.support.proxy import Answer, parse_responses, result_of
-from tests.support.reactor import reactor, until_closed
+from tests.support.reactor import reactor, until, until_closed
 
 #: Seconds until the deadline, and how long nothing turns.
 TIME = 0.5
@@ -143,7 +142,7 @@ def read_answer(connection: socket.socket) -> Answer:
 
 @pytest.mark.parametrize("is_kept", [False, True], ids=["new", "kept"])
 @pytest_twisted.ensureDeferred
-async def test_callbacks(is_kept: bool) -> None:
+async def test_callbacks_in_the_kernel_at_the_deadline_count(is_kept: bool) -> None:
     """T3: callbacks that lie in the kernel at the deadline, on new connections or on old ones, are
     the answers.
     """
@@ -169,7 +168,7 @@ async def test_callbacks(is_kept: bool) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_ack() -> None:
+async def test_ack_in_the_kernel_at_the_deadline_counts() -> None:
     """S8, T3: an ack that lies in the kernel when its time is over is usable."""
     async with run_stage(**{"start-timeout": TIME, "ambiguous-grace": 0}) as stage:
         client = stage.send_job()
@@ -180,7 +179,7 @@ async def test_ack() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_came() -> None:
+async def test_stall_gives_no_more_time() -> None:
     """T3, B11: a stall alone gives no client more time than it takes to see that nothing came."""
     async with run_stage(wait=TIME) as stage:
         client = stage.send_job()

@@ -11,10 +11,11 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.web.server import NOT_DONE_YET
 
 from jobproxy.api.responses import describe_error
+from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.request import Request
 from jobproxy.http1.server import ServerFactory
 from jobproxy.monitoring.traffic import Traffic
-from tests.support.proxy import Answer, Client, parse_responses
+from tests.support.proxy import Answer, Client, ProxyTestCase, parse_responses, result_of
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 JOB = b'{"account":"a"}'
@@ -142,13 +143,16 @@ class Echo(Keeper):
         return NOT_DONE_YET
 
 
-def make_server(resource: Keeper, clock: Any, traffic: Traffic) -> ServerFactory:
+def make_server(
+    resource: Keeper, clock: Any, traffic: Traffic, limits: ServerLimits | None = None
+) -> ServerFactory:
     """Return a server whose request ids are all the same."""
     return ServerFactory(
         cast(Any, resource),
         clock,
         describe_error=describe_error,
         observer=traffic,
+        limits=limits,
         make_id=lambda: b"made",
     )
 
@@ -169,3 +173,74 @@ def no_failures() -> Iterator[list[Any]]:
         assert failures == []
     finally:
         globalLogPublisher.removeObserver(observer)
+
+
+class ServerTestCase(ProxyTestCase):
+    """Clients on such wires."""
+
+    maxDiff = None
+
+    def tearDown(self) -> None:
+        super().tearDown()
+        self.assertEqual(self.site.connections, set())
+
+    def connect(self) -> RawClient:
+        client = RawClient(self.site)
+        self.clients.append(client)
+        return client
+
+    def hold(self, job: bytes = JOB) -> RawClient:
+        """Return a client whose job runs."""
+        client = self.connect()
+        client.send(post(job))
+        self.starts[-1].ack("1")
+        return client
+
+    def end(self, number: int = 0) -> None:
+        """Have a job that runs end."""
+        self.call_back(self.starts[number], result_of("1"))
+
+    def assert_refused(self, client: RawClient, status: int, slug: str, ahead: int = 0) -> None:
+        """Check that the last answer ends the connection, and that nothing is read after it.
+
+        :param ahead: how many answers came before.
+        """
+        self.assertEqual(len(client.responses), ahead + 1)
+        self.assert_problem(client.responses[-1], status, slug)
+        self.assertEqual(client.responses[-1].headers["connection"], "close")
+        self.assertEqual(self.traffic.refused, {slug: 1})
+        self.assertTrue(client.transport.has_ended)
+        client.send(post())
+        self.clock.advance(1.9)
+        self.assertTrue(client.is_open)
+        self.clock.advance(0.1)
+        self.assertFalse(client.is_open)
+        self.assertEqual(len(client.responses), ahead + 1)
+        self.assertEqual(self.traffic.refused, {slug: 1})
+
+    def tell(self, pieces: list[bytes]) -> str:
+        """Return in a line what a client gets for these bytes."""
+        self.traffic.refused.clear()
+        client = self.connect()
+        try:
+            client.send_all(pieces)
+        except Exception as error:  # it would be a traceback in the log
+            client.leave()
+            return repr(error)
+        responses = [
+            f"{response.status} {response.json['type'].rpartition(':')[2]} "
+            f"{response.headers.get('connection')}"
+            for response in client.responses
+        ]
+        client.leave()
+        return " ".join([*responses, str(dict(self.traffic.refused))])
+
+    def assert_all_refused(
+        self, streams: list[bytes], status: int = 400, slug: str = "malformed-request"
+    ) -> None:
+        """Check that each gets just one answer and ends its connection, however it is cut."""
+        wanted = f"{status} {slug} close {{'{slug}': 1}}"
+        for size in (100_000, 1):
+            told = [(stream[:200], self.tell(cut(stream, size))) for stream in streams]
+            self.assertEqual([both for both in told if both[1] != wanted], [])
+        self.assertEqual(self.starts, [])

@@ -1,7 +1,9 @@
 """The real reactor, for tests that need sockets."""
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest_twisted
 from twisted.internet import reactor as global_reactor
 from twisted.internet.task import deferLater
 from twisted.internet.tcp import Connection
@@ -15,3 +17,20 @@ async def until_closed() -> None:
         isinstance(end, Connection) for end in [*reactor.getReaders(), *reactor.getWriters()]
     ):
         await deferLater(reactor, 0.001)
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    """Give the reactor turns until something is so."""
+    while not is_so():
+        await deferLater(reactor, 0.001)
+
+
+def run(test: Callable[[], Any]) -> Callable[[], Any]:
+    """Run a coroutine as a test on the real reactor."""
+
+    @pytest_twisted.ensureDeferred
+    async def runner() -> None:
+        await test()
+
+    runner.__doc__ = test.__doc__
+    return runner

@@ -1,0 +1,184 @@
+"""Clients that send a request before the one before has its response, or that leave."""
+
+from tests.support.http1_server import (
+    GET,
+    JOB,
+    OTHER_JOB,
+    ServerTestCase,
+    cut,
+    head,
+    post,
+    post_chunked,
+)
+from tests.support.proxy import result_of
+
+
+class PipelineTests(ServerTestCase):
+    """Q19 and Q20: clients that do not wait for an answer before they ask again."""
+
+    def test_responses_come_in_the_order_of_their_requests(self) -> None:
+        """Q19: requests are answered in their order, in one segment or in many."""
+        stream = b"".join(
+            head(b"X-Request-Id: %d" % number, start=b"GET /%d HTTP/1.1" % number)
+            for number in range(50)
+        )
+        for size in (1, 7, 100, 100_000):
+            client = self.connect()
+            client.send_all(cut(stream, size))
+            ids = [response.headers["x-request-id"] for response in client.responses]
+            self.assertEqual(ids, [str(number) for number in range(50)])
+
+    def test_requests_behind_a_held_one_wait_for_it(self) -> None:
+        """Q19: requests behind a held one wait for it, however many there are."""
+        client = self.hold()
+        client.send(GET + post(OTHER_JOB))
+        client.send(GET[:9])
+        client.send(GET[9:] + post(OTHER_JOB))
+        self.assertTrue(client.is_held)
+        self.end()
+        self.assertEqual(client.statuses, [200, 404])
+        self.starts[1].respond(result_of("2"))
+        self.assertEqual(client.statuses, [200, 404, 200, 404])
+        self.starts[2].respond(result_of("3"))
+        self.assertEqual(client.statuses, [200, 404, 200, 404, 200])
+        self.assertEqual(client.responses[2].body, result_of("2"))
+        self.assertEqual(client.responses[4].body, result_of("3"))
+
+    def test_4_kib_may_be_sent_ahead(self) -> None:
+        """Q20: 4 KiB may be sent ahead of a held request's answer."""
+        client = self.hold()
+        client.send_all([GET] * (4_096 // len(GET)))
+        self.assertTrue(client.is_held)
+        self.end()
+        self.assertEqual(client.statuses, [200] + [404] * (4_096 // len(GET)))
+
+    def test_client_that_sends_too_much_ahead_is_cut_off(self) -> None:
+        """Q20: a client that sends more ahead is cut off, and counts as one that left."""
+        for piece in (GET, b"x", post(b"y" * 2_000)[:-1]):
+            client = self.hold()
+            self.assertEqual(self.table.held, 1)
+            client.send_all([piece] * (4_097 // len(piece) + 1))
+            self.assertTrue(client.transport.is_aborted)
+            self.assertEqual(client.transport.value(), b"")
+            self.assertEqual(self.traffic.refused, {"pipelined": 1})
+            self.assertEqual(self.table.held, 0)
+            taken = self.call_back(self.starts.pop(), result_of("1"))
+            self.assertEqual(taken.json, {"status": "accepted"})
+            self.traffic.refused.clear()
+
+    def test_client_that_is_always_one_request_ahead_is_served(self) -> None:
+        """Q20: a client that is ever one request ahead is served on: little of it is waiting."""
+        client = self.hold()
+        for number in range(100):
+            client.send(post(OTHER_JOB))
+            self.end(number)
+            if not client.is_open:
+                break
+            self.starts[-1].ack("1")
+        else:
+            self.end(100)
+        self.assertEqual(self.traffic.refused, {})
+        self.assertEqual(client.statuses, [200] * 101)
+
+    def test_400_waits_for_the_responses_before_it(self) -> None:
+        """Q10: what cannot be a request is refused when all before it are answered."""
+        client = self.hold()
+        client.send(GET + b"FROB / HTTP/1.1\r\n\r\n")
+        self.assertTrue(client.is_held)
+        client.send(GET)
+        self.end()
+        self.assertEqual(client.statuses, [200, 404, 400])
+        self.assert_refused(client, 400, "malformed-request", ahead=2)
+
+    def test_413_waits_for_the_response_before_it(self) -> None:
+        """Q6: a body that is too large is refused when all before it are answered."""
+        client = self.hold()
+        client.send(head(b"Content-Length: 65537"))
+        self.assertTrue(client.is_held)
+        self.end()
+        self.assert_refused(client, 413, "body-too-large", ahead=1)
+
+    def test_408_waits_for_the_response_before_it(self) -> None:
+        """Q13: a slow request is given up when all before it are answered."""
+        client = self.hold()
+        client.send(GET[:-1])
+        self.clock.advance(15)
+        self.assertTrue(client.is_held)
+        self.end()
+        self.assert_refused(client, 408, "request-timeout", ahead=1)
+
+    def test_nothing_is_read_after_the_last_request(self) -> None:
+        """What follows a request that closes the connection is not even refused."""
+        client = self.connect()
+        client.send(post(JOB, b"Connection: close") + b"FROB\r\n\r\n")
+        client.send(b"FROB\r\n\r\n")
+        self.starts[0].respond(result_of("1"))
+        self.assertEqual(client.statuses, [200])
+        self.assertFalse(client.is_open)
+        self.assertEqual(self.traffic.refused, {})
+
+
+class LeavingTests(ServerTestCase):
+    """Clients that leave at any time."""
+
+    def assert_nothing_left(self) -> None:
+        self.assertEqual(self.site.connections, set())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.starts, [])
+
+    def test_client_that_leaves_within_a_request_leaves_nothing(self) -> None:
+        """A client that leaves before its request is whole leaves nothing."""
+        for stream in (
+            post(),
+            post_chunked(b"f\r\n%b\r\n0\r\nX: y\r\n\r\n" % JOB),
+            head(b"Expect: 100-continue", b"Content-Length: 15") + JOB,
+            GET + b"\r\n" + post(),
+        ):
+            for size in range(len(stream)):
+                client = self.connect()
+                client.send(stream[:size])
+                client.leave()
+                self.assert_nothing_left()
+
+    def test_client_that_leaves_after_a_response_leaves_nothing(self) -> None:
+        """A client that leaves after an answer, or after a refusal, leaves nothing."""
+        for stream in (GET, GET + GET, b"FROB\r\n\r\n", GET + b"FROB\r\n\r\n"):
+            client = self.connect()
+            client.send(stream)
+            client.leave()
+            self.assert_nothing_left()
+        self.assertEqual(self.traffic.refused, {"malformed-request": 2})
+
+    def test_client_that_closes_its_side_counts_as_one_that_left(self) -> None:
+        """Q17: a client that closes its side only counts as one that left, as documented."""
+        held = [self.hold(), self.hold()]
+        starting = [self.submit("a"), self.submit("a")]
+        queued = self.submit("a")
+        for client in (*held, queued):
+            # To a protocol that knows no half-closed connections this is what FIN means.
+            client.leave()
+        self.assertEqual(self.table.held, 2)
+        for number, client in enumerate(starting):
+            self.starts[2 + number].respond(result_of("1"))
+            self.assertEqual(client.response.status, 200)
+        self.assertEqual(len(self.starts), 4)
+        self.end(0)
+        self.end(1)
+
+    def test_waiting_requests_of_a_client_that_left_are_not_started(self) -> None:
+        """Q19: what a client has asked for ahead is not done once it has left."""
+        client = self.hold()
+        client.send(post(OTHER_JOB) + post(OTHER_JOB)[:-1])
+        client.leave()
+        self.assertEqual(self.table.held, 0)
+        self.end()
+        self.assertEqual(len(self.starts), 1)
+
+    def test_client_that_leaves_before_its_refusal_is_not_refused(self) -> None:
+        """A client that leaves before it could be refused is not refused."""
+        client = self.hold()
+        client.send(b"FROB\r\n\r\n")
+        client.leave()
+        self.end()
+        self.assertEqual(client.transport.value(), b"")
+        self.assertEqual(self.traffic.refused, {})
