@@ -76,7 +76,7 @@ def respond(request: Request, body: bytes, status: int = 200) -> bytes:
 
 
 def _refuse(request: Request, failure: Failure) -> bytes:
-    """Tell of a problem."""
+    """Respond with a problem document."""
     problem = failure.value
     assert isinstance(problem, Problem)
     # It may be kept as the outcome of its job.
@@ -95,7 +95,7 @@ def _refuse(request: Request, failure: Failure) -> bytes:
 
 
 def _refuse_route(request: Request, failure: Failure) -> bytes:
-    """Tell in our own words what Klein's routing found."""
+    """Respond with a problem document where Klein has a page of its own."""
     problem: Problem = NotFound()
     if isinstance(failure.value, RouteMethodNotAllowed):
         problem = MethodNotAllowed(sorted(failure.value.valid_methods or ()))
@@ -103,7 +103,7 @@ def _refuse_route(request: Request, failure: Failure) -> bytes:
 
 
 def _refuse_crash(request: Request, failure: Failure) -> bytes:
-    """Tell no more of a bug of ours than the id by which the log tells all."""
+    """Respond with the request id alone; the failure is in the log under that id."""
     request_id = request.request_id.decode()
     _log.failure("request {request_id} crashed", failure, request_id=request_id)
     problem = Internal("Something went wrong in the proxy; its log knows the requestId.")

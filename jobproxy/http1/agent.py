@@ -82,7 +82,7 @@ class PooledAgent:
     :class:`ConnectError` and its kin, :class:`DNSLookupError`, and
     :class:`RequestTransmissionFailed` because of TLS. It may have with :class:`ResponseFailed`.
 
-    :param reactor: makes connections and tells the time.
+    :param reactor: makes connections, and is the clock.
     """
 
     _reactor: Any

@@ -99,7 +99,7 @@ class _BodyReader:
     def connectionLost(self, reason: Failure) -> None:
         if self.reading is None:
             return
-        # A body without a length ends with its connection; what is in it tells if it is whole.
+        # A body without a length ends with its connection; its content shows whether it is whole.
         if reason.type in (ResponseDone, PotentialDataLoss):
             self._end().callback(b"".join(self._chunks))
         else:

@@ -32,9 +32,9 @@ class ClientConnection(EagerWriter, Protocol):
         self.factory = factory
         self.ready: Deferred[None] = Deferred()
         self.is_open = True
-        self._reader: ResponseParser | None = None
-        self._answered: Deferred[Response] | None = None
-        self._has_answer_begun = False
+        self._parser: ResponseParser | None = None
+        self._responding: Deferred[Response] | None = None
+        self._has_response_begun = False
 
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
@@ -59,11 +59,11 @@ class ClientConnection(EagerWriter, Protocol):
             :class:`ResponseNeverReceived`, or with :class:`ResponseFailed` once something has come
             back: either way the server may have read the request.
         """
-        self._has_answer_begun = False
-        self._reader = ResponseParser(self.factory.limits)
-        self._answered = Deferred(lambda _: self._fail(Failure(CancelledError())))
+        self._has_response_begun = False
+        self._parser = ResponseParser(self.factory.limits)
+        self._responding = Deferred(lambda _: self._fail(Failure(CancelledError())))
         self._write(data)
-        return self._answered
+        return self._responding
 
     def close(self) -> None:
         """Close the connection; nothing is under way on it."""
@@ -71,28 +71,28 @@ class ClientConnection(EagerWriter, Protocol):
         self.transport.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
-        reader = self._reader
-        if reader is None:
-            # Nobody has asked for this, so the next answer could not be told from it.
+        parser = self._parser
+        if parser is None:
+            # Nobody has asked for this, so the next response could not be distinguished from it.
             self.is_open = False
             self.transport.abortConnection()
             return
-        self._has_answer_begun = True
+        self._has_response_begun = True
         try:
-            reader.feed(data)
+            parser.feed(data)
         except BadResponse:
             self._fail(Failure())
             return
-        if reader.response is not None:
-            self.is_open = reader.is_reusable
-            self._succeed(reader.response)
+        if parser.response is not None:
+            self.is_open = parser.is_reusable
+            self._succeed(parser.response)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.is_open = False
         if not self.ready.called:
             self.ready.errback(reason)
-        elif self._reader is not None:
-            response = self._reader.end()
+        elif self._parser is not None:
+            response = self._parser.end()
             if response is None:
                 self._fail(reason)
             else:
@@ -105,18 +105,18 @@ class ClientConnection(EagerWriter, Protocol):
 
     def _fail(self, reason: Failure) -> None:
         self.is_open = False
-        kind = ResponseFailed if self._has_answer_begun else ResponseNeverReceived
-        answered = self._end_exchange()
+        kind = ResponseFailed if self._has_response_begun else ResponseNeverReceived
+        responding = self._end_exchange()
         self.transport.abortConnection()
-        answered.errback(kind([reason]))
+        responding.errback(kind([reason]))
 
     def _end_exchange(self) -> Deferred[Response]:
-        answered, self._answered = self._answered, None
-        assert answered is not None
-        assert self._reader is not None
-        self._reader.close()
-        self._reader = None
-        return answered
+        responding, self._responding = self._responding, None
+        assert responding is not None
+        assert self._parser is not None
+        self._parser.close()
+        self._parser = None
+        return responding
 
 
 class ClientFactory(Factory):

@@ -1,4 +1,4 @@
-"""How much and how long a peer may send; past it a connection ends, whoever the peer is."""
+"""How much and how long a peer may send; beyond that its connection ends."""
 
 from attrs import frozen
 

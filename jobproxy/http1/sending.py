@@ -54,7 +54,7 @@ class EagerWriter:
             try:
                 sent = self._send(data)
             except OSError:
-                # Not writable now, or lost: the transport waits for the one and tells of the other.
+                # Not writable now, or lost: the transport waits for the one and reports the other.
                 sent = 0
             if sent == len(data):
                 return

@@ -20,10 +20,10 @@ from jobproxy.util.idle import IdleNotifier
 
 
 class ServerFactory(Factory):
-    """Makes connections whose requests a resource answers.
+    """Makes connections whose requests go to a resource.
 
     :param resource: its ``render`` is called with every request, whatever the path.
-    :param reactor: tells the time.
+    :param reactor: the clock.
     :param describe_error: returns the content type and the body of the response to what is no
         acceptable request, from the error and the id of that response.
     :param observer: is called with all that has to be counted; may be that of other servers too.

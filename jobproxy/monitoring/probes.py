@@ -1,4 +1,4 @@
-"""What can be read off the parts of a running proxy, for whoever tells others of it."""
+"""The parts of a running proxy that can be asked how it is, for metrics and the status."""
 
 import os
 from collections.abc import Callable, Sequence
