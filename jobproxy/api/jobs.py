@@ -11,7 +11,7 @@ from jobproxy.api.responses import respond
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.jobs.record import Delivery, JobRecord
-from jobproxy.wire.jobs import Job, parse_job
+from jobproxy.wire.jobs import Job, Report, parse_job
 from jobproxy.wire.preferences import Preferences, parse_preferences
 from jobproxy.wire.problems import UnsupportedMediaType, job_path
 
@@ -64,7 +64,7 @@ class ClientRoutes:
         """Answer with a job's result, or with the ack if that is all that the client wants."""
         if record.result is None and preferences.is_async:
             self._tell_wait(request, preferences, "respond-async")
-        return _tell(request, record, record.ack.body if record.ack else _describe(record))
+        return _tell(request, record, record.ack)
 
     async def job(self, request: Request, job_id: str) -> bytes:
         """Tell of a job, or hold the client until there is more to tell."""
@@ -72,7 +72,7 @@ class ClientRoutes:
         waiting = self._gateway.find(job_id, preferences)
         self._tell_wait(request, preferences)
         record = await waiting
-        return _tell(request, record, _describe(record))
+        return _tell(request, record)
 
     def _tell_wait(self, request: Request, preferences: Preferences, *applied: str) -> None:
         """Tell the client which of its preferences count (RFC 7240, section 3)."""
@@ -122,13 +122,13 @@ class FixedCallbackRoutes:
         return respond(request, _RECEIPTS[self._gateway.deliver_by_id(request.body)])
 
 
-def _tell(request: Request, record: JobRecord, otherwise: bytes) -> bytes:
-    """Answer with a job's result, or with something else as long as it has none."""
+def _tell(request: Request, record: JobRecord, ack: Report | None = None) -> bytes:
+    """Respond with a job's result; as long as it has none with its ack, or with its state."""
     path = job_path(record.job_id).encode()
     result = record.result
     if result is None:
         request.setHeader(b"Location", path)
-        return respond(request, otherwise, 202)
+        return respond(request, _describe(record) if ack is None else ack.body, 202)
     request.setHeader(b"Content-Location", path)
     request.setHeader(b"Server-Timing", _time(record))
     return respond(request, result.body)
@@ -144,18 +144,20 @@ def _describe(record: JobRecord) -> bytes:
 
 def _time(record: JobRecord) -> bytes:
     """Return how long each part of a job's way took, in milliseconds (Server-Timing)."""
-    parts = []
+    parts = ""
     begin = record.created
     for name, end in (("queue", record.sent), ("start", record.acked), ("job", record.ended)):
         if end is not None:
-            parts.append(f"{name};dur={(end - begin) * 1000:.3f}")
+            parts += f", {name};dur={(end - begin) * 1000:.3f}"
             begin = end
-    return ", ".join(parts).encode()
+    return parts[2:].encode()
 
 
 def _check_type(request: Request) -> None:
-    if request.getHeader(b"content-encoding"):
+    if request.find_header(b"content-encoding"):
         raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
-    content_type = request.getHeader(b"content-type")
-    if content_type is not None and not _JSON_TYPE.fullmatch(content_type):
+    content_type = request.find_header(b"content-type")
+    if content_type is None or content_type == b"application/json":
+        return
+    if not _JSON_TYPE.fullmatch(content_type):
         raise UnsupportedMediaType("Send the job as JSON, with Content-Type: application/json.")

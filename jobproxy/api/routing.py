@@ -55,23 +55,26 @@ class RoutedResource(KleinResource):
         return NOT_DONE_YET
 
     def _handle(self, request: Request) -> Any:
-        endpoint = self._known.get((request.method, request.path))
-        if endpoint is not None:
-            return self._app.execute_endpoint(endpoint, request)
-        parent, _, last = request.path.rpartition(b"/")
-        known = self._known_parents.get((request.method, parent))
-        if known is not None and _PLAIN.fullmatch(last) and request.path not in self._fixed_paths:
-            endpoint, name = known
+        method, path = request.method, request.path
+        if (method, path) in self._known:
+            return self._app.execute_endpoint(self._known[method, path], request)
+        parent, _, last = path.rpartition(b"/")
+        if (
+            (method, parent) in self._known_parents
+            and path not in self._fixed_paths
+            and _PLAIN.fullmatch(last)
+        ):
+            endpoint, name = self._known_parents[method, parent]
             return self._app.execute_endpoint(endpoint, request, **{name: last.decode()})
         try:
-            path = unquote_to_bytes(request.path).decode()
+            text = unquote_to_bytes(path).decode()
         except UnicodeDecodeError:
             raise Malformed("The path is not UTF-8.") from None
-        endpoint, parts = self._match(path, request.method.decode("ascii"))
-        if request.path in self._fixed_paths:
-            self._known[request.method, request.path] = endpoint
+        endpoint, parts = self._match(text, method.decode("ascii"))
+        if path in self._fixed_paths:
+            self._known[method, path] = endpoint
         elif parent in self._fixed_parents and len(parts) == 1:
-            self._known_parents[request.method, parent] = (endpoint, next(iter(parts)))
+            self._known_parents[method, parent] = (endpoint, next(iter(parts)))
         return self._app.execute_endpoint(endpoint, request, **parts)
 
     def _finish(self, body: bytes, request: Request) -> None:
@@ -80,7 +83,7 @@ class RoutedResource(KleinResource):
             request.finish()
 
     def _refuse(self, failure: Failure, request: Request) -> None:
-        """Have the first error handler that fits say what went wrong."""
+        """Respond with what the first error handler that fits returns."""
         if request.is_gone:
             if not failure.check(CancelledError):
                 _log.failure("a handler failed after its client had left", failure)

@@ -282,9 +282,12 @@ def write_request(method: str, target: Target, headers: HeaderLines, body: bytes
 
     :raises ValueError: if a header has a line break in it.
     """
-    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-    if not lines.count(b"\n") == lines.count(b"\r") == len(headers):
-        raise ValueError("a header cannot have a line break in it")
+    lines = b""
+    for header in headers:
+        line = b"%b: %b" % header
+        if b"\n" in line or b"\r" in line:
+            raise ValueError("a header cannot have a line break in it")
+        lines += line + b"\r\n"
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
         method.encode("ascii"),
         target.path,

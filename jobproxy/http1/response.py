@@ -18,6 +18,7 @@ from zope.interface import implementer
 from jobproxy.http1.limits import ClientLimits
 
 _BODILESS = frozenset({204, 304})
+_VERSIONS = {"1.1": (b"HTTP", 1, 1), "1.0": (b"HTTP", 1, 0)}
 #: The end of every body.
 _DONE = Failure(ResponseDone())
 
@@ -142,9 +143,11 @@ class ResponseParser:
             self._has_length |= name in {b"content-length", b"transfer-encoding"}
 
     def on_headers_complete(self) -> None:
-        major = self._parser.get_http_version().split(".")[0]
-        if major != "1" or self._parser.get_status_code() < 100:
+        version = self._parser.get_http_version()
+        self._status = self._parser.get_status_code()
+        if version not in _VERSIONS or self._status < 100:
             raise BadResponse("not HTTP/1")
+        self._version = _VERSIONS[version]
         self._is_head = False
         self._head_fed = self._size = 0
 
@@ -160,23 +163,22 @@ class ResponseParser:
         self._head_fed = 0
 
     def on_message_complete(self) -> None:
-        if self._parser.get_status_code() < 200:
+        if self._status < 200:
             self._interim += 1
             if self._interim > self._limits.interim:
                 raise BadResponse("too many interim responses")
             self._is_head = True
             return
         self._complete()
-        has_end = self._has_length or self._parser.get_status_code() in _BODILESS
-        is_current = self._parser.get_http_version() == "1.1"
+        has_end = self._has_length or self._status in _BODILESS
+        is_current = self._version == (b"HTTP", 1, 1)
         self.is_reusable = has_end and is_current and self._parser.should_keep_alive()
 
     def _complete(self) -> None:
-        major, minor = self._parser.get_http_version().split(".")
         self.response = Response(
-            code=self._parser.get_status_code(),
+            code=self._status,
             phrase=self._phrase,
-            version=(b"HTTP", int(major), int(minor)),
+            version=self._version,
             body=b"".join(self._body),
             lines=self._lines,
         )

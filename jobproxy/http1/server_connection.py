@@ -64,7 +64,7 @@ class ServerConnection(EagerWriter, Protocol):
         if self._send is None:
             self._fall_back()
         self.factory.connections.add(self)
-        self._start_timeout()
+        self._set_deadline(self.factory.limits.silent_time)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._handle(Event.LOSE)
@@ -242,15 +242,16 @@ class ServerConnection(EagerWriter, Protocol):
         if before is Phase.SILENT:
             # Only this timer is likely to be due while the client is held.
             self._stop_timer()
-        if (before, phase) not in GOES_ON:
-            self._start_timeout()
-
-    def _start_timeout(self) -> None:
-        """Start a phase's timeout; a timer that runs already and is not later is left to see it."""
-        seconds = self.factory.timeouts[self._phase]
+        if (before, phase) in GOES_ON:
+            return
+        seconds = self.factory.timeouts[phase]
         if seconds is None:
             self._deadline = None
-            return
+        else:
+            self._set_deadline(seconds)
+
+    def _set_deadline(self, seconds: float) -> None:
+        """Set the deadline; a timer that runs already and is not later is left to see it."""
         clock = self.factory.clock
         self._deadline = deadline = clock.seconds() + seconds
         if self._timer is None:
