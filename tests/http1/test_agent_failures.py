@@ -81,7 +81,7 @@ class TurnTests(AgentTestCase):
             self.connect().send(PLAIN)
             self.agent.close_idle()
 
-        def answer_badly(asking: Deferred[IResponse]) -> None:
+        def respond_badly(asking: Deferred[IResponse]) -> None:
             self.connect().send(b"SSH-2.0-x\r\n")
 
         def end(asking: Deferred[IResponse]) -> None:
@@ -92,7 +92,7 @@ class TurnTests(AgentTestCase):
             cancel,
             cancel_later,
             respond,
-            answer_badly,
+            respond_badly,
             end,
         ]
         held = self.request()
@@ -280,7 +280,7 @@ class FailureTests(AgentTestCase):
         self.assertEqual(connection.requests, 2)
 
     def test_cancelling_after_the_response_does_nothing(self) -> None:
-        """Cancelling a request that is answered does nothing to its connection."""
+        """Cancelling a request that has its response does nothing to its connection."""
         asking = self.request()
         connection = self.connect()
         connection.send(PLAIN)

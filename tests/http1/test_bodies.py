@@ -129,7 +129,7 @@ class ExpectationTests(ServerTestCase):
     """Q9: clients that ask before they send their body."""
 
     def test_100_is_sent_once_before_the_response(self) -> None:
-        """Q9: the client gets leave to send its body, once, and then its answer."""
+        """Q9: the client gets leave to send its body, once, and then its response."""
         for name in (b"100-continue", b"100-Continue"):
             client = self.connect()
             client.send(head(b"Expect: " + name, b"Content-Length: 15"))
@@ -181,7 +181,7 @@ class ExpectationTests(ServerTestCase):
             self.assert_refused(client, 417, "expectation-failed")
 
     def test_100_waits_for_the_responses_before_it(self) -> None:
-        """Q9: leave is given once the requests before have been answered."""
+        """Q9: leave is given once the requests before have their responses."""
         client = self.hold()
         client.send(head(b"Expect: 100-continue", b"Content-Length: 15"))
         self.assertEqual(client.transport.value(), b"")

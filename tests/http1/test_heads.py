@@ -91,7 +91,7 @@ class OldClientTests(ServerTestCase):
     """Q21: clients of HTTP/1.0."""
 
     def test_client_of_http_1_0_gets_a_length_and_a_close(self) -> None:
-        """Q21: a client of HTTP/1.0 gets an answer with a length, and the connection's end."""
+        """Q21: a client of HTTP/1.0 gets a response with a length, and the connection's end."""
         for line in (b"X: y", b"Connection: keep-alive", b"Connection: close"):
             client = self.connect()
             client.send(b"POST /proxy HTTP/1.0\r\nContent-Length: 15\r\n%b\r\n\r\n%b" % (line, JOB))

@@ -18,7 +18,7 @@ class KeepTests(AgentTestCase):
     """Which connections are used again."""
 
     def test_connection_is_kept_after_a_response_with_an_end(self) -> None:
-        """A connection is used again after an HTTP/1.1 answer whose end could be told."""
+        """A connection is used again after an HTTP/1.1 response whose end could be told."""
         for response in (
             PLAIN,
             OK + b"Content-Length: 0\r\n\r\n",
@@ -79,7 +79,7 @@ class KeepTests(AgentTestCase):
         self.assert_not_kept(self.exchange(OK + b"\r\nhello"))
 
     def test_connection_with_bytes_after_the_response_is_not_kept(self) -> None:
-        """S22: a connection with bytes after the answer is not used again; the answer counts."""
+        """S22: a connection with bytes after a response is not used again; it counts."""
         for after in (PLAIN, b"HTTP/1.1", b"x", b" ", b"\0"):
             self.assert_not_kept(self.exchange(PLAIN + after))
             self.agent.close_idle()

@@ -129,13 +129,13 @@ class MalformedTests(ServerTestCase):
         self.assert_all_refused([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"])
 
     def test_400_to_connect(self) -> None:
-        """Q10: CONNECT is refused, and nothing of it answered before."""
+        """Q10: CONNECT is refused, and gets no other response before."""
         start = b"CONNECT jobs.example:443 HTTP/1.1"
         streams = [head(start=start), head(b"Content-Length: 15", start=start) + JOB]
         self.assert_all_refused(streams)
 
     def test_400_to_an_upgrade(self) -> None:
-        """Q10: an upgrade is refused, and nothing of its request answered before."""
+        """Q10: an upgrade is refused, and its request gets no other response before."""
         lines = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c")
         chunked = (b"Transfer-Encoding: chunked", *lines)
         self.assert_all_refused(
@@ -173,7 +173,7 @@ class MalformedTests(ServerTestCase):
         )
 
     def test_requests_before_a_malformed_one_get_their_responses(self) -> None:
-        """Q10: good requests before a bad one are answered first."""
+        """Q10: good requests before a bad one get their responses first."""
         client = self.connect()
         client.send(GET + GET + b"FROB\r\n\r\n" + GET)
         self.assertEqual(client.statuses, [404, 404, 400])

@@ -14,10 +14,10 @@ from tests.support.proxy import result_of
 
 
 class PipelineTests(ServerTestCase):
-    """Q19 and Q20: clients that do not wait for an answer before they ask again."""
+    """Q19 and Q20: clients that do not wait for a response before they send the next request."""
 
     def test_responses_come_in_the_order_of_their_requests(self) -> None:
-        """Q19: requests are answered in their order, in one segment or in many."""
+        """Q19: responses come in the order of the requests, in one segment or in many."""
         stream = b"".join(
             head(b"X-Request-Id: %d" % number, start=b"GET /%d HTTP/1.1" % number)
             for number in range(50)
@@ -45,7 +45,7 @@ class PipelineTests(ServerTestCase):
         self.assertEqual(client.responses[4].body, result_of("3"))
 
     def test_4_kib_may_be_sent_ahead(self) -> None:
-        """Q20: 4 KiB may be sent ahead of a held request's answer."""
+        """Q20: 4 KiB may be sent ahead of a held request's response."""
         client = self.hold()
         client.send_all([GET] * (4_096 // len(GET)))
         self.assertTrue(client.is_held)
@@ -81,7 +81,7 @@ class PipelineTests(ServerTestCase):
         self.assertEqual(client.statuses, [200] * 101)
 
     def test_400_waits_for_the_responses_before_it(self) -> None:
-        """Q10: what cannot be a request is refused when all before it are answered."""
+        """Q10: what cannot be a request is refused when all before it have their responses."""
         client = self.hold()
         client.send(GET + b"FROB / HTTP/1.1\r\n\r\n")
         self.assertTrue(client.is_held)
@@ -91,7 +91,7 @@ class PipelineTests(ServerTestCase):
         self.assert_refused(client, 400, "malformed-request", ahead=2)
 
     def test_413_waits_for_the_response_before_it(self) -> None:
-        """Q6: a body that is too large is refused when all before it are answered."""
+        """Q6: a body that is too large is refused when all before it have their responses."""
         client = self.hold()
         client.send(head(b"Content-Length: 65537"))
         self.assertTrue(client.is_held)
@@ -99,7 +99,7 @@ class PipelineTests(ServerTestCase):
         self.assert_refused(client, 413, "body-too-large", ahead=1)
 
     def test_408_waits_for_the_response_before_it(self) -> None:
-        """Q13: a slow request is given up when all before it are answered."""
+        """Q13: a slow request is given up when all before it have their responses."""
         client = self.hold()
         client.send(GET[:-1])
         self.clock.advance(15)
@@ -141,7 +141,7 @@ class LeavingTests(ServerTestCase):
                 self.assert_nothing_left()
 
     def test_client_that_leaves_after_a_response_leaves_nothing(self) -> None:
-        """A client that leaves after an answer, or after a refusal, leaves nothing."""
+        """A client that leaves after a response, or after a refusal, leaves nothing."""
         for stream in (GET, GET + GET, b"FROB\r\n\r\n", GET + b"FROB\r\n\r\n"):
             client = self.connect()
             client.send(stream)

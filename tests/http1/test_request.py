@@ -99,7 +99,7 @@ class RequestTests(ServerTestCase):
         self.assertEqual(client.response.headers["x-request-id"], "made")
 
     def test_response_has_the_status_headers_and_body_that_were_set(self) -> None:
-        """An answer is what was written, under the headers and the status that were set."""
+        """A response is what was written, under the headers and the status that were set."""
         client, request = self.keep(GET)
         request.setResponseCode(418)
         request.setHeader(b"X-A", b"1")
@@ -120,7 +120,7 @@ class RequestTests(ServerTestCase):
         )
 
     def test_empty_response_has_its_length(self) -> None:
-        """An answer without anything in it has its length too."""
+        """A response without anything in it has its length too."""
         client, request = self.keep(GET)
         request.finish()
         self.assertEqual((client.response.status, client.response.body), (200, b""))
@@ -140,7 +140,7 @@ class RequestTests(ServerTestCase):
         )
 
     def test_finish_fires_all_notifications(self) -> None:
-        """Who asked is told when the answer has been given, in whatever number they are."""
+        """All Deferreds of notifyFinish fire once the response has been sent."""
         _, request = self.keep(GET)
         outcomes: list[object] = []
         for _ in range(2):
@@ -151,7 +151,7 @@ class RequestTests(ServerTestCase):
         self.assertFalse(request.is_gone)
 
     def test_leaving_fails_all_notifications(self) -> None:
-        """Who asked is told why there will be no answer; to answer all the same does nothing."""
+        """All Deferreds of notifyFinish fail when the client leaves; no response is sent."""
         client, request = self.keep(GET + GET)
         outcomes: list[Any] = []
         for _ in range(2):
@@ -175,7 +175,7 @@ class RequestTests(ServerTestCase):
         self.assertEqual(len(client.responses), 1)
 
     def test_next_request_may_finish_in_a_notification(self) -> None:
-        """The next request may be answered while the end of the one before is told of."""
+        """The next request may get its response while the end of the one before is notified."""
         client, first = self.keep(GET + GET)
         first.notifyFinish().addCallback(lambda _: self.keeper.requests[-1].finish())
         first.finish()
@@ -198,7 +198,7 @@ class SplitTests(ServerTestCase):
         return re.sub(rb"Date: [^\r]*\r\n", b"", responses)
 
     def test_responses_are_the_same_wherever_the_stream_is_cut(self) -> None:
-        """A stream gets the same answers wherever it is cut."""
+        """A stream gets the same responses wherever it is cut."""
         chunked = post_chunked(b"3;a=b\r\nabc\r\nA;b\r\n0123456789\r\n0\r\nX: y\r\nZ:\r\n\r\n")
         for stream, count in (
             (post(b"hello"), 1),

@@ -36,7 +36,7 @@ class ResponseTests(AgentTestCase):
     """What comes back of a response."""
 
     def ask(self, *parts: bytes) -> Any:
-        """Send a request, have it answered in parts, and return the response."""
+        """Send a request, have the response come in parts, and return it."""
         asking = self.request(headers=CLOSE)
         connection = self.connect()
         for part in parts:
@@ -201,7 +201,7 @@ class SplitTests(AgentTestCase):
     )
 
     def outcome(self, *parts: bytes) -> tuple[object, ...]:
-        """Have a request answered, and return what came of it."""
+        """Send a request, respond to it, and return what came of it."""
         asking = self.request()
         connection = self.connect()
         connection.send(*parts)

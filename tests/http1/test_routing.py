@@ -47,7 +47,7 @@ class RoutingTests(ServerTestCase):
             self.assert_problem(client.response, 405, "method-not-allowed")
 
     def test_response_to_head_has_the_length_of_get_and_no_body(self) -> None:
-        """Q23: the answer to HEAD ends with its header; the length it tells is GET's."""
+        """Q23: the response to HEAD ends with its head, whose length is that of GET."""
         client = self.connect()
         client.send(head(start=b"HEAD /elsewhere HTTP/1.1") + GET)
         parts = re.split(rb"(?=HTTP/1\.1 404 )", client.transport.value())[1:]
@@ -72,7 +72,7 @@ class RoutingTests(ServerTestCase):
         self.assert_problem(client.response, 404, "not-found")
 
     def test_404_to_options_of_the_whole_server(self) -> None:
-        """OPTIONS of the whole server gets an answer like any other, on a connection that stays."""
+        """OPTIONS of the whole server gets a response, on a connection that stays."""
         client = self.connect()
         client.send(head(start=b"OPTIONS * HTTP/1.1") + head(start=b"POST * HTTP/1.1"))
         for response in client.responses:
@@ -95,7 +95,7 @@ class RoutingTests(ServerTestCase):
             self.assertLess(sizes[-1] - sizes[20], 200_000, path)
 
     def test_500_when_a_handler_fails(self) -> None:
-        """Q24: a request whose handler fails gets its answer, and so do those behind it."""
+        """Q24: a request whose handler fails gets its response, and so do those behind it."""
         self.site = ServerFactory(
             make_resource(CrashingRoutes()),
             self.clock,

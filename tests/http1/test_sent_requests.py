@@ -179,7 +179,7 @@ class ClientTests(AgentTestCase):
         self.client = PlainClient(PooledAgent(self.reactor, self.limits))
 
     def post(self, may_keep: bool) -> Connection:
-        """POST, which takes a new connection, and have it answered."""
+        """POST, which takes a new connection, and respond to it."""
         headers = JSON if may_keep else (*JSON, *CLOSE_LINES)
         asking = self.client.request("POST", "http://10.0.0.9/start", headers=headers, data=b"{}")
         connection = self.connect()

@@ -35,16 +35,16 @@ _HEAD = re.compile(
 
 
 class FuzzResource(Keeper):
-    """Answers each request with its own body, at once or later.
+    """Responds to each request with its own body, at once or later.
 
-    :param is_held: says of each request whether it is answered later.
+    :param is_held: says of each request whether it gets its response later.
     """
 
     def __init__(self, is_held: Callable[[], bool]) -> None:
         super().__init__()
         self._is_held = is_held
         self.held: list[Request] = []
-        #: How each request ended: with its answer, or with its client's leaving.
+        #: How each request ended: with its response, or with its client's leaving.
         self.ends: list[tuple[Request, bool]] = []
 
     def render(self, request: Request) -> Any:
@@ -64,8 +64,8 @@ class FuzzResource(Keeper):
         request.write(request.body)
         request.finish()
 
-    def answer_held(self, count: int = 100) -> None:
-        """Answer those that are held, the first ones first; others may be held meanwhile."""
+    def respond_to_held(self, count: int = 100) -> None:
+        """Respond to those that are held, the first ones first; others may be held meanwhile."""
         while self.held and count:
             self.respond(self.held.pop(0))
             count -= 1
@@ -76,7 +76,7 @@ class Outcome:
     """What came of a stream of bytes.
 
     :ivar seen: the requests that the resource was given.
-    :ivar statuses: of the answers, without leave to go on.
+    :ivar statuses: of the responses, without leave to go on.
     """
 
     seen: list[Request]
@@ -92,7 +92,7 @@ class Outcome:
 
 
 def read_statuses(data: bytes, seen: list[Request]) -> list[int]:
-    """Read answers, each to its end, and the requests' own bodies in them."""
+    """Read responses, each to its end, and the requests' own bodies in them."""
     statuses: list[int] = []
     place = 0
     while place < len(data):
@@ -100,12 +100,12 @@ def read_statuses(data: bytes, seen: list[Request]) -> list[int]:
             place += len(CONTINUE)
             continue
         found = _HEAD.match(data, place)
-        assert found is not None, f"not an answer: {data[place : place + 200]!r}"
+        assert found is not None, f"not a response: {data[place : place + 200]!r}"
         status, length = int(found[1]), int(found[2])
         request = seen[len(statuses)] if len(statuses) < len(seen) else None
         place = found.end()
         if status == 200:
-            assert request is not None, "an answer to nobody"
+            assert request is not None, "a response to nobody"
             assert length == len(request.body)
             if request.method != b"HEAD":
                 assert data.startswith(request.body, place)
@@ -114,7 +114,7 @@ def read_statuses(data: bytes, seen: list[Request]) -> list[int]:
             assert b"\r\nConnection: close\r\n" in found[0]
             assert place + length == len(data), "more after what ends the connection"
             place += length
-        assert place <= len(data), "an answer that is not whole"
+        assert place <= len(data), "a response that is not whole"
         statuses.append(status)
     return statuses
 
@@ -123,7 +123,7 @@ def exchange(pieces: list[bytes], random: Random, *, is_tame: bool) -> Outcome:
     """Send pieces, and check all that holds whatever they are.
 
     :param random: decides what the client, the server and time do meanwhile.
-    :param is_tame: whether they do nothing: no time passes, and every request is answered at once.
+    :param is_tame: whether they do nothing: no time passes, and every response comes at once.
     """
     clock = Clock()
     held_share = 0.0 if is_tame else random.choice((0.0, 0.2, 0.9))
@@ -138,14 +138,14 @@ def exchange(pieces: list[bytes], random: Random, *, is_tame: bool) -> Outcome:
     client.leave()
     assert site.connections == set()
     assert clock.getDelayedCalls() == []
-    resource.answer_held()
+    resource.respond_to_held()
     ended = [request for request, _ in resource.ends]
     assert len(ended) == len(resource.requests)
     assert set(ended) == set(resource.requests)
     statuses = read_statuses(client.transport.value(), resource.requests)
-    answered = [request for request, is_answered in resource.ends if is_answered]
-    assert statuses.count(200) == len(answered)
-    assert len(statuses) - len(answered) <= traffic.refused.total() <= 1
+    responded = [request for request, is_responded in resource.ends if is_responded]
+    assert statuses.count(200) == len(responded)
+    assert len(statuses) - len(responded) <= traffic.refused.total() <= 1
     return Outcome(resource.requests, statuses)
 
 
@@ -162,13 +162,13 @@ def live(
         if choice < 0.05:
             clock.advance(random.choice((0.1, 5, 12, 40)))
         elif choice < 0.4:
-            resource.answer_held(1)
+            resource.respond_to_held(1)
         elif choice < 0.5:
             client.transport.drain()
     if random.random() < 0.5:
         if random.random() < 0.5:
             client.transport.drain()
-        resource.answer_held()
+        resource.respond_to_held()
         for _ in range(4):
             clock.advance(31)
         assert not client.is_open, "a connection that does not end"
@@ -221,13 +221,13 @@ class FuzzTests(SynchronousTestCase):
     @given(st.lists(_BYTES, max_size=10), st.randoms(use_true_random=True))
     @example([b"GET / HTTP/1.1\r\n", b"Host: x\r\n\r\n"], Random(0))
     def test_any_bytes_get_whole_responses(self, pieces: list[bytes], random: Random) -> None:
-        """Bytes that are nothing at all get whole answers or none, and leave nothing."""
+        """Bytes that are nothing at all get whole responses or none, and leave nothing."""
         exchange(pieces, random, is_tame=False)
 
     @settings(max_examples=200)
     @given(st.randoms(use_true_random=True))
     def test_mistakes_get_the_same_responses_however_cut(self, random: Random) -> None:
-        """Q10: requests with mistakes get whole answers or none, the same however they are cut."""
+        """Q10: requests with mistakes get whole responses, the same however they are cut."""
         check_stream(random)
 
     @settings(max_examples=200)

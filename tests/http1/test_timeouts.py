@@ -90,7 +90,7 @@ class SlowTests(ServerTestCase):
         self.assertEqual(client.statuses, [200])
 
     def test_silent_client_is_closed_after_ten_seconds(self) -> None:
-        """Q14: a client that connects and says nothing is left after 10 seconds, unanswered."""
+        """Q14: a client that sends nothing is closed after 10 seconds, without a response."""
         client = self.connect()
         self.clock.advance(9.9)
         self.assertTrue(client.is_open)
@@ -139,7 +139,7 @@ class IdleTests(ServerTestCase):
         self.assertEqual(client.statuses, [200, 404])
 
     def test_connection_is_closed_when_its_client_says_so(self) -> None:
-        """A connection is closed after an answer if its client said so."""
+        """A connection is closed after a response if its client said so."""
         for value in (b"close", b"Close", b"x, close"):
             client = self.connect()
             client.send(head(b"Connection: " + value, start=b"GET / HTTP/1.1") + GET)
@@ -166,11 +166,11 @@ class UnreadTests(ServerTestCase):
         self.assertFalse(client.is_open)
 
     def test_unread_response_is_cut_off(self) -> None:
-        """Q22: a connection whose answer is not read is cut off in the end."""
+        """Q22: a connection whose response is not read is cut off in the end."""
         self.check(post(), 30)
 
     def test_unread_last_response_is_cut_off(self) -> None:
-        """Q22: a connection that is to be closed after its answer is cut off just so."""
+        """Q22: a connection that is to be closed after its response is cut off too."""
         self.check(post(JOB, b"Connection: close"), 30)
 
     def test_client_that_does_not_read_is_not_read_from(self) -> None:
@@ -187,7 +187,7 @@ class UnreadTests(ServerTestCase):
         self.assertEqual(client.statuses, [404] * (count + 1))
 
     def test_requests_in_one_segment_get_their_responses_once_they_are_read(self) -> None:
-        """Q22: requests that came with the one that was too much are answered in their turn."""
+        """Q22: requests in the same segment as the one too many get their responses in turn."""
         client = self.connect()
         client.transport.is_read = False
         client.send(GET * 500 + b"FROB\r\n\r\n")

@@ -35,15 +35,15 @@ from tests.support.http1_peer import Peer, Server, serving
 from tests.support.identities import ADDRESS, Identity, authority, issue
 from tests.support.reactor import reactor, until_closed
 
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 BODY = b'{"account":"a"}'
 MEGABYTE = 1_000_000
 
 
 def respond(peer: Peer) -> None:
-    """Answer each request."""
+    """Respond to each request."""
     if peer.received.endswith(BODY):
-        peer.transport.write(ANSWER)
+        peer.transport.write(RESPONSE)
 
 
 def make_agent(idle_time: float = 0) -> PooledAgent:
@@ -187,7 +187,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 )
 @pytest_twisted.ensureDeferred
 async def test_flood_is_cut_off(beginning: bytes, block: bytes, size: int) -> None:
-    """S20: of a huge answer little is taken in, and the server sees that its connection ends."""
+    """S20: little of a huge response is received, and the server sees that its connection ends."""
     floods = []
 
     def react(peer: Peer) -> None:

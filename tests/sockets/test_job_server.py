@@ -118,7 +118,7 @@ async def test_ambiguous_when_the_connection_is_reset() -> None:
 
 @run
 async def test_ambiguous_when_nothing_comes_in_time() -> None:
-    """S8: no answer comes in time; the connection is closed then."""
+    """S8: no response comes in time; the connection is closed then."""
     clock = Clock()
     with pytest.raises(AmbiguousStart):
         await call(lambda transport: clock.advance(5), clock)
@@ -138,7 +138,7 @@ async def test_ambiguous_when_the_response_is_not_http() -> None:
 
 @run
 async def test_ambiguous_when_the_body_is_shorter_than_its_length() -> None:
-    """S9: the answer ends before its length."""
+    """S9: the response ends before its length."""
 
     def react(transport: Any) -> None:
         transport.write(b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"id":"1"}')
@@ -150,7 +150,7 @@ async def test_ambiguous_when_the_body_is_shorter_than_its_length() -> None:
 
 @run
 async def test_ambiguous_when_a_body_without_a_length_is_cut_short() -> None:
-    """S10: an answer without a length is cut short."""
+    """S10: a response without a length is cut short."""
 
     def react(transport: Any) -> None:
         transport.write(b'HTTP/1.1 200 OK\r\n\r\n{"id":"1"')

@@ -114,7 +114,7 @@ async def test_held_client_that_resets_has_left() -> None:
 
 @run
 async def test_response_to_a_client_that_left_goes_nowhere() -> None:
-    """Q16: an answer to a client that has gone, and is not yet known to have, goes nowhere."""
+    """Q16: a response to a client that has gone, and is not yet known to have, goes nowhere."""
     keeper = Keeper()
     async with serve(keeper) as (_, port):
         with connect(port) as client:
@@ -127,7 +127,7 @@ async def test_response_to_a_client_that_left_goes_nowhere() -> None:
 
 @run
 async def test_large_responses_arrive_whole_and_in_order() -> None:
-    """Q19: answers that the kernel takes in small parts arrive whole and in order."""
+    """Q19: responses that the kernel takes in small parts arrive whole and in order."""
     bodies = [bytes([number]) * (1_000 * number) for number in range(30)]
     async with serve(Echo()) as (_, port):
         with connect(port) as client:
@@ -140,7 +140,7 @@ async def test_large_responses_arrive_whole_and_in_order() -> None:
 
 @run
 async def test_slow_reader_gets_all_of_its_response() -> None:
-    """Q22: a client that is slow to read its answer gets all of it."""
+    """Q22: a client that is slow to read its response gets all of it."""
     keeper = Keeper()
     async with serve(keeper) as (_, port):
         with connect(port) as client:
@@ -153,7 +153,7 @@ async def test_slow_reader_gets_all_of_its_response() -> None:
 
 
 async def leave_unread(request: bytes) -> None:
-    """Have a large answer to a request that its client does not read."""
+    """Send a large response that its client does not read."""
     keeper, clock = Keeper(), Clock()
     async with serve(keeper, clock=clock) as (site, port):
         with connect(port) as client:
@@ -170,7 +170,7 @@ async def leave_unread(request: bytes) -> None:
 
 @run
 async def test_unread_response_is_cut_off() -> None:
-    """Q22: a client that does not read its answer is cut off in the end."""
+    """Q22: a client that does not read its response is cut off in the end."""
     await leave_unread(GET)
 
 
@@ -209,7 +209,7 @@ async def test_silent_client_reads_the_end() -> None:
 
 @run
 async def test_client_of_http_1_0_reads_its_response_and_the_end() -> None:
-    """Q21: a client of HTTP/1.0 reads its answer, and then the end."""
+    """Q21: a client of HTTP/1.0 reads its response, and then the end."""
     keeper = Keeper()
     async with serve(keeper) as (_, port):
         with connect(port) as client:

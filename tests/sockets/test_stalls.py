@@ -135,7 +135,7 @@ def send_ack(connection: socket.socket, body: bytes) -> None:
     connection.sendall(head.encode() + body)
 
 
-def read_answer(connection: socket.socket) -> Answer:
+def read_response(connection: socket.socket) -> Answer:
     (response,) = parse_responses(connection.recv(65_536))
     return response
 
@@ -144,7 +144,7 @@ def read_answer(connection: socket.socket) -> Answer:
 @pytest_twisted.ensureDeferred
 async def test_callbacks_in_the_kernel_at_the_deadline_count(is_kept: bool) -> None:
     """T3: callbacks that lie in the kernel at the deadline, on new connections or on old ones, are
-    the answers.
+    the responses.
     """
     async with run_stage(wait=TIME) as stage:
         callers = [stage.connect() for _ in range(3)] if is_kept else []
@@ -162,7 +162,7 @@ async def test_callbacks_in_the_kernel_at_the_deadline_count(is_kept: bool) -> N
                 post(caller, path, result_of(f"{number}"))
 
         await stage.stall(call_back)
-        responses = [read_answer(client) for client in clients]
+        responses = [read_response(client) for client in clients]
         assert [response.status for response in responses] == [200] * 3
         assert [response.body for response in responses] == [result_of(f"{n}") for n in range(3)]
 
@@ -174,7 +174,7 @@ async def test_ack_in_the_kernel_at_the_deadline_counts() -> None:
         client = stage.send_job()
         connection, _ = await stage.take_start()
         await stage.stall(lambda: send_ack(connection, result_of("1")))
-        response = read_answer(client)
+        response = read_response(client)
         assert (response.status, response.body) == (200, result_of("1"))
 
 
@@ -188,5 +188,5 @@ async def test_stall_gives_no_more_time() -> None:
         begin = time.monotonic()
         await stage.stall(lambda: None)
         assert time.monotonic() - begin < STALL + 0.5
-        response = read_answer(client)
+        response = read_response(client)
         assert (response.status, response.json["started"]) == (504, "yes")

@@ -20,7 +20,7 @@ from jobproxy.http1.sender import BytesProducer
 URL = b"http://10.0.0.9/start"
 CLOSE = Headers({"Connection": ["close"]})
 OK = b"HTTP/1.1 200 OK\r\n"
-#: All of an answer that lets its connection be kept.
+#: All of a response that lets its connection be kept.
 PLAIN = OK + b"Content-Length: 2\r\n\r\nhi"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 BODY_LIMIT = 65_536
@@ -117,7 +117,7 @@ class AgentTestCase(SynchronousTestCase):
     def exchange(
         self, response: bytes = PLAIN, uri: bytes = URL, headers: Headers | None = None
     ) -> Connection:
-        """Send a request, which takes a new connection, and answer it."""
+        """Send a request, which takes a new connection, and respond to it."""
         attempts = self.attempts
         asking = self.request(uri, headers)
         self.assertEqual(self.attempts, attempts + 1, "no new connection")

@@ -42,7 +42,7 @@ def cut(data: bytes, size: int) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
-#: A request that is answered at once, with 404.
+#: A request that gets its response at once, 404.
 GET = head(start=b"GET /elsewhere HTTP/1.1")
 
 
@@ -72,7 +72,7 @@ class Wire(StringTransportWithDisconnection):
         self.is_read = True
         if self.disconnecting:
             super().loseConnection()
-        elif self.producer is not None and self.producerState == "paused":
+        elif self.connected and self.producer is not None and self.producerState == "paused":
             self.producer.resumeProducing()
 
     def loseConnection(self) -> None:
@@ -134,7 +134,7 @@ class Keeper:
 
 
 class Echo(Keeper):
-    """A resource that answers every request with the request's body."""
+    """A resource that responds to every request with the request's body."""
 
     def render(self, request: Request) -> Any:
         super().render(request)
@@ -201,9 +201,9 @@ class ServerTestCase(ProxyTestCase):
         self.call_back(self.starts[number], result_of("1"))
 
     def assert_refused(self, client: RawClient, status: int, slug: str, ahead: int = 0) -> None:
-        """Check that the last answer ends the connection, and that nothing is read after it.
+        """Check that the last response ends the connection, and that nothing is read after it.
 
-        :param ahead: how many answers came before.
+        :param ahead: how many responses came before.
         """
         self.assertEqual(len(client.responses), ahead + 1)
         self.assert_problem(client.responses[-1], status, slug)
@@ -238,7 +238,7 @@ class ServerTestCase(ProxyTestCase):
     def assert_all_refused(
         self, streams: list[bytes], status: int = 400, slug: str = "malformed-request"
     ) -> None:
-        """Check that each gets just one answer and ends its connection, however it is cut."""
+        """Check that each gets just one response and ends its connection, however it is cut."""
         wanted = f"{status} {slug} close {{'{slug}': 1}}"
         for size in (100_000, 1):
             told = [(stream[:200], self.tell(cut(stream, size))) for stream in streams]
