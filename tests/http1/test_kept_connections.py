@@ -79,7 +79,7 @@ class KeepTests(AgentTestCase):
         self.assert_not_kept(self.exchange(OK + b"\r\nhello"))
 
     def test_connection_with_bytes_after_the_response_is_not_kept(self) -> None:
-        """S22: a connection with bytes after a response is not used again; it counts."""
+        """S22: a response counts with bytes after it; its connection is not used again."""
         for after in (PLAIN, b"HTTP/1.1", b"x", b" ", b"\0"):
             self.assert_not_kept(self.exchange(PLAIN + after))
             self.agent.close_idle()

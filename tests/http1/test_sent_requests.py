@@ -232,3 +232,10 @@ class ClientTests(AgentTestCase):
         response = self.successResultOf(asking)
         self.failureResultOf(read_body(response, 1), BodyTooBig)
         self.assertEqual(self.successResultOf(read_body(response, 2)), b"hi")
+
+    def test_line_break_in_a_header_raises(self) -> None:
+        """A header with a line break is refused before anything is connected to."""
+        for header in ((b"X-A", b"1\r\nX-B: 2"), (b"X-A\n", b"1"), (b"X-A", b"1\r")):
+            with self.assertRaises(ValueError):
+                self.client.request("POST", "http://10.0.0.9/", headers=(header,), data=b"")
+        self.assertEqual(self.attempts, 0)
