@@ -1,4 +1,4 @@
-"""The proxy for ``twistd -ny jobproxy.tac``: every option comes from the environment."""
+"""The application for ``twistd -ny jobproxy.tac``; all options come from the environment."""
 
 from twisted.application.service import Application
 

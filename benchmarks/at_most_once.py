@@ -1,10 +1,9 @@
-"""At most once: no job is started twice, and none is lost, whatever becomes of the starts.
+"""At most once: no job is started twice and none is lost, whatever the faults of the job server.
 
-Clients send jobs through jobproxy to a simulated job server that does to 1 % of the starts each
-what a job server can: it answers 500 or something that is no ack, resets the connection, holds the
-ack back for longer than the proxy waits for it, or says at once that it is busy; and it does not
-listen for a moment, so that the next ones are refused a connection. Then the books are compared:
-what the clients were told, and what the job server has seen. The exit code is 1 if that is wrong.
+Clients send jobs through jobproxy to a simulated job server. Each fault hits 1 % of the start
+requests: a 500, an invalid ack, a connection reset, an ack after the start timeout, a 503, or a
+port that is closed for a moment, so that connections are refused. Then the responses to the clients
+are compared with the counts of the job server. The exit code is 1 if they do not agree.
 """
 
 import argparse
@@ -20,17 +19,17 @@ from contextlib import suppress
 from typing import Any
 
 from attrs import define, field, frozen
-from wire import Messages, NotUnderstood, make_post, wants_close
+from wire import Messages, NotUnderstood, closes_connection, make_post
 
 from jobproxy.daemon.lifecycle import raise_file_limit
 from jobproxy.sandbox.processes import DaemonProcess, run_pair
 
-#: Seconds that the proxy waits for an ack; far more than one takes on a machine that has to work.
+#: Seconds that the proxy waits for an ack; far more than an ack takes on a busy machine.
 START_TIMEOUT = 1.0
-#: Seconds that it waits for the callback of a start whose ack is lost.
+#: Seconds that it waits for the callback of an ambiguous start.
 GRACE = 5.0
 FAULTS = {
-    # The rate is that of moments without a listener; about one start falls into each of them.
+    # The rate is that of closing the port; about one start request is refused each time.
     "refused": "0.01:0.002",
     "busy": "0.01:0",
     "reset": "0.01",
@@ -38,32 +37,31 @@ FAULTS = {
     "slow": f"0.01:{START_TIMEOUT + 0.5}",
     "garbage": "0.01",
 }
-#: Those after which nobody but the job server can know whether the job runs; in fact it does, but
-#: after an error.
+#: Faults that make a start ambiguous; the job runs, except after an error.
 AMBIGUOUS = frozenset({"reset", "error", "slow", "garbage"})
 
 JOB_SERVER = {
-    # From 0 to 1.6 s: callbacks overtake acks, come after them, and come once they are given up.
+    # 0 to 1.6 s, so that callbacks come before the ack, after it, and after the start timeout.
     "duration": "0.8",
     "jitter": "0.8",
-    # An ack that is held back must not hold up others, as these would time out by themselves.
+    # A slow ack must not delay others, which would then time out too.
     "slots-per-account": "1000",
     "faults": ",".join(f"{kind}={rate}" for kind, rate in FAULTS.items()),
 }
 PROXY = {
     "start-timeout": str(START_TIMEOUT),
     "ambiguous-grace": str(GRACE),
-    # Only who connects can be refused.
+    # Only a new connection can be refused.
     "upstream-idle": "0",
 }
 
-#: Of the jobs whose ack was lost and whose callback came, how many have to be answered with 200.
+#: The fraction of ambiguous starts with a callback whose clients must get the result.
 RECOVERED = 0.999
-#: Seconds; longer than the proxy holds a client.
+#: Seconds that a client waits; longer than the proxy holds it.
 PATIENCE = 60.0
-#: Seconds that a callback may take to the proxy.
+#: Seconds that a callback may take to arrive.
 TRAVEL = 0.1
-#: Seconds until all clients are there; at once they would be a burst that no later moment has.
+#: Seconds over which the clients start, to avoid a burst.
 RAMP = 1.5
 
 _REFUSED = re.compile(r'^jobproxy_starts_total\{result="refused"\} (\d+)', re.MULTILINE)
@@ -72,13 +70,13 @@ _RETRY_AFTER = re.compile(rb"\r\nretry-after:[ \t]*(\d+)", re.IGNORECASE)
 
 @define(eq=False)
 class Load:
-    """What all clients share.
+    """The state that all clients share.
 
-    :param jobs: how many are still to be sent; one that was not started is sent again, as another.
-    :ivar sent: how many were sent.
-    :ivar statuses: what each job was answered with, by its number.
-    :ivar answers: how often each status and kind of problem was met.
-    :ivar started: how many clients were told that their job was started, was not, or may be.
+    :param jobs: the number of jobs still to be sent; one that was not started is replaced.
+    :ivar sent: the number of jobs that were sent.
+    :ivar statuses: the status of the response to each job.
+    :ivar responses: the numbers of responses by status and problem.
+    :ivar started: the numbers of responses by their ``started``.
     """
 
     port: int
@@ -86,13 +84,13 @@ class Load:
     accounts: int
     sent: int = 0
     statuses: dict[int, int] = field(factory=dict)
-    answers: Counter[str] = field(factory=Counter)
+    responses: Counter[str] = field(factory=Counter)
     started: Counter[str] = field(factory=Counter)
     errors: Counter[str] = field(factory=Counter)
     _ids: set[str] = field(factory=set)
 
     async def run(self, concurrency: int) -> None:
-        """Have all jobs done by so many clients."""
+        """Run all jobs with so many clients."""
         await asyncio.gather(*(self._work(RAMP * n / concurrency) for n in range(concurrency)))
 
     async def _work(self, wait: float) -> None:
@@ -104,35 +102,35 @@ class Load:
             self.jobs -= 1
             body = {"account": f"account-{number % self.accounts}", "wait": True, "tag": number}
             try:
-                head, answer = await asyncio.wait_for(client.exchange(body), PATIENCE)
+                head, response = await asyncio.wait_for(client.exchange(body), PATIENCE)
             except (OSError, NotUnderstood, asyncio.TimeoutError) as error:
-                self.errors[f"no answer: {error!r}"] += 1
+                self.errors[f"no response: {error!r}"] += 1
                 client.close()
                 continue
-            self._take(number, int(head[9:12]), json.loads(answer))
+            self._record(number, int(head[9:12]), json.loads(response))
             if pause := _RETRY_AFTER.search(head):
                 await asyncio.sleep(int(pause[1]))
         client.close()
 
-    def _take(self, number: int, status: int, answer: dict[str, Any]) -> None:
+    def _record(self, number: int, status: int, response: dict[str, Any]) -> None:
         self.statuses[number] = status
         if status != 200:
-            self.answers[f"{status} {answer['type'].rpartition(':')[2]}"] += 1
-            self.started[answer["started"]] += 1
-            self.jobs += answer["started"] == "no"
+            self.responses[f"{status} {response['type'].rpartition(':')[2]}"] += 1
+            self.started[response["started"]] += 1
+            self.jobs += response["started"] == "no"
             return
-        self.answers["200"] += 1
+        self.responses["200"] += 1
         self.started["yes"] += 1
-        if answer["tag"] != number or answer["state"] != "completed":
-            self.errors["a client got something else than its own result"] += 1
-        if answer["id"] in self._ids:
+        if response["tag"] != number or response["state"] != "completed":
+            self.errors["client got a wrong result"] += 1
+        if response["id"] in self._ids:
             self.errors["two clients got the same job"] += 1
-        self._ids.add(answer["id"])
+        self._ids.add(response["id"])
 
 
 @define(eq=False)
 class Client:
-    """A client's connection, which is kept, and made again where that is needed."""
+    """A client's connection, which is kept, and opened again when necessary."""
 
     _port: int
     _messages: Messages = field(factory=Messages, init=False)
@@ -140,21 +138,21 @@ class Client:
     _writer: asyncio.StreamWriter | None = None
 
     async def exchange(self, job: dict[str, Any]) -> tuple[bytes, bytes]:
-        """Send a job; return the head and the body of its answer."""
+        """Send a job; return the head and the body of the response."""
         if self._reader is None or self._writer is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._writer.write(make_post(b"proxy", b"/proxy", json.dumps(job).encode()))
-        answers: list[tuple[bytes, bytes]] = []
-        while not answers:
+        responses: list[tuple[bytes, bytes]] = []
+        while not responses:
             data = await self._reader.read(65_536)
             if not data:
-                raise ConnectionError("the connection was closed instead of an answer")
-            answers = self._messages.feed(data)
-        if len(answers) > 1:
-            raise NotUnderstood("two answers to one job")
-        if wants_close(answers[0][0]):
+                raise ConnectionError("the connection was closed before a response")
+            responses = self._messages.feed(data)
+        if len(responses) > 1:
+            raise NotUnderstood("two responses to one job")
+        if closes_connection(responses[0][0]):
             self.close()
-        return answers[0]
+        return responses[0]
 
     def close(self) -> None:
         """Close the connection."""
@@ -165,45 +163,45 @@ class Client:
 
 
 @frozen
-class Books:
-    """What the clients were told, and what the job server saw.
+class Comparison:
+    """The responses to the clients, and the counts of the job server.
 
-    :param load: the clients' side.
-    :param stats: the job server's numbers.
-    :param mishaps: its starts that had faults.
-    :param refused: start calls that found nobody listening.
-    :param is_once: whether no start may be sent again that may have been read.
+    :param load: the clients.
+    :param stats: the job server's ``/stats``.
+    :param faulty: its start requests that had faults.
+    :param refused: the number of connections that were refused.
+    :param is_once: whether ambiguous starts must not be sent again.
     """
 
     load: Load
     stats: dict[str, Any]
-    mishaps: list[dict[str, Any]]
+    faulty: list[dict[str, Any]]
     refused: int
     is_once: bool
 
     @property
     def read(self) -> list[dict[str, Any]]:
-        """The starts with faults that the job server has read, so that they must not come again."""
-        return [start for start in self.mishaps if "busy" not in start["faults"]]
+        """The faulty starts that the job server has read, so that they must not be sent again."""
+        return [start for start in self.faulty if "busy" not in start["faults"]]
 
     @property
     def ambiguous(self) -> list[dict[str, Any]]:
-        """The starts that got no usable ack."""
+        """The ambiguous starts."""
         return [start for start in self.read if AMBIGUOUS.intersection(start["faults"])]
 
     @property
     def called_back(self) -> list[dict[str, Any]]:
-        """The starts without a usable ack whose callback was sent while it was waited for."""
+        """The ambiguous starts whose callback was sent within the grace."""
         return [start for start in self.ambiguous if start["delivered"] and not is_late(start)]
 
     @property
     def late(self) -> int:
-        """How many were called back only then; no job takes so long, but the machine may stall."""
+        """The number of callbacks after the grace, which happens only if the machine stalls."""
         return sum(is_late(start) for start in self.ambiguous if start["delivered"])
 
     @property
     def not_recovered(self) -> list[dict[str, Any]]:
-        """Those whose clients were nevertheless not answered with their result."""
+        """Those whose clients did not get their result."""
         return [start for start in self.called_back if self.load.statuses.get(start["tag"]) != 200]
 
     @property
@@ -212,62 +210,62 @@ class Books:
 
     @property
     def errors(self) -> int:
-        """How many starts were read, and answered with 500 instead of being run."""
+        """The number of start requests that got a 500 and started no job."""
         return sum("error" in start["faults"] for start in self.read)
 
     @property
     def seen(self) -> int:
-        """How many different jobs the job server has read a start of."""
+        """The number of different jobs whose start request was read."""
         repeated: int = self.stats["repeated_callback_urls"]
         return self.stats["started"] + self.errors - repeated
 
     @property
-    def not_taken(self) -> int:
-        """How many callbacks the proxy did not answer with 200."""
+    def not_accepted(self) -> int:
+        """The number of callbacks that the proxy did not accept."""
         return self.stats["callbacks_sent"] - self.stats["callbacks_accepted"]
 
     def find_faults(self) -> Iterator[str]:
-        """Say what is wrong."""
+        """Yield what does not agree."""
         load, repeated = self.load, self.stats["repeated_callback_urls"]
         for error, count in load.errors.items():
             yield f"{count} times: {error}"
         if repeated > (0 if self.is_once else len(self.ambiguous)):
-            yield f"{repeated} starts of jobs that had been started before"
+            yield f"{repeated} jobs were started again"
         if self.recovered < RECOVERED * len(self.called_back):
-            yield f"only {self.recovered} of {len(self.called_back)} lost acks were made up for"
+            yield f"{len(self.not_recovered)} clients got no result although the callback came"
             yield from map(str, self.not_recovered[:10])
         if self.seen + load.started["no"] > load.sent:
-            yield "jobs were started whose clients were told that they were not"
-        if self.stats["callbacks_sent"] < self.stats["started"] or self.not_taken:
+            yield "clients got started: no for jobs that were started"
+        if self.stats["callbacks_sent"] < self.stats["started"] or self.not_accepted:
             yield "callbacks were lost"
         if not self.stats["faults"].keys() >= AMBIGUOUS:
-            yield "not all kinds of faults came up; more jobs are needed"
+            yield "not all kinds of faults occurred; use more jobs"
 
     def rows(self) -> Iterator[tuple[str, object]]:
-        """Yield the lines of the table."""
+        """Yield the rows of the table."""
         stats, count = self.stats, len(self.called_back)
         yield "jobs", self.load.sent
-        for answer, number in sorted(self.load.answers.items()):
-            yield f"  answered {answer}", number
+        for response, number in sorted(self.load.responses.items()):
+            yield f"  with response {response}", number
         for word in ("yes", "unknown", "no"):
-            yield f"  told started: {word}", self.load.started[word]
-        yield "starts that the job server read", self.seen + stats["repeated_callback_urls"]
-        yield "  answered busy, so not read", len(self.mishaps) - len(self.read)
-        yield "  refused a connection", self.refused
-        yield "  of a callback URL seen before", stats["repeated_callback_urls"]
-        yield "  jobs of which it read no start", self.load.sent - self.seen
-        yield "ambiguous faults injected", len(self.ambiguous)
+            yield f"  with started: {word}", self.load.started[word]
+        yield "start requests that were read", self.seen + stats["repeated_callback_urls"]
+        yield "start requests refused as busy", len(self.faulty) - len(self.read)
+        yield "connections refused", self.refused
+        yield "  with a repeated callback URL", stats["repeated_callback_urls"]
+        yield "jobs without a start request", self.load.sent - self.seen
+        yield "ambiguous starts", len(self.ambiguous)
         for kind in sorted(AMBIGUOUS):
             yield f"  {kind}", sum(kind in start["faults"] for start in self.read)
-        yield "ambiguous, and the callback came", count
+        yield "ambiguous starts with a callback", count
         percent = 100 * self.recovered / count if count else 100
-        yield "  and the client got it", f"{self.recovered} ({percent:.2f} %)"
-        yield "ambiguous, and the callback was late", self.late
-        yield "callbacks that were not taken", self.not_taken
+        yield "  whose client got the result", f"{self.recovered} ({percent:.2f} %)"
+        yield "ambiguous starts with a late callback", self.late
+        yield "callbacks that were not accepted", self.not_accepted
 
 
 def is_late(start: dict[str, Any]) -> bool:
-    """Whether the proxy had given up a start when it was called back, whatever it told of it."""
+    """Return whether the callback of a start was sent after the grace."""
     lost = START_TIMEOUT if start["faults"] == ["slow"] else 0.0
     sent: float = start["delivered"][0][0]
     return sent > lost + GRACE - TRAVEL
@@ -280,12 +278,12 @@ def fetch_text(daemon: DaemonProcess, path: str) -> str:
 
 
 def fetch(server: DaemonProcess, path: str) -> Any:
-    """Return a document of the job server's."""
+    """Return a JSON document of the job server."""
     return json.loads(fetch_text(server, path))
 
 
 def wait_for_callbacks(server: DaemonProcess) -> None:
-    """Wait until all jobs have ended, those too that nobody waits for."""
+    """Wait until the callbacks of all jobs are accepted."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         stats = fetch(server, "stats")
@@ -294,38 +292,40 @@ def wait_for_callbacks(server: DaemonProcess) -> None:
         time.sleep(0.1)
 
 
-def keep_books(arguments: argparse.Namespace) -> Books:
-    """Run the jobs, and collect what both sides know."""
+def run_jobs(arguments: argparse.Namespace) -> Comparison:
+    """Run the jobs, and return the counts of both sides."""
     job_server = {**JOB_SERVER, "seed": str(arguments.seed)}
     with run_pair(job_server, {**PROXY, "retry": arguments.retry}) as (server, proxy):
         load = Load(proxy.port, arguments.jobs, arguments.accounts)
         asyncio.run(load.run(arguments.concurrency))
         wait_for_callbacks(server)
-        stats, mishaps = fetch(server, "stats"), fetch(server, "mishaps")
-        # A connection that is refused is known to nobody but who wanted to make it.
+        stats, faulty = fetch(server, "stats"), fetch(server, "faulty-starts")
+        # Only the proxy knows of connections that were refused.
         refused = sum(map(int, _REFUSED.findall(fetch_text(proxy, "metrics"))))
-        return Books(load, stats, mishaps, refused, arguments.retry != "always")
+        return Comparison(load, stats, faulty, refused, arguments.retry != "always")
 
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=100_000, help="%(default)s")
-    parser.add_argument("--concurrency", type=int, default=500, help="clients; %(default)s")
-    parser.add_argument("--accounts", type=int, default=200, help="%(default)s")
+    parser.add_argument("--jobs", type=int, default=100_000, help="number of jobs; %(default)s")
+    parser.add_argument(
+        "--concurrency", type=int, default=500, help="number of clients; %(default)s"
+    )
+    parser.add_argument("--accounts", type=int, default=200, help="number of accounts; %(default)s")
     parser.add_argument("--retry", default="not-sent", choices=["never", "not-sent", "always"])
-    parser.add_argument("--seed", type=int, default=1, help="of the faults; %(default)s")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the faults; %(default)s")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Run the jobs, and print the books."""
+    """Run the jobs, and print the comparison."""
     arguments = read_arguments()
     raise_file_limit()
     began = time.monotonic()
-    books = keep_books(arguments)
-    for label, figure in books.rows():
+    comparison = run_jobs(arguments)
+    for label, figure in comparison.rows():
         print(f"{label:36}{figure:>10}" if isinstance(figure, int) else f"{label:36}{figure}")
-    faults = list(books.find_faults())
+    faults = list(comparison.find_faults())
     for fault in faults:
         print(f"WRONG: {fault}")
     took = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Draws what ``compare.py --json`` wrote: a small SVG with two groups of bars."""
+"""Draws the output of ``compare.py --json``: an SVG with two groups of bars."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ LABEL = 90
 BAR_MAX = 450
 BAR = 20
 STEP = 28
-#: Our own bars, and those of the others.
+#: The colors of jobproxy and of its peers.
 COLORS = ("#1f6f54", "#9aa5b1")
 
 
@@ -22,7 +22,7 @@ class Panel:
     """A group of bars.
 
     :param key: the figure's name in the medians.
-    :param digits: after the point.
+    :param digits: decimal places.
     """
 
     key: str
@@ -87,9 +87,9 @@ def _draw_text(x: int, y: int, text: str, kind: str = "") -> str:
 
 
 def main() -> None:
-    """Read the one file and write the other."""
+    """Read the figures and write the chart."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("figures", type=Path, help="what compare.py --json wrote")
+    parser.add_argument("figures", type=Path, help="the output of compare.py --json")
     parser.add_argument("chart", type=Path, help="the SVG to write")
     arguments = parser.parse_args()
     document = json.loads(arguments.figures.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""Several nodes: callbacks that land anywhere, nodes that die, and a Redis that stops or hangs.
+"""Several nodes: callbacks to any node, nodes that are killed, and a Redis that stops or hangs.
 
-Each scenario runs real nodes and a real Redis, and keeps books of every job: how often it was
-started, and what its client was told. The exit code is 1 if anything was not as it must be.
+Each scenario runs nodes and a Redis as processes, and checks for every job how often it was started
+and what response its client got. The exit code is 1 if there was a fault.
 """
 
 import argparse
@@ -19,21 +19,21 @@ from nodes import Clients, JobServer, Nodes, read_cpu, run_nodes
 
 from jobproxy.daemon.lifecycle import raise_file_limit
 
-#: Seconds; an answer that took so much longer than its job has waited for Redis.
+#: Seconds; a response that took so much longer than its job has waited for Redis.
 STALL = 1.0
-#: The share of its throughput that a node has to keep with a store that its jobs do not need.
+#: The fraction of its throughput that a node must keep with a store that its jobs do not need.
 THROUGHPUT = 0.8
-#: How often Redis may be asked for one job.
+#: The maximum of calls to Redis per job.
 STEPS = 4.0
 
 Choose = Callable[[Nodes, int, int], int]
 
 
 @define(eq=False)
-class Stage:
-    """A cluster, its job server and its clients, in one scenario.
+class Scenario:
+    """A cluster, its job server and its clients.
 
-    :ivar faults: what is wrong.
+    :ivar faults: the faults that were found.
     """
 
     nodes: Nodes
@@ -41,34 +41,34 @@ class Stage:
     clients: Clients
     faults: list[str] = field(factory=list)
 
-    def expect(self, is_right: object, otherwise: str) -> None:
-        """Note that something is wrong, unless it is right."""
-        if not is_right:
-            self.faults.append(otherwise)
+    def expect(self, condition: object, fault: str) -> None:
+        """Record a fault unless the condition holds."""
+        if not condition:
+            self.faults.append(fault)
 
-    def keep_books(self) -> None:
-        """Compare what the clients were told with what the job server saw."""
+    def check_jobs(self) -> None:
+        """Compare the responses to the clients with the jobs of the job server, and print both."""
         clients, server = self.clients, self.server
         for error, count in clients.wrong.items():
             self.faults.append(f"{count} times: {error}")
         twice = sum(count > 1 for count in server.starts.values())
         self.expect(not twice, f"{twice} jobs were started more than once")
         lost = len(server.undelivered)
-        self.expect(not lost, f"{lost} callbacks were never taken")
+        self.expect(not lost, f"{lost} callbacks were never accepted")
         missing = clients.sent - len(clients.by_tag) - len(clients.lost)
-        self.expect(not missing, f"{missing} jobs without an answer")
+        self.expect(not missing, f"{missing} jobs without a response")
         held = self.nodes.sum_metric("jobproxy_held")
         self.expect(not held, f"{held:.0f} clients are still held")
-        tell("jobs", clients.sent)
-        for answer, count in sorted(clients.answers.items()):
-            tell(f"  answered {answer}", count)
-        tell("  whose callback went elsewhere first", len(server.elsewhere))
-        tell("starts", server.starts.total())
+        print_row("jobs", clients.sent)
+        for response, count in sorted(clients.responses.items()):
+            print_row(f"  with response {response}", count)
+        print_row("  whose callback was sent elsewhere first", len(server.elsewhere))
+        print_row("starts", server.starts.total())
         for word, count in sorted(server.receipts.items()):
-            tell(f"  callbacks answered {word}", count)
+            print_row(f"  callbacks with response {word}", count)
 
 
-def tell(label: str, figure: object) -> None:
+def print_row(label: str, figure: object) -> None:
     """Print a line of the table."""
     print(f"{label:48}{figure:>12}" if isinstance(figure, int) else f"{label:48}{figure}")
 
@@ -79,29 +79,29 @@ def describe(seconds: list[float]) -> str:
 
 
 @asynccontextmanager
-async def set_stage(
+async def run_scenario(
     arguments: argparse.Namespace,
     number: int,
     choose: Choose,
     has_key: Callable[[int], bool] = lambda _: False,
     *,
     with_redis: bool = True,
-) -> AsyncIterator[Stage]:
-    """Have a cluster while the context lasts.
+) -> AsyncIterator[Scenario]:
+    """Run a cluster in this context.
 
-    :param choose: returns the port that gets a callback, of a job and the port of its own node.
+    :param choose: returns the port for a callback, for a job and the port of its own node.
     """
     server = JobServer(arguments.duration, lambda tag, owner: choose(nodes, tag, owner))
     listening = await server.listen()
     try:
         with run_nodes(number, server.port, {}, with_redis=with_redis) as nodes:
-            yield Stage(nodes, server, Clients(nodes, server, has_key))
+            yield Scenario(nodes, server, Clients(nodes, server, has_key))
     finally:
         listening.close()
 
 
 def choose_other(nodes: Nodes, tag: int, owner: int) -> int:
-    """Have each callback go to a node that does not hold its client."""
+    """Send each callback to a node that does not hold its client."""
     others = [port for port in nodes.living if port != owner]
     return others[tag % len(others)]
 
@@ -111,7 +111,7 @@ def choose_own(_nodes: Nodes, _tag: int, owner: int) -> int:
 
 
 def choose_any(nodes: Nodes, tag: int, _owner: int) -> int:
-    """Have callbacks go to each living node in turn, as a load balancer would."""
+    """Send callbacks to the living nodes in turn, as a load balancer does."""
     return nodes.living[tag % len(nodes.living)]
 
 
@@ -120,63 +120,67 @@ def is_odd(tag: int) -> bool:
 
 
 async def relay(arguments: argparse.Namespace) -> list[str]:
-    """Callbacks always come to a node that does not hold the client."""
-    async with set_stage(arguments, 1, choose_own, with_redis=False) as one:
+    """Each callback is sent to a node that does not hold the client."""
+    async with run_scenario(arguments, 1, choose_own, with_redis=False) as one:
         await one.clients.run(arguments.clients, jobs=arguments.jobs // 5)
         alone = describe(list(one.clients.added.values()))
-    async with set_stage(arguments, 3, choose_other) as stage:
-        clients, nodes = stage.clients, stage.nodes
+    async with run_scenario(arguments, 3, choose_other) as scenario:
+        clients, nodes = scenario.clients, scenario.nodes
         before = nodes.sum_metric("jobproxy_store_calls_total")
         await clients.run(arguments.clients, jobs=arguments.jobs)
         calls = nodes.sum_metric("jobproxy_store_calls_total") - before
-        stage.keep_books()
+        scenario.check_jobs()
         relayed = describe(list(clients.added.values()))
-        tell("added latency of one node alone, p50, p99", alone)
-        tell("added latency of three with relays, p50, p99", relayed)
-        tell("questions to Redis a job", f"{calls / clients.sent:.2f}")
-        stage.expect(calls <= STEPS * clients.sent, "Redis was asked too often")
-        stage.expect(clients.answers["200"] == clients.sent, "not every job was answered")
-        stage.expect(len(stage.server.elsewhere) == clients.sent, "not every callback was relayed")
-        return stage.faults
+        print_row("added latency of one node, p50, p99", alone)
+        print_row("added latency of three nodes, p50, p99", relayed)
+        print_row("calls to Redis per job", f"{calls / clients.sent:.2f}")
+        scenario.expect(calls <= STEPS * clients.sent, "there were too many calls to Redis")
+        scenario.expect(clients.responses["200"] == clients.sent, "not every job has its result")
+        scenario.expect(
+            len(scenario.server.elsewhere) == clients.sent, "not every callback was relayed"
+        )
+        return scenario.faults
 
 
 async def kill(arguments: argparse.Namespace) -> list[str]:
-    """One of three nodes is killed under load; every second job has a key."""
-    async with set_stage(arguments, 3, choose_any, is_odd) as stage:
-        clients, server, nodes = stage.clients, stage.server, stage.nodes
+    """One of three nodes is killed under load; every other job has a key."""
+    async with run_scenario(arguments, 3, choose_any, is_odd) as scenario:
+        clients, server, nodes = scenario.clients, scenario.server, scenario.nodes
         running = asyncio.create_task(clients.run(arguments.clients, seconds=arguments.seconds))
         await asyncio.sleep(arguments.seconds / 2)
         nodes.kill(0)
         await running
         orphans = {orphan["id"] for orphan in json.loads(nodes.fetch("/orphans"))["orphans"]}
-        stage.keep_books()
+        scenario.check_jobs()
         started = [tag for tag in clients.lost if server.starts[tag]]
         listed = sum(f"{tag:x}" in orphans for tag in started)
-        tell("jobs without a key, cut off with their node", len(clients.lost))
-        tell("  started, their results are orphans", f"{listed} of {len(started)}")
-        tell("jobs with a key, sent again elsewhere", clients.again)
-        stage.expect(clients.again and started, "the node held nobody; use more clients")
-        # What the dead node had taken itself, but not handed to its client, is lost.
-        stage.expect(listed >= 0.9 * len(started), "results of the dead node are missing")
+        print_row("jobs without a key on the killed node", len(clients.lost))
+        print_row("  started, with their results as orphans", f"{listed} of {len(started)}")
+        print_row("jobs with a key that were sent again", clients.again)
+        scenario.expect(
+            clients.again and started, "the killed node held no clients; use more of them"
+        )
+        # Results that the killed node received but had not yet sent to its client are lost.
+        scenario.expect(listed >= 0.9 * len(started), "results of the killed node are missing")
         keyed = [tag for tag in clients.by_tag if is_odd(tag)]
         words = {clients.by_tag[tag] for tag in keyed if server.starts[tag]}
-        stage.expect(words == {"200"}, f"jobs with a key were answered {words}")
-        # Nobody but the dead node knew that it had claimed them, but not sent the start.
+        scenario.expect(words == {"200"}, f"jobs with a key got {words}")
+        # Only the killed node knew that it had claimed these without sending the start request.
         claimed = {clients.by_tag[tag] for tag in keyed if not server.starts[tag]}
-        tell("  claimed, but not started by the dead node", len(claimed))
+        print_row("  claimed by the killed node, but not started", len(claimed))
         honest = claimed <= {"504 start-unknown, started unknown"}
-        stage.expect(honest, f"jobs that were not started were answered {claimed}")
-        return stage.faults
+        scenario.expect(honest, f"jobs that were not started got {claimed}")
+        return scenario.faults
 
 
 async def restart(arguments: argparse.Namespace) -> list[str]:
-    """Redis is stopped under load, and started again with nothing in it."""
+    """Redis is stopped under load, and started again empty."""
 
     def choose(nodes: Nodes, tag: int, owner: int) -> int:
         return owner if tag % 4 < 2 else choose_other(nodes, tag, owner)
 
-    async with set_stage(arguments, 3, choose, is_odd) as stage:
-        clients, redis = stage.clients, stage.nodes.redis
+    async with run_scenario(arguments, 3, choose, is_odd) as scenario:
+        clients, redis = scenario.clients, scenario.nodes.redis
         assert redis is not None
         seconds = arguments.seconds + arguments.away
         running = asyncio.create_task(clients.run(arguments.clients, seconds=seconds))
@@ -185,24 +189,24 @@ async def restart(arguments: argparse.Namespace) -> list[str]:
         await asyncio.sleep(arguments.away)
         await asyncio.to_thread(redis.start)
         await running
-        stage.keep_books()
+        scenario.check_jobs()
         own = [tag for tag in clients.by_tag if tag % 4 == 0]
         slowest = max(clients.added.get(tag, 0.0) for tag in own)
         words = {clients.by_tag[tag] for tag in own}
-        tell("slowest with its own callback, no key", f"{slowest * 1000:.1f} ms added")
-        tell("slowest of all", f"{max(clients.added.values()):.1f} s added")
-        stage.expect(words == {"200"}, f"jobs that do not need Redis were answered {words}")
-        stage.expect(slowest < STALL, "jobs that do not need Redis waited for it")
+        print_row("slowest with its own callback and no key", f"{slowest * 1000:.1f} ms added")
+        print_row("slowest of all", f"{max(clients.added.values()):.1f} s added")
+        scenario.expect(words == {"200"}, f"jobs that do not need Redis got {words}")
+        scenario.expect(slowest < STALL, "jobs that do not need Redis waited for it")
         odd = set(clients.by_tag.values()) - {"200", "504 wait-over, started yes"}
-        stage.expect(not odd, f"jobs were answered {odd}")
-        stage.expect(clients.answers["503 store-unreachable"], "Redis was not needed by anybody")
-        return stage.faults
+        scenario.expect(not odd, f"jobs got {odd}")
+        scenario.expect(clients.responses["503 store-unreachable"], "no job needed Redis")
+        return scenario.faults
 
 
 async def hang(arguments: argparse.Namespace) -> list[str]:
     """Redis hangs under load; no job needs it."""
-    async with set_stage(arguments, 3, choose_own) as stage:
-        clients, redis = stage.clients, stage.nodes.redis
+    async with run_scenario(arguments, 3, choose_own) as scenario:
+        clients, redis = scenario.clients, scenario.nodes.redis
         assert redis is not None
         seconds = arguments.seconds + arguments.away
         running = asyncio.create_task(clients.run(arguments.clients, seconds=seconds))
@@ -211,39 +215,39 @@ async def hang(arguments: argparse.Namespace) -> list[str]:
         await asyncio.sleep(arguments.away)
         redis.go_on()
         await running
-        stage.keep_books()
+        scenario.check_jobs()
         slowest = max(clients.added.values())
-        tell("slowest", f"{slowest * 1000:.1f} ms added")
-        stage.expect(set(clients.answers) == {"200"}, "not every job was answered")
-        stage.expect(slowest < STALL, "jobs waited for Redis")
-        return stage.faults
+        print_row("slowest", f"{slowest * 1000:.1f} ms added")
+        scenario.expect(set(clients.responses) == {"200"}, "not every job has its result")
+        scenario.expect(slowest < STALL, "jobs waited for Redis")
+        return scenario.faults
 
 
 async def throughput(arguments: argparse.Namespace) -> list[str]:
-    """One node, as busy as it can be, with a Redis and without; callbacks come to it."""
+    """The throughput of one node, with Redis and without."""
     ratios, costs = [], []
     arguments.duration = 0.0
     faults: list[str] = []
     for _ in range(arguments.runs):
         figures = []
         for with_redis in (False, True):
-            async with set_stage(arguments, 1, choose_own, with_redis=with_redis) as stage:
-                process = stage.nodes.daemons[0].process
+            async with run_scenario(arguments, 1, choose_own, with_redis=with_redis) as scenario:
+                process = scenario.nodes.daemons[0].process
                 cpu, begun = read_cpu(process), time.perf_counter()
-                await stage.clients.run(arguments.clients, seconds=arguments.seconds)
-                jobs = len(stage.clients.by_tag)
+                await scenario.clients.run(arguments.clients, seconds=arguments.seconds)
+                jobs = len(scenario.clients.by_tag)
                 rate = jobs / (time.perf_counter() - begun)
                 figures.append((rate, (read_cpu(process) - cpu) / jobs * 1e6))
-                faults += stage.faults
+                faults += scenario.faults
         (rate, cost), (shared_rate, shared_cost) = figures
         ratios.append(shared_rate / rate)
         costs.append(shared_cost / cost)
-        tell("jobs a second, without and with Redis", f"{rate:.0f}, {shared_rate:.0f}")
-        tell("CPU a job (us)", f"{cost:.0f}, {shared_cost:.0f}")
-    tell("throughput kept, median", f"{median(ratios):.2f}")
-    tell("CPU a job, median of the ratios", f"{median(costs):.2f}")
+        print_row("jobs per second, without and with Redis", f"{rate:.0f}, {shared_rate:.0f}")
+        print_row("CPU time per job (us)", f"{cost:.0f}, {shared_cost:.0f}")
+    print_row("ratio of throughput, median", f"{median(ratios):.2f}")
+    print_row("ratio of CPU time per job, median", f"{median(costs):.2f}")
     if median(ratios) < THROUGHPUT:
-        faults.append("the store costs too much")
+        faults.append("the throughput with Redis is too low")
     return faults
 
 
@@ -258,13 +262,21 @@ SCENARIOS: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, list[str
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scenario", nargs="*", help=f"of {', '.join(SCENARIOS)}; default all")
-    parser.add_argument("--clients", type=int, default=60, help="%(default)s")
-    parser.add_argument("--jobs", type=int, default=10_000, help="of relay; %(default)s")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of the others; %(default)s")
-    parser.add_argument("--away", type=float, default=5.0, help="of Redis; %(default)s")
-    parser.add_argument("--duration", type=float, default=0.1, help="of a job; %(default)s")
-    parser.add_argument("--runs", type=int, default=3, help="of throughput; %(default)s")
+    parser.add_argument(
+        "scenario", nargs="*", help=f"one or more of {', '.join(SCENARIOS)}; default: all"
+    )
+    parser.add_argument("--clients", type=int, default=60, help="number of clients; %(default)s")
+    parser.add_argument(
+        "--jobs", type=int, default=10_000, help="number of jobs of relay; %(default)s"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="seconds of the other scenarios; %(default)s"
+    )
+    parser.add_argument(
+        "--away", type=float, default=5.0, help="seconds without Redis; %(default)s"
+    )
+    parser.add_argument("--duration", type=float, default=0.1, help="seconds of a job; %(default)s")
+    parser.add_argument("--runs", type=int, default=3, help="runs of throughput; %(default)s")
     arguments = parser.parse_args()
     for name in arguments.scenario:
         if name not in SCENARIOS:
@@ -273,7 +285,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run the scenarios, and print their books."""
+    """Run the scenarios, and print their figures."""
     arguments = read_arguments()
     raise_file_limit()
     has_failed = False

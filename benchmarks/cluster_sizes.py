@@ -1,7 +1,7 @@
-"""What a Redis has to bear for 10, 100 and 1,000 nodes, and where that ends.
+"""The load of a Redis with 10, 100 and 1,000 nodes, and its capacity.
 
-Measures, on a Redis of its own on this machine, how many results it takes a second and how much
-memory each thing takes; the rest is arithmetic.
+Measures on a Redis on this machine how many results it stores per second and how much memory each
+key takes; the rest is calculated from that.
 """
 
 import argparse
@@ -28,10 +28,10 @@ BATCH = 500
 
 @frozen
 class Costs:
-    """What one Redis can do and needs.
+    """The measured costs of one Redis.
 
-    :param puts: results that it takes a second, each told to one node.
-    :param memory: bytes of what it keeps, by what that is.
+    :param puts: results per second that it stores and publishes to one node.
+    :param memory: bytes of each kind of key.
     """
 
     puts: float
@@ -39,13 +39,13 @@ class Costs:
 
 
 def write(*words: object) -> bytes:
-    """Return a command as it travels."""
+    """Return a command in the Redis protocol."""
     parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(p), p) for p in parts)
 
 
 def measure(size: int, seconds: float) -> Costs:
-    """Put results of so many bytes into a Redis for so long."""
+    """Store results of so many bytes in a Redis for so many seconds."""
     with RedisServer() as redis, socket.create_connection(("127.0.0.1", redis.port)) as connection:
         reader = connection.makefile("rb")
 
@@ -66,8 +66,8 @@ def measure(size: int, seconds: float) -> Costs:
         listener.close()
         body, done, begun = b"x" * size, 0, time.perf_counter()
         while time.perf_counter() < begun + seconds:
-            answers = run(*(make_put(sha, done + turn, body) for turn in range(BATCH)))
-            assert set(answers) == {b"taken"}
+            replies = run(*(make_put(sha, done + turn, body) for turn in range(BATCH)))
+            assert set(replies) == {b"taken"}
             done += BATCH
         rate = done / (time.perf_counter() - begun)
         run(write("SET", "jobproxy:claim:" + "0" * 32, "x" * 54, "PX", 86_400_000))
@@ -93,30 +93,36 @@ def make_put(sha: str, number: int, body: bytes) -> bytes:
 
 
 def read(reader: "socket.SocketIO | object") -> bytes:
-    """Read one answer, which is no list."""
+    """Read one reply, which must not be an array."""
     line = reader.readline()  # type: ignore[union-attr]
     if line[:1] == b"$":
         data: bytes = reader.read(int(line[1:]) + 2)  # type: ignore[union-attr]
         return data[:-2]
     assert line[:1] != b"-", line
-    answer: bytes = line[1:-2]
-    return answer
+    reply: bytes = line[1:-2]
+    return reply
 
 
 def main() -> None:
     """Measure, calculate, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=int, default=1_000, help="jobs/s of a node; %(default)s")
+    parser.add_argument(
+        "--rate", type=int, default=1_000, help="jobs per second and node; %(default)s"
+    )
     parser.add_argument("--size", type=int, default=500, help="bytes of a result; %(default)s")
-    parser.add_argument("--retain", type=int, default=300, help="seconds; %(default)s")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of measuring; %(default)s")
+    parser.add_argument(
+        "--retain", type=int, default=300, help="seconds that results are retained; %(default)s"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="seconds to measure; %(default)s"
+    )
     arguments = parser.parse_args()
     costs = measure(arguments.size, arguments.seconds)
-    print(f"one Redis on this machine takes and tells {costs.puts:,.0f} results a second")
+    print(f"one Redis on this machine stores and publishes {costs.puts:,.0f} results per second")
     for name, size in costs.memory.items():
         print(f"{name} takes {size} bytes")
     result, claim, _ = costs.memory.values()
-    print(f"\nwith {arguments.rate:,} jobs a second and node, any node getting any callback:")
+    print(f"\nwith {arguments.rate:,} jobs per second and node, with callbacks to any node:")
     print(
         f"{'nodes':>6} {'elsewhere':>10} {'results/s':>10} {'of a Redis':>10} {'kept GiB':>9}"
         f" {'beats/s':>8} {'to catch up':>12} {'keyed GiB':>10}"
@@ -131,7 +137,7 @@ def main() -> None:
             f"{nodes:>6,} {elsewhere:>10.1%} {rate:>10,.0f} {rate / costs.puts:>10.1f}"
             f" {kept:>9.1f} {nodes / BEAT_TIME:>8,.0f} {catching_up:>12,} {keyed:>10.1f}"
         )
-    print(f"\none Redis is full at {costs.puts / arguments.rate:,.0f} such nodes")
+    print(f"\nthe capacity of one Redis is {costs.puts / arguments.rate:,.0f} such nodes")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""jobproxy and its peers side by side, on one machine, in one run.
+"""Compares jobproxy with its peers on one machine.
 
-Each peer takes turns with jobproxy, so that what changes on the machine meanwhile changes both; a
-ratio is the median of the ratios of neighbours. Linux only. The exit code is 1 if a job was lost.
+Runs of jobproxy and of each peer alternate, so that changes of the machine affect both; a ratio is
+the median of the ratios of neighbouring runs. Linux only. The exit code is 1 if a job was lost.
 
-A job's CPU time and the throughput are measured with ``--connections`` clients and jobs that end at
-once; the added latency, which is the answer's less what the job itself took, with as many clients
-and jobs of ``--duration``; the memory once, with ``--hold`` clients held.
+The CPU time per job and the throughput are measured with ``--connections`` clients and jobs that
+end at once; the added latency, which is that of the response less the job's own, with as many
+clients and jobs of ``--duration``; the memory once, with ``--hold`` held clients.
 """
 
 import argparse
@@ -30,24 +30,24 @@ from jobproxy.daemon.lifecycle import raise_file_limit
 from jobproxy.sandbox.processes import read_memory
 
 LOAD = str(Path(__file__).parent / "load.py")
-#: Above it, the load is not idle often enough to say that only the gateway is measured.
+#: Above this fraction of its time the load may be the bottleneck instead of the gateway.
 MAX_LOAD_BUSY = 0.8
-#: Above it, the added latency depends on how many clients there are more than on the gateway.
+#: Above this fraction of its time the gateway queues, so that latency depends on the load.
 MAX_GATEWAY_BUSY = 0.9
-#: Above it, so much else ran on the CPUs that the latency and the throughput are not to be trusted.
-#: Some threads of its own are what Node's main thread has to wait for, in 5 % of the time.
+#: Above this fraction of its time a process waited for a CPU that others used, so the figures are
+#: unreliable. Node's main thread waits for threads of its own in 5 % of the time.
 MAX_WAITED = 0.1
 
 
 class Bench:
-    """Measures gateways as the command line says."""
+    """Measures gateways with the settings of the command line."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self._gateway_cpu, self._load_cpu = choose_cpus()
 
     def compare(self, names: list[str]) -> Results:
-        """Measure jobproxy and each peer in turns, or just what there is of them."""
+        """Measure jobproxy and each peer in turns, or only those that are available."""
         results = Results(runs={name: [] for name in names})
         peers = [name for name in names if name != "jobproxy"]
         for number in range(self._arguments.runs):
@@ -62,7 +62,7 @@ class Bench:
         return results
 
     def _measure_turn(self, turn: tuple[str, ...], number: int) -> list[Figures]:
-        """Measure neighbours, and again if they were disturbed; the calmest of these counts."""
+        """Measure neighbours, again if they were disturbed; the least disturbed run counts."""
         tries: list[list[Figures]] = []
         for _ in range(self._arguments.tries):
             tries.append([self._measure(name, number) for name in turn])
@@ -71,7 +71,7 @@ class Bench:
         return min(tries, key=_find_wait)
 
     def _measure(self, name: str, number: int) -> Figures:
-        _say(f"run {number + 1}: {name}")
+        _log(f"run {number + 1}: {name}")
         arguments = self._arguments
         common = [f"--connections={arguments.connections}", f"--seconds={arguments.seconds}"]
         with run_gateway(name, self._gateway_cpu) as gateway:
@@ -81,7 +81,7 @@ class Bench:
             load[key] for load in (full, paced) for key in ("gateway_waited", "load_waited")
         )
         for doubt in _find_doubts(full["load_busy"], paced["gateway_busy"], waited):
-            _say(f"  {doubt}")
+            _log(f"  {doubt}")
         return {
             "cpu_us": full["cpu_us"],
             "throughput": full["throughput"],
@@ -97,9 +97,9 @@ class Bench:
         }
 
     def _measure_held(self, name: str) -> Figures:
-        _say(f"memory: {name}")
+        _log(f"memory: {name}")
         with run_gateway(name, self._gateway_cpu) as gateway:
-            # What is imported or compiled with the first jobs is no client's.
+            # Imports and compilation of the first jobs do not count as memory of clients.
             self._load(gateway, ["--connections=20", "--seconds=0.5", "--warm-up=0.5"])
             before = read_memory(gateway.pid)
             command = self._command(gateway, [f"--hold={self._arguments.hold}"])
@@ -107,8 +107,8 @@ class Bench:
                 assert load.stdin is not None
                 assert load.stdout is not None
                 if load.stdout.readline() != "held\n":
-                    raise RuntimeError(f"{name}: the load ended at once")
-                # The last acks are still to be read by the gateway.
+                    raise RuntimeError(f"{name}: the load ended early")
+                # The gateway still has to read the last acks.
                 time.sleep(1)
                 held = read_memory(gateway.pid) - before
                 done, _ = load.communicate("\n")
@@ -144,17 +144,17 @@ def _find_wait(figures: list[Figures]) -> float:
 
 
 def _find_doubts(load_busy: float, gateway_busy: float, waited: float) -> Iterator[str]:
-    """Yield why figures may not be what they seem; the arguments are shares of the time."""
+    """Yield why figures may be unreliable; the arguments are fractions of the time."""
     if load_busy > MAX_LOAD_BUSY:
-        yield f"the throughput may be the load's: it was busy for {load_busy:.0%} of the time"
+        yield f"the load may be the bottleneck: it was busy for {load_busy:.0%} of the time"
     if gateway_busy > MAX_GATEWAY_BUSY:
-        yield f"the added latency is a queue's: the gateway was busy for {gateway_busy:.0%}"
+        yield f"the gateway queued: it was busy for {gateway_busy:.0%} of the time"
     if waited > MAX_WAITED:
-        yield f"something else ran too: a CPU was waited for, {waited:.0%} of the time"
+        yield f"other processes ran: a process waited for its CPU {waited:.0%} of the time"
 
 
 def _make_turns(names: list[str], peers: list[str]) -> list[tuple[str, ...]]:
-    """Return who is measured after whom: jobproxy before each peer."""
+    """Return the turns: jobproxy before each peer."""
     if "jobproxy" in names and peers:
         return [("jobproxy", peer) for peer in peers]
     return [(name,) for name in names]
@@ -163,9 +163,9 @@ def _make_turns(names: list[str], peers: list[str]) -> list[tuple[str, ...]]:
 def _read_figures(printed: str) -> dict[str, Any]:
     figures: dict[str, Any] = json.loads(printed.splitlines()[-1])
     if figures["error_kinds"]:
-        _say(f"  errors: {figures['error_kinds']}")
+        _log(f"  errors: {figures['error_kinds']}")
     if not figures["jobs"]:
-        raise RuntimeError("not one job was done")
+        raise RuntimeError("no job was done")
     return figures
 
 
@@ -186,8 +186,8 @@ def _describe_machine() -> dict[str, Any]:
 def _find_node_version() -> str | None:
     if find_missing("node"):
         return None
-    said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
-    return said.stdout.strip()
+    printed = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
+    return printed.stdout.strip()
 
 
 def _find_version(package: str) -> str | None:
@@ -199,17 +199,17 @@ def _find_version(package: str) -> str | None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Wait until no other comparison runs on this machine: it would take the same CPUs."""
+    """Wait until no other comparison runs, as it would use the same CPUs."""
     with Path(__file__).open("rb") as lock:
         try:
             flock(lock, LOCK_EX | LOCK_NB)
         except BlockingIOError:
-            _say("another comparison runs; this one waits for its end")
+            _log("waiting for the end of another comparison")
             flock(lock, LOCK_EX)
         yield
 
 
-def _say(message: str) -> None:
+def _log(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
@@ -217,8 +217,8 @@ def _read_names(text: str) -> list[str]:
     names = text.split(",")
     for name in names:
         if name not in GATEWAYS:
-            raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(GATEWAYS)}")
-    # jobproxy is the one that all others are compared with.
+            raise argparse.ArgumentTypeError(f"{name} is not one of {', '.join(GATEWAYS)}")
+    # Keep the order of GATEWAYS, as all others are compared with the first, jobproxy.
     return [name for name in GATEWAYS if name in names]
 
 
@@ -227,26 +227,37 @@ def read_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", type=_read_names, default=list(GATEWAYS), help=",".join(GATEWAYS))
-    parser.add_argument("--runs", type=int, default=5, help="alternations; %(default)s")
-    parser.add_argument("--tries", type=int, default=3, help="of a disturbed run; %(default)s")
-    parser.add_argument("--seconds", type=float, default=5, help="of each load; %(default)s")
-    parser.add_argument("--connections", type=int, default=200, help="clients; %(default)s")
-    parser.add_argument("--accounts", type=int, default=50, help="%(default)s")
-    parser.add_argument("--duration", type=float, default=0.1, help="of a job, s; %(default)s")
-    parser.add_argument("--hold", type=int, default=5000, help="0: no memory; %(default)s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all figures")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each gateway; %(default)s")
+    parser.add_argument(
+        "--tries", type=int, default=3, help="attempts of a disturbed run; %(default)s"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5, help="seconds of each load; %(default)s"
+    )
+    parser.add_argument(
+        "--connections", type=int, default=200, help="number of clients; %(default)s"
+    )
+    parser.add_argument("--accounts", type=int, default=50, help="number of accounts; %(default)s")
+    parser.add_argument("--duration", type=float, default=0.1, help="seconds of a job; %(default)s")
+    parser.add_argument(
+        "--hold",
+        type=int,
+        default=5000,
+        help="held clients to measure memory; 0: none; %(default)s",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure, print, and write."""
+    """Measure, print the table, and write the file."""
     arguments = read_arguments()
     raise_file_limit()
     names = []
     for name in arguments.only:
         missing = find_missing(name)
         if missing:
-            _say(f"{name} is left out: {missing}")
+            _log(f"{name} is left out: {missing}")
         else:
             names.append(name)
     bench = Bench(arguments)

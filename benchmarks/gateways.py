@@ -1,4 +1,4 @@
-"""Gateways as real processes, each on one CPU and the load on another."""
+"""Gateways as processes, on one CPU, with the load on another."""
 
 import os
 import shutil
@@ -30,8 +30,8 @@ GATEWAYS = ("jobproxy", *_COMMANDS)
 class Running:
     """A gateway that runs.
 
-    :param port: where it serves, on 127.0.0.1.
-    :param job_server_port: where it expects the job server to be.
+    :param port: of the gateway, on 127.0.0.1.
+    :param job_server_port: where it expects the job server.
     """
 
     pid: int
@@ -40,7 +40,7 @@ class Running:
 
 
 def find_missing(name: str) -> str | None:
-    """Return what has to be installed for a gateway, if anything has."""
+    """Return what must be installed for a gateway, or None."""
     if name == "node" and shutil.which("node") is None:
         return "there is no node on the PATH"
     return None
@@ -54,9 +54,9 @@ def choose_cpus() -> tuple[int | None, int | None]:
 
 @contextmanager
 def pinned(cpu: int | None) -> Iterator[None]:
-    """Have processes that are started meanwhile run on one CPU, with all of their threads.
+    """Pin processes that are started in this context to one CPU, with all their threads.
 
-    To pin them once they run would miss the threads that they have started by then.
+    Pinning them afterwards would miss the threads that they have started by then.
     """
     before = os.sched_getaffinity(0)
     if cpu is not None:
@@ -68,10 +68,12 @@ def pinned(cpu: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def run_gateway(name: str, cpu: int | None, logger: str = "") -> Iterator[Running]:
+def run_gateway(
+    name: str, cpu: int | None, logger: str = "", words: tuple[str, ...] = ()
+) -> Iterator[Running]:
     """Run a gateway while the context lasts.
 
-    :param logger: of jobproxy, see :class:`DaemonProcess`.
+    :param logger: of jobproxy, as are the words, see :class:`DaemonProcess`.
     """
     port, job_server_port = find_free_port(), find_free_port()
     options = {
@@ -81,9 +83,9 @@ def run_gateway(name: str, cpu: int | None, logger: str = "") -> Iterator[Runnin
     with ExitStack() as stack:
         with pinned(cpu):
             if name == "jobproxy":
-                # Its bounds are not what is measured; the peers have none.
+                # The peers have no bounds, so these must not limit jobproxy.
                 bounds = {"max-held": "20000", "queue-per-account": "20000"}
-                daemon = DaemonProcess("jobproxy", {**options, **bounds}, port, logger)
+                daemon = DaemonProcess("jobproxy", {**options, **bounds}, port, logger, words)
                 process = stack.enter_context(daemon).process
             else:
                 process = stack.enter_context(_run_peer(_COMMANDS[name], options, port))
@@ -100,7 +102,7 @@ def _run_peer(
             [*command, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            if not _is_served(process, port):
+            if not _wait_until_served(process, port):
                 log.seek(0)
                 raise RuntimeError(f"{command[-1]} does not serve:\n{log.read().decode()}")
             yield process
@@ -113,7 +115,7 @@ def _run_peer(
                 process.wait()
 
 
-def _is_served(process: subprocess.Popen[bytes], port: int) -> bool:
+def _wait_until_served(process: subprocess.Popen[bytes], port: int) -> bool:
     deadline = time.monotonic() + START_TIMEOUT
     while process.poll() is None and time.monotonic() < deadline:
         with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""The job server's side of the load: acks every start, and calls back when the job has ended."""
+"""The job server of the load: acks every start request, and sends a callback at the job's end."""
 
 import asyncio
 import json
@@ -8,17 +8,17 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import cast
 
-from wire import Messages, NotUnderstood, is_success, make_answer, make_post, wants_close
+from wire import Messages, NotUnderstood, closes_connection, is_success, make_post, make_response
 
-#: By how much of itself a job's duration may vary. Clients whose jobs took just as long would be
-#: answered in one burst and send the next jobs in one, and ever more so.
+#: The fraction by which a job's duration varies. With equal durations clients would synchronize:
+#: get their responses in a burst and send their next jobs in a burst.
 SPREAD = 0.2
-#: Connections to the gateway for callbacks; more callbacks than that wait for one of them.
+#: The maximum of connections to the gateway for callbacks; further callbacks wait for one.
 MAX_CONNECTIONS = 256
 
 
 def make_result(number: int) -> bytes:
-    """Return the result of a job, which is like no other's."""
+    """Return the unique result of a job."""
     return (
         b'{"id":"%016x","state":"completed","startedAt":"2015-06-29T15:28:55.497Z",'
         b'"number":%d,"proof":"%040X"}' % (number, number, number**4)
@@ -26,12 +26,11 @@ def make_result(number: int) -> bytes:
 
 
 class JobServer:
-    """Runs the jobs of all accounts, as many at once as there are.
+    """Runs any number of jobs at once.
 
-    :param duration: seconds from a job's start to its callback, more or less; :data:`None` if
-        :meth:`end_all` says when.
-    :ivar errors: what went wrong, and how often.
-    :ivar on_start: called after each start.
+    :param duration: average seconds of a job; :data:`None`: jobs run until :meth:`end_all`.
+    :ivar errors: the numbers of errors by message.
+    :ivar on_start: is called after each start request.
     """
 
     def __init__(self, pool: "CallbackPool", duration: float | None, errors: Counter[str]) -> None:
@@ -49,9 +48,9 @@ class JobServer:
         assert isinstance(number, int)
         assert isinstance(callback, str)
         if job["wait"] is not False:
-            self.errors["a start that does not say wait: false"] += 1
+            self.errors["a start request without wait: false"] += 1
         if number in self._running or number in self._took:
-            self.errors["a job that was started twice"] += 1
+            self.errors["a job was started twice"] += 1
         self._running[number] = (perf_counter(), callback)
         if self._duration == 0:
             self._end(number)
@@ -61,14 +60,14 @@ class JobServer:
         self.on_start()
 
     def end_all(self) -> None:
-        """End all jobs that run."""
+        """End all running jobs."""
         for number in list(self._running):
             self._end(number)
 
-    def take_duration(self, number: int) -> float:
-        """Return how many seconds a job that has ended really took; 0 if it never was started.
+    def pop_duration(self, number: int) -> float:
+        """Return the measured seconds of an ended job, and forget it; 0 if it was not started.
 
-        That is measured, since the timers of the event loop are in whole milliseconds.
+        The timers of the event loop are not precise enough to use the planned duration.
         """
         return self._took.pop(number, 0)
 
@@ -79,54 +78,54 @@ class JobServer:
 
 
 class StartConnection(asyncio.Protocol):
-    """A connection that the gateway starts jobs on: one for each start, or one for many."""
+    """A connection of the gateway for one start request or many."""
 
     def __init__(self, server: JobServer) -> None:
         self._server = server
         self._messages = Messages()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is none by its class, only by what it can do.
+        # uvloop's class has the methods of asyncio.Transport, but does not inherit from it.
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         try:
             starts = self._messages.feed(data)
         except NotUnderstood as error:
-            self._server.errors[f"a start: {error}"] += 1
+            self._server.errors[f"start request: {error}"] += 1
             self._transport.abort()
             return
         for head, body in starts:
             job = json.loads(body)
-            is_last = wants_close(head)
+            is_last = closes_connection(head)
             ack = b'{"state":"running","id":"%016x"}' % job["number"]
-            self._transport.write(make_answer(ack, close=is_last))
+            self._transport.write(make_response(ack, close=is_last))
             if is_last:
                 self._transport.close()
             self._server.begin(job)
 
 
 class CallbackPool:
-    """POSTs results to the gateway over connections that are kept.
+    """Sends callbacks to the gateway over kept connections.
 
-    :param port: the gateway's, on 127.0.0.1.
+    :param port: of the gateway, on 127.0.0.1.
     """
 
     def __init__(self, port: int, errors: Counter[str]) -> None:
         self._port = port
         self._host = f"127.0.0.1:{port}"
         self.errors = errors
-        # The one that was used longest ago is next, so that none idles until the gateway closes it.
+        # The least recently used is next, so that the gateway does not close it as idle.
         self._idle: deque[CallbackConnection] = deque()
         self._waiting: deque[bytes] = deque()
         self._open = 0
         self._opening: set[asyncio.Task[None]] = set()
 
     def post(self, url: str, body: bytes) -> None:
-        """POST a result, at once if there is a connection for it."""
+        """POST a result, at once if a connection is free or can be opened."""
         host, _, path = url.removeprefix("http://").partition("/")
         if host != self._host:
-            self.errors[f"a callback URL at {host}"] += 1
+            self.errors[f"callback URL with host {host}"] += 1
             return
         request = make_post(host.encode(), b"/" + path.encode(), body)
         if self._idle:
@@ -140,14 +139,14 @@ class CallbackPool:
             task.add_done_callback(self._opening.discard)
 
     def release(self, connection: "CallbackConnection") -> None:
-        """Take a connection that is free, for the next callback."""
+        """Use a free connection for the next callback."""
         if self._waiting:
             connection.send(self._waiting.popleft())
         else:
             self._idle.append(connection)
 
-    def lose(self, connection: "CallbackConnection") -> None:
-        """Forget a connection that has been closed."""
+    def remove(self, connection: "CallbackConnection") -> None:
+        """Remove a connection that was closed."""
         self._open -= 1
         if connection in self._idle:
             self._idle.remove(connection)
@@ -158,7 +157,7 @@ class CallbackPool:
             await loop.create_connection(lambda: CallbackConnection(self), "127.0.0.1", self._port)
         except OSError as error:
             self._open -= 1
-            self.errors[f"a callback connection: {error.strerror}"] += 1
+            self.errors[f"callback connection: {error.strerror}"] += 1
 
 
 class CallbackConnection(asyncio.Protocol):
@@ -170,7 +169,7 @@ class CallbackConnection(asyncio.Protocol):
         self._is_busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is none by its class, only by what it can do.
+        # uvloop's class has the methods of asyncio.Transport, but does not inherit from it.
         self._transport = cast(asyncio.Transport, transport)
         self._pool.release(self)
 
@@ -180,21 +179,21 @@ class CallbackConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            answers = self._messages.feed(data)
+            responses = self._messages.feed(data)
         except NotUnderstood as error:
-            self._pool.errors[f"an answer to a callback: {error}"] += 1
+            self._pool.errors[f"response to a callback: {error}"] += 1
             self._transport.abort()
             return
-        for head, body in answers:
+        for head, body in responses:
             self._is_busy = False
             if not is_success(head):
-                self._pool.errors[f"a callback was answered {head[9:12]!r} {body[:100]!r}"] += 1
-            if wants_close(head):
+                self._pool.errors[f"callback got {head[9:12]!r} {body[:100]!r}"] += 1
+            if closes_connection(head):
                 self._transport.close()
             else:
                 self._pool.release(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._is_busy:
-            self._pool.errors[f"a callback had no answer: {exc}"] += 1
-        self._pool.lose(self)
+            self._pool.errors[f"callback got no response: {exc}"] += 1
+        self._pool.remove(self)

@@ -1,7 +1,7 @@
-"""How long the work sample takes over a network, and how many starts at once an account needs.
+"""The duration of the work sample by network latency and by ``--starts-per-account``.
 
-Runs jobclient with 50 jobs through a proxy, for each round trip to a job server that serves one
-connection at a time and for each ``--starts-per-account``, and prints the seconds it took.
+Runs jobclient with 50 jobs through a proxy, for each round-trip time to a job server that serves
+one connection at a time and for each number of start requests at once, and prints the seconds.
 """
 
 import argparse
@@ -25,12 +25,22 @@ def run_once(round_trip: float, starts: int, holding: str) -> float:
 
 
 def main() -> None:
-    """Print a table; rows are round trips, columns starts at once."""
+    """Print a table; rows are round-trip times, columns start requests at once."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--round-trips", default="0,25,50,100,200", help="ms; %(default)s")
-    parser.add_argument("--starts", default="1,4,8,16,32,50", help="%(default)s")
-    parser.add_argument("--runs", type=int, default=3, help="the median of how many; %(default)s")
-    parser.add_argument("--hold-slot", default="request", help="request or connection")
+    parser.add_argument(
+        "--round-trips", default="0,25,50,100,200", help="round-trip times in ms; %(default)s"
+    )
+    parser.add_argument(
+        "--starts", default="1,4,8,16,32,50", help="start requests at once; %(default)s"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=3, help="runs of which the median is printed; %(default)s"
+    )
+    parser.add_argument(
+        "--hold-slot",
+        default="request",
+        help="what holds a slot of the job server: request or connection",
+    )
     arguments = parser.parse_args()
     starts = [int(text) for text in arguments.starts.split(",")]
     print("seconds for 50 jobs".ljust(22) + "".join(f"{count:>8}" for count in starts))

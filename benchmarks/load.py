@@ -1,11 +1,11 @@
-"""The load, and the job server behind the gateway, in one process and as cheap as can be.
+"""The load, and the job server behind the gateway, in one process that uses little CPU time.
 
-By default a number of clients each send their next job when they have the answer to the last one,
-for some seconds. With ``--hold`` that many clients send one job each, and none of these ends until
-all have been started and a line has come on stdin. Every answer is checked, byte for byte, to be
-its own job's result. Prints one JSON object; the exit code is 1 if anything was not as it must be.
+By default a number of clients send one job after another for some seconds. With ``--hold`` so many
+clients send one job each, and none of these ends until all are started and a line is read from
+stdin. Every response is compared, byte for byte, with the result of its job. Prints one JSON
+object; the exit code is 1 if there was an error.
 
-The gateway has to be up already, with ``http://127.0.0.1:JOB-SERVER-PORT/start`` as job server.
+The gateway must be running, with ``http://127.0.0.1:JOB-SERVER-PORT/start`` as job server.
 """
 
 import argparse
@@ -23,19 +23,20 @@ from typing import Any, cast
 
 import uvloop  # type: ignore[import-not-found,unused-ignore]
 from jobs import CallbackPool, JobServer, StartConnection, make_result
-from wire import Messages, NotUnderstood, is_success, make_post, wants_close
+from wire import Messages, NotUnderstood, closes_connection, is_success, make_post
 
-#: Longer than any gateway holds a client.
+#: Seconds to wait for the last responses; longer than any gateway holds a client.
 PATIENCE = 40.0
-#: Jobs that are opened at once for ``--hold``; enough to be quick, too few to be a burst.
+#: Clients that connect at once for ``--hold``: many enough to be quick, too few for a burst.
 OPENING = 50
 
 
 class Load:
-    """What all clients share.
+    """The state that all clients share.
 
-    :ivar sent: how many jobs were sent, ``right`` how many were answered with their own result.
-    :ivar added: the latency that the gateway added to each job of the measured time, in seconds.
+    :ivar sent: the number of jobs that were sent.
+    :ivar right: the number of jobs whose client got the right result.
+    :ivar added: seconds that the gateway added to each job in the measured time.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -56,7 +57,7 @@ class Load:
         self.clients: set[Client] = set()
 
     async def listen(self, port: int) -> None:
-        """Serve the gateway's starts."""
+        """Serve the gateway's start requests."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self._note_crash(context))
         await loop.create_server(
@@ -64,12 +65,12 @@ class Load:
         )
 
     async def connect(self) -> None:
-        """Open a client's connection; its first job is sent at once."""
+        """Connect a client, which sends its first job at once."""
         loop = asyncio.get_running_loop()
         try:
             await loop.create_connection(lambda: Client(self), "127.0.0.1", self.port)
         except OSError as error:
-            self.errors[f"a client could not connect: {error.strerror}"] += 1
+            self.errors[f"client could not connect: {error.strerror}"] += 1
 
     def make_job(self) -> tuple[int, bytes]:
         """Return the number and the request of the next job."""
@@ -81,29 +82,29 @@ class Load:
         )
         return number, make_post(self.host, b"/proxy", body)
 
-    def take_answer(self, number: int, latency: float, head: bytes, body: bytes) -> None:
-        """Check what a client got, and note how long that took."""
-        took = self.server.take_duration(number)
+    def check_response(self, number: int, latency: float, head: bytes, body: bytes) -> None:
+        """Check the response to a client, and record its latency."""
+        took = self.server.pop_duration(number)
         if not is_success(head):
-            self.errors[f"a client was answered {head[9:12]!r} {body[:100]!r}"] += 1
+            self.errors[f"client got {head[9:12]!r} {body[:100]!r}"] += 1
         elif body != make_result(number):
-            self.errors["a client got something else than its own result"] += 1
+            self.errors["client got a wrong result"] += 1
         else:
             self.right += 1
             if self.is_measured:
                 self.added.append(latency - took)
 
     def _note_crash(self, context: dict[str, Any]) -> None:
-        self.errors[f"the load has a bug: {context.get('exception', context['message'])!r}"] += 1
+        self.errors[f"error in the load: {context.get('exception', context['message'])!r}"] += 1
 
     async def drain(self) -> None:
-        """Wait until all clients have their answers, but no longer than a gateway may take."""
+        """Wait until all clients have their responses, for :data:`PATIENCE` at most."""
         deadline = perf_counter() + PATIENCE
         while self.clients and perf_counter() < deadline:
             await asyncio.sleep(0.02)
 
     def summary(self) -> dict[str, Any]:
-        """Return what there is to say of any load."""
+        """Return the figures that all loads have."""
         return {
             "sent": self.sent,
             "lost": self.sent - self.right,
@@ -113,7 +114,7 @@ class Load:
 
 
 class Client(asyncio.Protocol):
-    """A client's connection; it sends jobs, one after the other, until the load is over."""
+    """A client's connection, which sends one job after another until the load is over."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -121,22 +122,22 @@ class Client(asyncio.Protocol):
         self._is_busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is none by its class, only by what it can do.
+        # uvloop's class has the methods of asyncio.Transport, but does not inherit from it.
         self._transport = cast(asyncio.Transport, transport)
         self._load.clients.add(self)
         self._send_job()
 
     def data_received(self, data: bytes) -> None:
         try:
-            answers = self._messages.feed(data)
+            responses = self._messages.feed(data)
         except NotUnderstood as error:
-            self._load.errors[f"an answer to a client: {error}"] += 1
+            self._load.errors[f"response to a client: {error}"] += 1
             self._transport.abort()
             return
-        for head, body in answers:
+        for head, body in responses:
             self._is_busy = False
-            self._load.take_answer(self._number, perf_counter() - self._sent_at, head, body)
-            if self._load.is_over or wants_close(head):
+            self._load.check_response(self._number, perf_counter() - self._sent_at, head, body)
+            if self._load.is_over or closes_connection(head):
                 self._transport.close()
             else:
                 self._send_job()
@@ -144,7 +145,7 @@ class Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._load.clients.discard(self)
         if self._is_busy:
-            self._load.errors[f"a client had no answer: {exc}"] += 1
+            self._load.errors[f"client got no response: {exc}"] += 1
 
     def _send_job(self) -> None:
         self._number, request = self._load.make_job()
@@ -154,7 +155,7 @@ class Client(asyncio.Protocol):
 
 
 async def run_loop(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Have the clients send jobs for some seconds, and measure those after the warm-up."""
+    """Run the clients for some seconds, and measure after the warm-up."""
     load = Load(arguments)
     await load.listen(arguments.job_server_port)
     for _ in range(arguments.connections):
@@ -177,9 +178,9 @@ async def run_loop(arguments: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "jobs": len(added),
         "throughput": round(len(added) / seconds, 1),
-        # Near 1, it is the load itself that is measured.
+        # Near 1, the load itself is the bottleneck.
         "load_busy": round(own / seconds, 3),
-        # Far from 0, something else ran on the CPUs too.
+        # Far from 0, other processes used the CPUs too.
         "gateway_waited": round(gateway_waited / seconds, 3),
         "load_waited": round(own_waited / seconds, 3),
         **load.summary(),
@@ -194,7 +195,7 @@ async def run_loop(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 async def run_hold(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Have all clients held at once, until a line comes on stdin."""
+    """Hold all clients at once, until a line is read from stdin."""
     load = Load(arguments)
     load.is_over = True
     room = asyncio.Semaphore(OPENING)
@@ -230,11 +231,11 @@ def read_cpu(pid: int | None) -> float:
 
 
 def read_wait(pid: int | None) -> float:
-    """Return the seconds that a process's main thread could have run, but its CPU was taken."""
+    """Return the seconds that a process's main thread was runnable but had no CPU."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
     except FileNotFoundError:
-        # There is no process, or the kernel was built without these statistics.
+        # There is no such process, or the kernel has no such statistics.
         return 0
 
 
@@ -242,13 +243,21 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gateway-port", type=int, required=True, help="on 127.0.0.1")
     parser.add_argument("--job-server-port", type=int, required=True, help="on 127.0.0.1")
-    parser.add_argument("--connections", type=int, default=200, help="clients; %(default)s")
-    parser.add_argument("--accounts", type=int, default=50, help="%(default)s")
-    parser.add_argument("--duration", type=float, default=0, help="of a job, s; %(default)s")
-    parser.add_argument("--seconds", type=float, default=5, help="measured; %(default)s")
-    parser.add_argument("--warm-up", type=float, default=2, help="seconds before; %(default)s")
-    parser.add_argument("--watch", type=int, metavar="PID", help="whose CPU time is measured")
-    parser.add_argument("--hold", type=int, default=0, metavar="N", help="clients held at once")
+    parser.add_argument(
+        "--connections", type=int, default=200, help="number of clients; %(default)s"
+    )
+    parser.add_argument("--accounts", type=int, default=50, help="number of accounts; %(default)s")
+    parser.add_argument("--duration", type=float, default=0, help="seconds of a job; %(default)s")
+    parser.add_argument("--seconds", type=float, default=5, help="seconds to measure; %(default)s")
+    parser.add_argument(
+        "--warm-up", type=float, default=2, help="seconds before measuring; %(default)s"
+    )
+    parser.add_argument(
+        "--watch", type=int, metavar="PID", help="process whose CPU time is measured"
+    )
+    parser.add_argument(
+        "--hold", type=int, default=0, metavar="N", help="hold N clients at once instead"
+    )
     return parser.parse_args()
 
 
@@ -257,7 +266,7 @@ def main() -> None:
     arguments = read_arguments()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # A collection in the middle would be measured as the gateway's latency.
+    # Garbage collection would be measured as latency of the gateway.
     gc.disable()
     figures = uvloop.run((run_hold if arguments.hold else run_loop)(arguments))
     print(json.dumps(figures), flush=True)

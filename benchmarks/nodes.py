@@ -1,5 +1,6 @@
-"""Several nodes and their Redis, a job server that calls back whichever of them it is told to, and
-clients that know what each of their jobs has to come to; all but the nodes in one process.
+"""Several nodes with a Redis, a job server that sends callbacks to any node, and clients.
+
+The job server and the clients run in this process, and check each result.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define, field
-from wire import Messages, NotUnderstood, make_answer, wants_close
+from wire import Messages, NotUnderstood, closes_connection, make_response
 
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port
 
@@ -27,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.support.redis_server import RedisServer
 
-#: Seconds that a client waits for an answer.
+#: Seconds that a client waits for a response.
 PATIENCE = 60.0
-#: Seconds for which the job server tries to get rid of a callback, and between two tries.
+#: Seconds for which the job server retries a callback, and between two attempts.
 STAMINA = 30.0
 PAUSE = 0.25
 
@@ -38,7 +39,7 @@ _METRIC = re.compile(r"^(jobproxy_\w+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 @define(eq=False)
 class Nodes:
-    """Some nodes that run.
+    """Running nodes.
 
     :ivar living: the ports of those that have not been killed.
     """
@@ -52,7 +53,7 @@ class Nodes:
         self.living = [daemon.port for daemon in self.daemons]
 
     def kill(self, number: int) -> int:
-        """Have a node die at once; return its port."""
+        """Kill a node; return its port."""
         daemon = self.daemons[number]
         daemon.process.send_signal(signal.SIGKILL)
         daemon.process.wait()
@@ -60,14 +61,14 @@ class Nodes:
         return daemon.port
 
     def fetch(self, path: str, port: int | None = None) -> bytes:
-        """GET a page of a node's operators."""
+        """Return the response of a node's operator route."""
         url = f"http://127.0.0.1:{self.admin_ports[port or self.living[0]]}{path}"
         with urllib.request.urlopen(url, timeout=30) as response:
             body: bytes = response.read()
             return body
 
     def sum_metric(self, name: str) -> float:
-        """Return a metric, summed over its labels and over all nodes that live."""
+        """Return a metric, summed over its labels and all living nodes."""
         pages = [self.fetch("/metrics", port).decode() for port in self.living]
         return sum(
             float(value)
@@ -81,13 +82,14 @@ class Nodes:
 def run_nodes(
     number: int, job_server_port: int, options: dict[str, str], *, with_redis: bool = True
 ) -> Iterator[Nodes]:
-    """Run nodes that know each other while the context lasts; each has a callback URL of its own,
-    by which the job server knows which one it is.
+    """Run the nodes of a cluster in this context.
+
+    Each node has a callback URL of its own, by which the job server identifies it.
     """
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer()) if with_redis else None
         if redis is not None:
-            # To one that has just been started the nodes would have to say first what they know.
+            # Without an epoch the nodes would first restore their data to an empty Redis.
             redis.ask("SET", "jobproxy:epoch", "1")
         secret = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".key"))
         secret.write("a key that is long enough for callback tokens\n")
@@ -115,7 +117,7 @@ def run_nodes(
 
 
 def wait_until_ready(nodes: Nodes, port: int) -> None:
-    """Wait until a node has joined the others."""
+    """Wait until a node is ready."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
@@ -137,7 +139,7 @@ class Connection:
     _writer: asyncio.StreamWriter | None = field(default=None, init=False)
 
     async def post(self, path: str, body: bytes, headers: str = "") -> tuple[int, bytes, bytes]:
-        """POST something; return the status, the head and the body of the answer."""
+        """Send a POST; return the status, the head and the body of the response."""
         if self._reader is None or self._writer is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port)
         head = (
@@ -145,16 +147,16 @@ class Connection:
             f"{headers}Content-Length: {len(body)}\r\n\r\n"
         )
         self._writer.write(head.encode() + body)
-        answers: list[tuple[bytes, bytes]] = []
-        while not answers:
+        responses: list[tuple[bytes, bytes]] = []
+        while not responses:
             data = await asyncio.wait_for(self._reader.read(65_536), PATIENCE)
             if not data:
                 self.close()
-                raise ConnectionResetError("closed instead of an answer")
-            answers = self._messages.feed(data)
-        if wants_close(answers[0][0]):
+                raise ConnectionResetError("closed before a response")
+            responses = self._messages.feed(data)
+        if closes_connection(responses[0][0]):
             self.close()
-        return int(answers[0][0][9:12]), *answers[0]
+        return int(responses[0][0][9:12]), *responses[0]
 
     def close(self) -> None:
         if self._writer is not None:
@@ -164,20 +166,20 @@ class Connection:
 
 
 def make_result(tag: int) -> bytes:
-    """Return the one right answer to a job."""
+    """Return the result of a job."""
     return b'{ "id":"%x", "state":"completed",\t"tag":%d }\n' % (tag, tag)
 
 
 @define(eq=False)
 class JobServer:
-    """Starts jobs, and calls back.
+    """Starts jobs, and sends their callbacks.
 
-    :param duration: seconds that a job takes.
-    :param choose: returns the port to be called back, of a job and the port of its own node.
+    :param duration: seconds of a job.
+    :param choose: returns the port for a callback, for a job and the port of its own node.
     :ivar starts: how often each job was started.
-    :ivar took: seconds that each job really took.
-    :ivar receipts: what was said to callbacks.
-    :ivar undelivered: jobs whose callback nobody took.
+    :ivar took: measured seconds of each job.
+    :ivar receipts: the numbers of responses to callbacks, by status.
+    :ivar undelivered: jobs whose callback no node accepted.
     :ivar elsewhere: jobs whose callback was first sent to another node than their own.
     """
 
@@ -196,7 +198,7 @@ class JobServer:
         return await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=4096)
 
     async def finish(self) -> None:
-        """Wait until every callback is taken, or given up."""
+        """Wait until every callback is accepted or given up."""
         while self._tasks:
             await asyncio.wait(self._tasks)
         for connections in self._idle.values():
@@ -205,11 +207,11 @@ class JobServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         messages = Messages()
-        # At the end whoever still serves is cancelled, which asyncio would report.
+        # At the end this is cancelled, which asyncio would report.
         with suppress(asyncio.CancelledError, OSError):
             while data := await reader.read(65_536):
                 for _, body in messages.feed(data):
-                    writer.write(make_answer(self._start(json.loads(body)), close=False))
+                    writer.write(make_response(self._start(json.loads(body)), close=False))
         writer.close()
 
     def _start(self, job: dict[str, Any]) -> bytes:
@@ -233,7 +235,7 @@ class JobServer:
             try:
                 status, body = await self._call(port, f"/{path}", make_result(tag))
             except OSError:
-                self.receipts["no answer"] += 1
+                self.receipts["no response"] += 1
                 status = 0
             if status == 200:
                 self.receipts[json.loads(body)["status"]] += 1
@@ -248,24 +250,24 @@ class JobServer:
         idle = self._idle.setdefault(port, [])
         connection = idle.pop() if idle else Connection(port)
         try:
-            status, _, answer = await connection.post(path, body)
+            status, _, response = await connection.post(path, body)
         except BaseException:
             connection.close()
             raise
         idle.append(connection)
-        return status, answer
+        return status, response
 
 
 @define(eq=False)
 class Clients:
-    """Clients that send jobs, one after the other, each to the next node.
+    """Clients that send one job after another, each to the next node.
 
-    :param has_key: says whether a job has an Idempotency-Key; a client whose connection ends sends
-        such a job again, to another node.
-    :ivar added: latency of each answer, less what the job took, in seconds, by the job.
-    :ivar latencies: latency of each answer.
-    :ivar answers: how often what was answered.
-    :ivar wrong: what must not be.
+    :param has_key: returns whether a job has an Idempotency-Key; a client whose connection ends
+        sends such a job again, to another node.
+    :ivar added: seconds that the proxy added to each job.
+    :ivar latencies: seconds until each response.
+    :ivar responses: the numbers of responses by status and problem.
+    :ivar wrong: the numbers of errors by message.
     :ivar lost: jobs without a key whose connection ended.
     """
 
@@ -275,7 +277,7 @@ class Clients:
     sent: int = 0
     added: dict[int, float] = field(factory=dict)
     latencies: dict[int, float] = field(factory=dict)
-    answers: Counter[str] = field(factory=Counter)
+    responses: Counter[str] = field(factory=Counter)
     by_tag: dict[int, str] = field(factory=dict)
     wrong: Counter[str] = field(factory=Counter)
     lost: list[int] = field(factory=list)
@@ -283,7 +285,7 @@ class Clients:
     is_over: bool = False
 
     async def run(self, number: int, *, jobs: int = 0, seconds: float = 0.0) -> None:
-        """Have so many clients send so many jobs, or send jobs for so long."""
+        """Run so many clients until so many jobs are sent, or for so many seconds."""
         if seconds:
             asyncio.get_running_loop().call_later(seconds, self.stop)
         await asyncio.gather(
@@ -292,7 +294,7 @@ class Clients:
         await self.server.finish()
 
     def stop(self) -> None:
-        """Have no new jobs sent."""
+        """Send no new jobs."""
         self.is_over = True
 
     async def _work(self, turn: int, jobs: int, wait: float) -> None:
@@ -314,13 +316,13 @@ class Clients:
             port = self.nodes.living[turn % len(self.nodes.living)]
             connection = connections.setdefault(port, Connection(port))
             try:
-                status, _, answer = await connection.post("/proxy", body, headers)
+                status, _, response = await connection.post("/proxy", body, headers)
             except (OSError, asyncio.TimeoutError, NotUnderstood) as error:
                 connection.close()
                 if not headers:
                     self.lost.append(tag)
                     if port in self.nodes.living:
-                        self.wrong[f"a client of a node that lives got {error!r}"] += 1
+                        self.wrong[f"client of a living node got {error!r}"] += 1
                     return
                 self.again += 1
                 turn += 1
@@ -328,21 +330,21 @@ class Clients:
                 continue
             if status != 503:
                 break
-            problem = json.loads(answer)
-            self.answers[f"503 {problem['type'].rpartition(':')[2]}"] += 1
+            problem = json.loads(response)
+            self.responses[f"503 {problem['type'].rpartition(':')[2]}"] += 1
             if problem["started"] != "no" and not headers:
-                self.wrong["a 503 of a job that may run"] += 1
+                self.wrong["503 for a job that may run"] += 1
             await asyncio.sleep(PAUSE)
-        self._take(tag, status, answer, time.perf_counter() - begun)
+        self._record(tag, status, response, time.perf_counter() - begun)
 
-    def _take(self, tag: int, status: int, answer: bytes, seconds: float) -> None:
+    def _record(self, tag: int, status: int, response: bytes, seconds: float) -> None:
         word = str(status)
         if status != 200:
-            problem = json.loads(answer)
+            problem = json.loads(response)
             word = f"{status} {problem['type'].rpartition(':')[2]}, started {problem['started']}"
-        elif answer != make_result(tag):
-            self.wrong["a client got something else than its own result"] += 1
-        self.answers[word] += 1
+        elif response != make_result(tag):
+            self.wrong["client got a wrong result"] += 1
+        self.responses[word] += 1
         self.by_tag[tag] = word
         self.latencies[tag] = seconds
         if status == 200:
@@ -350,6 +352,6 @@ class Clients:
 
 
 def read_cpu(process: "subprocess.Popen[bytes]") -> float:
-    """Return the seconds of CPU that a process has used."""
+    """Return the seconds of CPU time that a process has used."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100

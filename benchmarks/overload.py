@@ -1,10 +1,10 @@
-"""Overload: a proxy is offered five times the jobs that it may hold, for half a minute.
+"""Overload: five times the jobs that the proxy can hold, for half a minute.
 
-jobproxy may hold so many clients (``--held``), and a job takes a second: so it carries about that
-many jobs a second. First the load rises to what it carries; then there is half of that, five times
-of that, and half of it again. Jobs are sent when it is their time, whatever became of the others,
-and latencies count from that time. The exit code is 1 unless the proxy keeps at least 90 % of its
-peak goodput, refuses the rest quickly, and is as before two seconds after.
+The proxy may hold ``--held`` clients, and a job takes a second, so its capacity is about that many
+jobs per second. The load first rises to the capacity; then it is half of the peak, five times the
+peak, and half of it again. It is an open load: jobs are sent at their time whatever the others do,
+and latencies count from that time. The exit code is 0 if the proxy keeps 90 % of its peak goodput,
+refuses the rest quickly, and is back to normal after two seconds.
 """
 
 import argparse
@@ -24,31 +24,32 @@ from attrs import define, field
 from gateways import choose_cpus, pinned
 from jobs import CallbackPool, JobServer, StartConnection, make_result
 from load import read_cpu
-from wire import Messages, is_success, make_post, wants_close
+from wire import Messages, closes_connection, is_success, make_post
 
 from jobproxy.daemon.lifecycle import raise_file_limit
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port
 
-#: Seconds between two looks at whose time it is to send a job.
+#: Seconds between two checks for jobs to be sent.
 TICK = 0.004
+#: Seconds of a job.
 DURATION = 1.0
-#: Of the peak, and what has to be kept of it.
+#: Fractions of the peak goodput: the overload, the normal load, and what must be kept.
 OVERLOAD = 5.0
 NORMAL = 0.5
 KEPT = 0.9
-#: Seconds: what "refused in milliseconds" and "back to normal" allow.
+#: Maximum seconds of a refusal, and until the proxy is back to normal.
 REFUSED_WITHIN = 0.1
 BACK_WITHIN = 2
 
 
 @define(eq=False)
 class Second:
-    """What became of the jobs whose time was in one second."""
+    """The jobs whose time was in one second."""
 
     offered: int = 0
     good: int = 0
     refused: int = 0
-    #: Seconds from a job's time to its refusal, and to its result but for the job's own.
+    #: Seconds from a job's time to its refusal; seconds that the proxy added to each result.
     refusals: list[float] = field(factory=list)
     added: list[float] = field(factory=list)
     cpu: float = 0.0
@@ -56,7 +57,7 @@ class Second:
 
 @define(eq=False)
 class Load:
-    """All clients, and what became of their jobs."""
+    """All clients and their jobs."""
 
     port: int
     accounts: int
@@ -71,7 +72,7 @@ class Load:
         self.server = JobServer(CallbackPool(self.port, self.errors), DURATION, self.errors)
 
     async def offer(self, rate: float, seconds: int, pid: int) -> list[Second]:
-        """Send so many jobs a second, evenly, and return what became of them by second."""
+        """Send jobs at an even rate per second, and return them by second."""
         began, before, number = perf_counter(), len(self.seconds), 0
         for index in range(seconds):
             second, cpu = Second(), read_cpu(pid)
@@ -101,29 +102,29 @@ class Load:
                 lambda: Client(self, job), "127.0.0.1", self.port
             )
         except OSError as error:
-            self.errors[f"no connection: {error.strerror}"] += 1
+            self.errors[f"client could not connect: {error.strerror}"] += 1
 
-    def take(self, job: "Job", head: bytes, body: bytes) -> None:
-        """Note what became of a job."""
+    def record(self, job: "Job", head: bytes, body: bytes) -> None:
+        """Record the response to a job."""
         number, _, at, second = job
-        took, now = self.server.take_duration(number), perf_counter()
+        took, now = self.server.pop_duration(number), perf_counter()
         if is_success(head):
             if body != make_result(number):
-                self.errors["a client got something else than its own result"] += 1
+                self.errors["client got a wrong result"] += 1
             second.good += 1
             second.added.append(now - at - took)
         elif head[9:12] in (b"503", b"429") and json.loads(body)["started"] == "no":
             second.refused += 1
             second.refusals.append(now - at)
         else:
-            self.errors[f"answered {head[9:12]!r}"] += 1
+            self.errors[f"client got {head[9:12]!r}"] += 1
 
 
 Job = tuple[int, bytes, float, Second]
 
 
 class Client(asyncio.Protocol):
-    """A client's connection, which is used again if it is left open."""
+    """A client's connection, which is reused if the proxy keeps it open."""
 
     def __init__(self, load: Load, job: Job) -> None:
         self._load = load
@@ -144,8 +145,8 @@ class Client(asyncio.Protocol):
         for head, body in self._messages.feed(data):
             assert self._job is not None
             job, self._job = self._job, None
-            self._load.take(job, head, body)
-            if wants_close(head):
+            self._load.record(job, head, body)
+            if closes_connection(head):
                 self._transport.close()
             else:
                 self._load.idle.append(self)
@@ -155,25 +156,25 @@ class Client(asyncio.Protocol):
         if self in self._load.idle:
             self._load.idle.remove(self)
         if self._job is not None:
-            self._load.errors[f"no answer: {exc}"] += 1
+            self._load.errors[f"client got no response: {exc}"] += 1
 
 
 def quantile(values: list[float], share: float) -> float:
-    """Return the value that this share of all is below; 0 of none."""
+    """Return a quantile of the values; 0.0 if there are none."""
     return sorted(values)[int(len(values) * share)] if values else 0.0
 
 
 async def run(arguments: argparse.Namespace, port: int, job_port: int, pid: int) -> dict[str, Any]:
-    """Offer all the loads, and return what came of them."""
+    """Run all loads, and return the figures."""
     load = Load(port, arguments.accounts)
     loop = asyncio.get_running_loop()
     await loop.create_server(lambda: StartConnection(load.server), "127.0.0.1", job_port)
-    carried = arguments.held / DURATION
+    capacity = arguments.held / DURATION
     peak = 0.0
     for share in (0.8, 1.0, 1.2):
-        rise = await load.offer(share * carried, 5, pid)
+        rise = await load.offer(share * capacity, 5, pid)
         await asyncio.sleep(2 * DURATION)
-        # Jobs that were sent in the first second had the place to themselves.
+        # The first seconds are not yet under the full load.
         peak = max(peak, median(second.good for second in rise[2:]))
     before = await load.offer(NORMAL * peak, 5, pid)
     over = await load.offer(OVERLOAD * peak, arguments.seconds, pid)
@@ -203,7 +204,7 @@ async def run(arguments: argparse.Namespace, port: int, job_port: int, pid: int)
 
 
 def find_return(after: list[Second], usual: float) -> int | None:
-    """Return after how many seconds all jobs were done, and as quickly as before."""
+    """Return the seconds until all jobs are done as quickly as before, or None."""
     for number in range(len(after)):
         if all(
             second.good == second.offered and quantile(second.added, 0.99) < 2 * usual + 0.05
@@ -214,26 +215,28 @@ def find_return(after: list[Second], usual: float) -> int | None:
 
 
 def judge(found: dict[str, Any]) -> list[str]:
-    """Return what was not as it has to be."""
+    """Return the faults of a run."""
     faults = [f"{count} times: {error}" for error, count in found["errors"].items()]
     if found["offered"] < 0.95 * OVERLOAD * found["peak"]:
-        faults.append("the load did not offer enough; it is no measurement")
+        faults.append("the load sent too few jobs; the measurement is invalid")
     if found["goodput"] < KEPT * found["peak"]:
-        faults.append("goodput was lost")
+        faults.append("the goodput fell below 90 % of the peak")
     if found["refusal_p99"] > REFUSED_WITHIN:
-        faults.append("refusals took long")
+        faults.append("refusals took too long")
     if found["back"] is None or found["back"] > BACK_WITHIN:
-        faults.append("it was not back to normal in time")
+        faults.append("the proxy was not back to normal in time")
     return faults
 
 
 def main() -> None:
-    """Run the proxy and the load, and print what came of it."""
+    """Run the proxy and the load, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--held", type=int, default=600, help="clients; %(default)s")
-    parser.add_argument("--seconds", type=int, default=30, help="of overload; %(default)s")
-    parser.add_argument("--accounts", type=int, default=100, help="%(default)s")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    parser.add_argument(
+        "--held", type=int, default=600, help="maximum of held clients; %(default)s"
+    )
+    parser.add_argument("--seconds", type=int, default=30, help="seconds of overload; %(default)s")
+    parser.add_argument("--accounts", type=int, default=100, help="number of accounts; %(default)s")
+    parser.add_argument("--json", metavar="FILE", help="write the figures to this file")
     arguments = parser.parse_args()
     raise_file_limit()
     gc.disable()
@@ -261,9 +264,9 @@ def main() -> None:
     share = found["goodput"] / found["peak"]
     print(f"peak goodput          {found['peak']:8.0f} jobs/s")
     print(f"offered               {found['offered']:8.0f} jobs/s")
-    print(f"goodput under it      {found['goodput']:8.0f} jobs/s, {share:.1%} of the peak")
+    print(f"goodput in overload   {found['goodput']:8.0f} jobs/s, {share:.1%} of the peak")
     print(f"refused within        {found['refusal_p50'] * 1000:8.1f} ms (median)")
-    print(f"                      {found['refusal_p99'] * 1000:8.1f} ms (99 of 100)")
+    print(f"                      {found['refusal_p99'] * 1000:8.1f} ms (p99)")
     print(f"CPU of the proxy      {found['cpu']:8.0%}")
     print(f"back to normal after  {found['back']!s:>8} s")
     faults = judge(found)

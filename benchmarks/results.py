@@ -1,4 +1,4 @@
-"""What was measured, as medians, as ratios of neighbours, and as a table."""
+"""The results of a comparison: medians, ratios, and a table."""
 
 from collections.abc import Iterable
 from statistics import median
@@ -13,7 +13,7 @@ class Row:
     """A line of the table.
 
     :param key: the name of its figure.
-    :param digits: after the point.
+    :param digits: decimal places.
     """
 
     key: str
@@ -32,10 +32,10 @@ ROWS = (
 
 @define
 class Results:
-    """All that was measured.
+    """The figures of all runs.
 
     :ivar runs: for each gateway, the figures of its runs, in order.
-    :ivar pairs: for each peer, jobproxy's figures and the peer's of each alternation.
+    :ivar pairs: for each peer and each alternation, the figures of jobproxy and of the peer.
     :ivar memory: for each gateway, ``held_kib``.
     """
 
@@ -44,7 +44,7 @@ class Results:
     memory: dict[str, Figures] = field(factory=dict)
 
     def medians(self) -> dict[str, Figures]:
-        """Return each gateway's figures, the median of its runs."""
+        """Return the median figures of each gateway."""
         return {
             name: {key: median(run[key] for run in runs) for key in runs[0]}
             | self.memory.get(name, {})
@@ -52,7 +52,7 @@ class Results:
         }
 
     def ratios(self) -> dict[str, Figures]:
-        """Return for each peer what jobproxy's figures are of the peer's."""
+        """Return the median ratios of jobproxy's figures to each peer's."""
         ratios = {}
         for peer, pairs in self.pairs.items():
             ratios[peer] = {
@@ -66,7 +66,7 @@ class Results:
         return ratios
 
     def total(self, key: str) -> dict[str, int]:
-        """Return for each gateway the sum of a figure that should be 0, held clients included."""
+        """Return the sum of a figure over all runs of each gateway, with the memory run."""
         return {
             name: int(sum(run[key] for run in [*runs, self.memory.get(name, {key: 0})]))
             for name, runs in self.runs.items()
@@ -78,7 +78,7 @@ def _divide(ours: float, theirs: float) -> float:
 
 
 def print_table(results: Results) -> None:
-    """Print the medians, and under them the ratios."""
+    """Print the medians and the ratios."""
     names = list(results.runs)
     medians, ratios = results.medians(), results.ratios()
     print(_make_line("median", names))

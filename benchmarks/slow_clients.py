@@ -1,7 +1,8 @@
-"""What slow clients do to the others.
+"""The effect of slow clients on others.
 
-Thousands of clients send one byte of a request a second (``slowloris``) while jobclient runs 50
-jobs. Prints how long the slow ones were borne, and how long the jobs took without and with them.
+Thousands of clients send one byte of a request per second (``slowloris``) while jobclient runs 50
+jobs. Prints after how long the slow clients were closed, and how long the jobs took without and
+with them.
 """
 
 import argparse
@@ -17,7 +18,7 @@ REQUEST = b"POST /proxy HTTP/1.1\r\nHost: proxy\r\nContent-Type: application/jso
 
 
 async def crawl(port: int) -> float:
-    """Send a byte a second until the connection is closed; return for how many seconds."""
+    """Send a byte per second until the connection is closed; return the seconds until then."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     begun = time.monotonic()
     closed = asyncio.ensure_future(reader.read())
@@ -58,7 +59,9 @@ async def measure(count: int) -> None:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", type=int, default=2000, help="%(default)s")
+    parser.add_argument(
+        "--clients", type=int, default=2000, help="number of slow clients; %(default)s"
+    )
     raise_file_limit()
     asyncio.run(measure(parser.parse_args().clients))
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as far as the load needs it: whole messages with a Content-Length, cut and made."""
+"""The part of HTTP/1.1 that the load needs: messages with a Content-Length."""
 
 import re
 
@@ -7,11 +7,11 @@ _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close[ \t]*\r\n", re.IGNORECASE)
 
 
 class NotUnderstood(Exception):
-    """A message of a shape that the load does not know, such as one in chunks."""
+    """A message that the load cannot parse, such as a chunked one."""
 
 
 class Messages:
-    """Cuts what arrives on a connection into messages, however it was split into packets."""
+    """Parses the bytes of a connection into messages."""
 
     __slots__ = ("_rest",)
 
@@ -40,13 +40,13 @@ class Messages:
         return found
 
 
-def wants_close(head: bytes) -> bool:
-    """Tell whether the connection ends with this message or its answer."""
+def closes_connection(head: bytes) -> bool:
+    """Return whether the connection is closed after this message or its response."""
     return _CLOSE.search(head) is not None
 
 
 def is_success(head: bytes) -> bool:
-    """Tell whether this is an answer with status 200."""
+    """Return whether this is a response with status 200."""
     return head.startswith(b"HTTP/1.1 200 ")
 
 
@@ -58,10 +58,10 @@ def make_post(host: bytes, path: bytes, body: bytes) -> bytes:
     )
 
 
-def make_answer(body: bytes, *, close: bool) -> bytes:
-    """Return an answer of status 200 with a JSON body.
+def make_response(body: bytes, *, close: bool) -> bytes:
+    """Return a response with status 200 and a JSON body.
 
-    :param close: whether it says that the connection ends with it.
+    :param close: whether it has ``Connection: close``.
     """
     return (
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"

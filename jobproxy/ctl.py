@@ -1,4 +1,4 @@
-"""``jobproxyctl``: the operator's side of a running proxy, on the command line."""
+"""``jobproxyctl``: the operator's command line for a running proxy."""
 
 import argparse
 import json
@@ -22,18 +22,18 @@ from zope.interface import implementer
 DEFAULT_ADMIN = "http://127.0.0.1:8082"
 #: Seconds for one request.
 TIMEOUT = 10.0
-#: Seconds between two looks at a proxy that drains.
+#: Seconds between two checks whether a draining proxy still runs.
 INTERVAL = 0.5
 
 
 class Failed(Exception):
-    """Something did not work; the message is one line for a person."""
+    """The command failed; the message is one line for the operator."""
 
 
 @implementer(IAgentEndpointFactory)
 @frozen
 class _SocketEndpoints:
-    """Connects to a Unix socket, whatever the URL."""
+    """Connects to a Unix socket for any URL."""
 
     _reactor: Any
     _path: str
@@ -44,18 +44,18 @@ class _SocketEndpoints:
 
 @define(eq=False)
 class Proxy:
-    """The proxy that is asked.
+    """The admin port of a running proxy.
 
-    :param admin: where its admin side is: a URL, or ``unix:`` and the path of a socket.
+    :param admin: a URL, or ``unix:`` and the path of a socket.
     """
 
     _reactor: Any
     _admin: str
 
     async def call(self, method: str, path: str) -> bytes:
-        """Return the body of an answer that says that all is well.
+        """Send a request and return the body of a successful response.
 
-        :raises Failed: if there is none.
+        :raises Failed: if there is no response, or if it is an error.
         """
         base, agent = self._admin.rstrip("/"), Agent(self._reactor, connectTimeout=TIMEOUT)
         if base.startswith("unix:"):
@@ -71,7 +71,7 @@ class Proxy:
         except ConnectError as error:
             raise Failed(f"cannot connect to {self._admin}: {error}") from error
         except (ResponseFailed, TimeoutError) as error:
-            raise Failed(f"no answer from {self._admin}") from error
+            raise Failed(f"no response from {self._admin}") from error
         except Exception as error:
             raise Failed(f"{self._admin}: {error or type(error).__name__}") from error
         if response.code >= 300:
@@ -79,11 +79,14 @@ class Proxy:
         return body
 
     async def read(self, path: str) -> Any:
-        """Return a document."""
+        """Return the JSON document at a path.
+
+        :raises Failed: as :meth:`call`, or if it is not JSON.
+        """
         try:
             return json.loads(await self.call("GET", path))
         except ValueError:
-            raise Failed(f"{self._admin}{path} is not jobproxy's") from None
+            raise Failed(f"{self._admin}{path} is not served by jobproxy") from None
 
 
 def _explain(status: int, body: bytes) -> str:
@@ -95,9 +98,9 @@ def _explain(status: int, body: bytes) -> str:
 
 @define(eq=False)
 class Command:
-    """One call of jobproxyctl.
+    """One run of jobproxyctl.
 
-    :param write: takes text to be shown.
+    :param write: writes text to standard output.
     """
 
     _reactor: Any
@@ -106,15 +109,15 @@ class Command:
     _write: Callable[[str], object]
 
     async def run(self) -> None:
-        """Do what the arguments say.
+        """Run the action of the arguments.
 
-        :raises Failed: if that does not work.
+        :raises Failed: if it fails.
         """
         await getattr(self, self._arguments.action)()
 
     async def show_status(self) -> None:
         status = await self._proxy.read("/status")
-        self._tell(status, lambda: describe_status(status))
+        self._print(status, lambda: describe_status(status))
 
     async def list_jobs(self) -> None:
         query = {"limit": self._arguments.limit}
@@ -122,25 +125,25 @@ class Command:
             query["state"] = self._arguments.state
         listed = await self._proxy.read(f"/jobs?{urlencode(query)}")
         columns = ("job", "state", "age", "waiting", "id", "requestId", "account")
-        self._tell(listed, lambda: make_table(columns, listed["jobs"]))
+        self._print(listed, lambda: make_table(columns, listed["jobs"]))
 
     async def list_orphans(self) -> None:
         listed = await self._proxy.read("/orphans")
-        self._tell(listed, lambda: make_table(("job", "age", "bytes", "id"), listed["orphans"]))
+        self._print(listed, lambda: make_table(("job", "age", "bytes", "id"), listed["orphans"]))
 
     async def show_orphan(self) -> None:
-        # The bytes are a job's result, and are not ours to lay out.
+        # The result of a job is written as it is, also with --json.
         body = await self._proxy.call("GET", self._orphan)
         self._write(body.decode("utf-8", "backslashreplace"))
 
     async def drop_orphan(self) -> None:
         await self._proxy.call("DELETE", self._orphan)
-        self._tell({"dropped": self._arguments.job_id}, lambda: "dropped\n")
+        self._print({"dropped": self._arguments.job_id}, lambda: "dropped\n")
 
     async def drain(self) -> None:
-        """Have the proxy drain, and wait until it is gone."""
-        told = json.loads(await self._proxy.call("POST", "/drain"))
-        self._tell(told, lambda: f"draining, {told['held']} clients held\n")
+        """Drain the proxy, and wait until its process has ended."""
+        draining = json.loads(await self._proxy.call("POST", "/drain"))
+        self._print(draining, lambda: f"draining, {draining['held']} clients held\n")
         while not self._arguments.no_wait:
             try:
                 await self._proxy.call("GET", "/healthz")
@@ -153,21 +156,21 @@ class Command:
     def _orphan(self) -> str:
         return f"/orphans/{quote(self._arguments.job_id, safe='')}"
 
-    def _tell(self, document: Any, describe: Callable[[], str]) -> None:
+    def _print(self, document: Any, describe: Callable[[], str]) -> None:
         self._write(json.dumps(document) + "\n" if self._arguments.json else describe())
 
 
 def describe_status(status: dict[str, Any]) -> str:
-    """Return the status for people."""
+    """Return the status as text."""
     ready = "ready" if status["ready"] else f"not ready: {', '.join(status['reasons'])}"
     rows = [
         ("version", f"{status['version']}, up {status['uptime']:.0f} s, {ready}"),
-        ("held", f"{status['held']} clients of at most {status['maxHeld']}"),
+        ("held", f"{status['held']} clients, at most {status['maxHeld']}"),
         ("jobs", f"{status['jobs']} have not ended"),
         ("queued", f"{status['queued']} in {status['accounts']['count']} accounts"),
         ("starting", str(status["starting"])),
         ("circuit", status["circuit"]),
-        ("orphans", f"{status['orphans']} of {status['retained']} results that are kept"),
+        ("orphans", f"{status['orphans']} of {status['retained']} retained results"),
         ("starts", _list_counts(status["starts"])),
         ("callbacks", _list_counts(status["callbacks"])),
         (
@@ -185,10 +188,10 @@ def describe_status(status: dict[str, Any]) -> str:
 
 
 def make_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows below the names of those columns that any of them has."""
+    """Return the rows as a table; columns without a value in any row are left out."""
     known = [column for column in columns if any(column in row for row in rows)] or columns
     cells = [[column.upper() for column in known]]
-    cells += [[_show(row.get(column)) for column in known] for row in rows]
+    cells += [[_escape(row.get(column)) for column in known] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = (
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
@@ -197,8 +200,8 @@ def make_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def _show(value: object) -> str:
-    """Return a value that cannot do anything to a terminal."""
+def _escape(value: object) -> str:
+    """Return a value as text without control characters."""
     text = "-" if value is None else str(value)
     return text if text.isprintable() else ascii(text)
 
@@ -214,14 +217,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--admin",
         metavar="URL",
         default=os.environ.get("JOBPROXY_ADMIN", DEFAULT_ADMIN),
-        help="the proxy's --admin-listen, as a URL or unix:PATH; "
-        f"also JOBPROXY_ADMIN in the environment; {DEFAULT_ADMIN}",
+        help="where the proxy's --admin-listen is: a URL or unix:PATH "
+        f"[JOBPROXY_ADMIN; default {DEFAULT_ADMIN}]",
     )
-    common.add_argument("--json", action="store_true", help="tell in JSON")
+    common.add_argument("--json", action="store_true", help="print JSON")
     parser = argparse.ArgumentParser(
-        prog="jobproxyctl", description="Look at a running jobproxy, and have it drain."
+        prog="jobproxyctl", description="Show the state of a running jobproxy, or drain it."
     )
-    shtab.add_argument_to(parser, "--print-completion", help="print what completes for a shell")
+    shtab.add_argument_to(parser, "--print-completion", help="print the completions for a shell")
     commands = parser.add_subparsers(metavar="command", required=True)
 
     def add(to: Any, name: str, action: str, text: str) -> argparse.ArgumentParser:
@@ -231,27 +234,39 @@ def make_parser() -> argparse.ArgumentParser:
         added.set_defaults(action=action)
         return added
 
-    add(commands, "status", "show_status", "how the proxy is")
-    jobs = add(commands, "jobs", "list_jobs", "the jobs that have not ended, the oldest first")
+    add(commands, "status", "show_status", "show the status of the proxy")
+    jobs = add(commands, "jobs", "list_jobs", "list the jobs that have not ended, the oldest first")
     jobs.add_argument(
-        "--state", choices=["queued", "starting", "running", "unconfirmed"], help="only these"
+        "--state",
+        choices=["queued", "starting", "running", "unconfirmed"],
+        help="list only jobs in this state",
     )
-    jobs.add_argument("--limit", type=int, default=100, metavar="N", help="%(default)s")
-    orphans = commands.add_parser("orphans", help="results that nobody waited for")
+    jobs.add_argument(
+        "--limit",
+        type=int,
+        default=100,
+        metavar="N",
+        help="list at most N jobs; default %(default)s",
+    )
+    orphans = commands.add_parser(
+        "orphans", help="list, show or drop orphans: results that nobody waited for"
+    )
     orphan_commands = orphans.add_subparsers(metavar="command", required=True)
-    add(orphan_commands, "list", "list_orphans", "those that are kept, the oldest first")
+    add(orphan_commands, "list", "list_orphans", "list the orphans, the oldest first")
     for name, action, text in (
-        ("show", "show_orphan", "one as it came; it stays"),
-        ("drop", "drop_orphan", "forget one"),
+        ("show", "show_orphan", "print the result of an orphan; it is kept"),
+        ("drop", "drop_orphan", "drop an orphan"),
     ):
         add(orphan_commands, name, action, text).add_argument("job_id", metavar="JOB-ID")
     drain = add(
         commands,
         "drain",
         "drain",
-        "take no more jobs, answer those who are held, and end the process, as SIGTERM does",
+        "accept no new jobs, wait for the held clients, and end the process, as SIGTERM does",
     )
-    drain.add_argument("--no-wait", action="store_true", help="do not wait for its end")
+    drain.add_argument(
+        "--no-wait", action="store_true", help="do not wait until the process has ended"
+    )
     return parser
 
 

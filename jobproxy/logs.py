@@ -1,7 +1,7 @@
-"""Log lines for ``twistd --logger``: JSON for machines, text for people, and nobody waits for them.
+"""Log observers for ``twistd --logger``, which write JSON or text lines without blocking.
 
-A log that is not read, or a disk that is full, must not stop the loop: what cannot be written at
-once is kept for a while, and then dropped and counted.
+A reader that does not read, or a full disk, must not stop the reactor: lines that cannot be written
+at once are buffered up to a bound, and then dropped and counted.
 """
 
 import atexit
@@ -23,40 +23,41 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-#: Bytes of lines that are kept while nobody takes them.
+#: The maximum of bytes that are buffered.
 MAX_PENDING = 1_048_576
-#: A pipe that takes anything takes this much at once (POSIX, ``PIPE_BUF`` of Linux), in bytes.
+#: Bytes that a writable pipe accepts in one write (POSIX; ``PIPE_BUF`` of Linux).
 _CHUNK = 4_096
-#: Lines of one kind in a second, as somebody may be able to cause them at will.
+#: The maximum of lines of one kind per second, as clients may be able to cause them.
 MAX_ALIKE = 10
+#: Characters of a value or message, and of a traceback, at most.
 MAX_TEXT = 1_000
 MAX_TRACEBACK = 8_000
 
-#: What a job's own lines are marked with, which nobody can cause without having a job done.
+#: The logger of job events. Their number is bounded by that of jobs, so they are not limited.
 JOB_EVENTS = "jobproxy.jobs"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-#: What Twisted's older log adds to events for its own observers.
+#: Fields that Twisted's legacy log adds to events for its own observers.
 _LEGACY = frozenset({"format", "isError", "message", "printed", "system", "time"})
 
 Record = dict[str, Any]
 
 
 @define(eq=False)
-class Outlet:
-    """Writes lines to a descriptor, but never waits for whoever takes them.
+class LineWriter:
+    """Writes lines to a file descriptor without blocking.
 
-    The descriptor's own mode is left alone, since others may share it.
+    The descriptor stays in blocking mode, since other processes may share it.
 
-    :ivar dropped: how many lines were not written: ``full`` if nobody took them in time, ``failed``
-        if they could not be written at all, ``limited`` if there were too many like them.
+    :ivar dropped: the numbers of lines that were dropped: ``full``: the buffer was full;
+        ``failed``: writing failed; ``limited``: there were too many of their kind.
     """
 
     _descriptor: int
     dropped: Counter[str] = field(factory=Counter, init=False)
     _pending: deque[bytes] = field(factory=deque, init=False)
     _size: int = field(default=0, init=False)
-    #: The same as a socket, if it is one.
+    #: A duplicate of the descriptor, if it is a socket.
     _socket: socket.socket | None = field(default=None, init=False)
     _poll: select.poll = field(factory=select.poll, init=False)
 
@@ -66,7 +67,7 @@ class Outlet:
         self._poll.register(self._descriptor, select.POLLOUT)
 
     def write(self, line: bytes) -> None:
-        """Write a line, or keep it to be written later."""
+        """Write a line, or buffer it until :meth:`flush`."""
         if self._size + len(line) > MAX_PENDING:
             self.dropped["full"] += 1
         else:
@@ -75,7 +76,7 @@ class Outlet:
         self.flush()
 
     def flush(self) -> None:
-        """Write as much as is taken at once of what is kept."""
+        """Write as much of the buffer as the descriptor accepts now."""
         try:
             while self._pending and self._poll.poll(0):
                 line = self._pending[0]
@@ -93,26 +94,26 @@ class Outlet:
             self._size = 0
 
     def close(self) -> None:
-        """Let go of what was opened; nothing may be written any more."""
+        """Close the duplicate; nothing may be written afterwards."""
         if self._socket is not None:
             self._socket.close()
 
     def _send(self, data: bytes) -> int:
-        """Write some bytes; to be called when there is room for a few."""
+        """Write some bytes to a descriptor that is writable, and return how many."""
         if self._socket is None:
             return os.write(self._descriptor, data)
         return self._socket.send(data, socket.MSG_DONTWAIT)
 
 
 @define(eq=False)
-class _Limit:
-    """Lets few events of a kind through in each second."""
+class _RateLimit:
+    """Limits the events of one kind per second."""
 
     _now: Callable[[], float]
     _second: int = field(default=0, init=False)
     _seen: Counter[tuple[str, str]] = field(factory=Counter, init=False)
 
-    def passes(self, event: LogEvent) -> bool:
+    def allows(self, event: LogEvent) -> bool:
         second = int(self._now())
         if second != self._second:
             self._second = second
@@ -125,29 +126,29 @@ class _Limit:
 @implementer(ILogObserver)
 @define(eq=False)
 class LineObserver:
-    """Writes each event as a line of its own, whatever is in it.
+    """Writes each event as one line.
 
-    :param write_line: makes the line, without the end, from the fields.
+    :param format_line: returns the line, without its end, for a record.
     """
 
-    outlet: Outlet
-    _write_line: Callable[[Record], str]
+    writer: LineWriter
+    _format_line: Callable[[Record], str]
     _now: Callable[[], float] = time.monotonic
-    _limit: _Limit = field(init=False)
+    _limit: _RateLimit = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._limit = _Limit(self._now)
+        self._limit = _RateLimit(self._now)
 
     def __call__(self, event: LogEvent) -> None:
-        if event.get("log_namespace") != JOB_EVENTS and not self._limit.passes(event):
-            self.outlet.dropped["limited"] += 1
+        if event.get("log_namespace") != JOB_EVENTS and not self._limit.allows(event):
+            self.writer.dropped["limited"] += 1
             return
-        line = self._write_line(describe(event))
-        self.outlet.write(line.encode("utf-8", "backslashreplace") + b"\n")
+        line = self._format_line(make_record(event))
+        self.writer.write(line.encode("utf-8", "backslashreplace") + b"\n")
 
 
-def describe(event: LogEvent) -> Record:
-    """Return an event's time, level, logger and message, and then its own fields."""
+def make_record(event: LogEvent) -> Record:
+    """Return the time, level, logger and message of an event, then its own fields."""
     moment = datetime.fromtimestamp(event.get("log_time", 0.0), timezone.utc)
     level = event.get("log_level")
     record: Record = {
@@ -176,13 +177,13 @@ def _cut(value: object) -> str:
     return (value if isinstance(value, str) else str(value))[:MAX_TEXT]
 
 
-def write_json(record: Record) -> str:
-    """Return a record as JSON, all of it ASCII."""
+def format_json(record: Record) -> str:
+    """Return a record as JSON in ASCII."""
     return json.dumps(record)
 
 
-def write_text(record: Record) -> str:
-    """Return a record for people; only a traceback has more lines, and those are indented."""
+def format_text(record: Record) -> str:
+    """Return a record as text in one line; the lines of a traceback follow it, indented."""
     traceback = record.get("traceback", "")
     fields = [
         f"{name}={value if re.fullmatch('[!-~]+', str(value)) else json.dumps(value)}"
@@ -197,39 +198,39 @@ def write_text(record: Record) -> str:
     return "\n\t".join(lines)
 
 
-#: Where the lines of this process go, once one of the two below was called.
-_outlet: Outlet | None = None
+#: The writer of this process, once one of the two functions below was called.
+_writer: LineWriter | None = None
 
 
 def json_lines() -> ILogObserver:
-    """Return the observer that writes JSON to standard output: for ``twistd --logger``."""
-    return _observe(write_json)
+    """Return an observer that writes JSON to standard output, for ``twistd --logger``."""
+    return _observe(format_json)
 
 
 def text_lines() -> ILogObserver:
-    """Return the observer that writes text to standard output: for ``twistd --logger``."""
-    return _observe(write_text)
+    """Return an observer that writes text to standard output, for ``twistd --logger``."""
+    return _observe(format_text)
 
 
-def _observe(write_line: Callable[[Record], str]) -> ILogObserver:
-    global _outlet  # noqa: PLW0603 - like the log itself, it is the process's
-    # From now on whatever is printed goes to the log, and so sys.stdout is no longer this.
-    _outlet = Outlet(sys.stdout.fileno())
-    atexit.register(_outlet.flush)
-    return cast(ILogObserver, LineObserver(_outlet, write_line))
+def _observe(format_line: Callable[[Record], str]) -> ILogObserver:
+    global _writer  # noqa: PLW0603 - one per process, like Twisted's log
+    # Twisted replaces sys.stdout by its log from now on, so keep the descriptor.
+    _writer = LineWriter(sys.stdout.fileno())
+    atexit.register(_writer.flush)
+    return cast(ILogObserver, LineObserver(_writer, format_line))
 
 
 def is_on() -> bool:
-    """Whether this process writes such lines, so that there is an event for every change."""
-    return _outlet is not None
+    """Return whether one of these observers is in use, so that job events are worth logging."""
+    return _writer is not None
 
 
 def flush() -> None:
-    """Write what nobody took at once; to be called now and then."""
-    if _outlet is not None:
-        _outlet.flush()
+    """Write buffered lines; must be called at intervals."""
+    if _writer is not None:
+        _writer.flush()
 
 
 def count_dropped() -> dict[str, int]:
-    """Return how many lines were not written, by reason."""
-    return {} if _outlet is None else dict(_outlet.dropped)
+    """Return the numbers of dropped lines by reason."""
+    return {} if _writer is None else dict(_writer.dropped)

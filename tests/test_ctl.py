@@ -1,4 +1,4 @@
-"""What jobproxyctl makes of documents and of its command line."""
+"""jobproxyctl: its output and its command line."""
 
 from typing import Any
 
@@ -10,29 +10,29 @@ from tests.support.proxy import ProxyTestCase
 
 
 class TableTests(SynchronousTestCase):
-    def test_columns(self) -> None:
-        """Only columns that there is something in are shown; they are as wide as they must be."""
+    def test_empty_columns_are_left_out(self) -> None:
+        """Columns without a value are left out; the others are as wide as necessary."""
         rows: list[dict[str, Any]] = [{"a": "long one", "b": 1}, {"a": "x", "b": None}]
         expected = "A         B\nlong one  1\nx         -\n"
         self.assertEqual(make_table(("a", "b", "c"), rows), expected)
 
-    def test_empty(self) -> None:
-        """A table without rows has its head."""
+    def test_table_without_rows_has_a_header(self) -> None:
+        """A table without rows has its header."""
         self.assertEqual(make_table(("job", "age"), []), "JOB  AGE\n")
 
-    def test_terminal(self) -> None:
-        """What a job server has made up cannot talk to the terminal, or end a line."""
+    def test_control_characters_are_escaped(self) -> None:
+        """A job server's text cannot send control characters to the terminal, or end a line."""
         table = make_table(("id",), [{"id": "\x1b[2J\nforged"}])
         self.assertNotIn("\x1b", table)
         self.assertEqual(len(table.splitlines()), 2)
 
 
 class StatusTests(ProxyTestCase):
-    def test_status(self) -> None:
-        """The status for people has what is in the document."""
+    def test_text_agrees_with_the_document(self) -> None:
+        """The status as text agrees with the document."""
         client = self.submit()
         text = describe_status(self.operate().get("/status").response.json)
-        self.assertIn("held       1 clients of at most 100\n", text)
+        self.assertIn("held       1 clients, at most 100\n", text)
         self.assertIn("starting   1\n", text)
         self.has_descriptors = False
         text = describe_status(self.operate().get("/status").response.json)
@@ -52,16 +52,16 @@ class StatusTests(ProxyTestCase):
         "drain now",
     ],
 )
-def test_usage(words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A command line that means nothing is refused with what it could be, and code 2."""
+def test_invalid_command_line_exits_with_2(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An invalid command line is refused with the usage and exit code 2."""
     with pytest.raises(SystemExit) as caught:
         make_parser().parse_args(words.split())
     assert caught.value.code == 2
     assert "usage: jobproxyctl" in capsys.readouterr().err
 
 
-def test_admin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An argument beats the environment, which beats the default."""
+def test_flag_beats_environment_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag beats the environment, which beats the default."""
     monkeypatch.delenv("JOBPROXY_ADMIN", raising=False)
     assert make_parser().parse_args(["status"]).admin == DEFAULT_ADMIN
     monkeypatch.setenv("JOBPROXY_ADMIN", "unix:/run/admin")
@@ -70,8 +70,8 @@ def test_admin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
-def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """There are completions for shells, which know the commands."""
+def test_completions_know_the_commands(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The completions for each shell contain the commands."""
     with pytest.raises(SystemExit) as caught:
         make_parser().parse_args(["--print-completion", shell])
     assert caught.value.code == 0

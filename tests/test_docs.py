@@ -19,7 +19,7 @@ from twisted.scripts._twistd_unix import ServerOptions
 
 from jobproxy import tap
 from jobproxy.daemon.options import Option
-from jobproxy.wire import problems
+from jobproxy.wire.problems import Kind
 from tests.support.cluster import ClusterTestCase
 
 ROOT = Path(__file__).parents[1]
@@ -103,15 +103,8 @@ def test_no_other_options() -> None:
 
 def test_problems() -> None:
     """Each problem is in the HTTP reference with its status, and no other is."""
-    upstream = {
-        problems.UpstreamRejected: "400, 404, 409, 410, 422",
-        problems.UpstreamBusy: "429, 503",
-    }
-    kinds = [kind for kind in vars(problems).values() if hasattr(kind, "slug")]
-    expected = {
-        kind.slug: upstream.get(kind) or str(problems.status_of(kind.__new__(kind)))
-        for kind in kinds
-    }
+    upstream = {Kind.UPSTREAM_REJECTED: "400, 404, 409, 410, 422", Kind.UPSTREAM_BUSY: "429, 503"}
+    expected = {kind.slug: upstream.get(kind) or str(kind.status) for kind in Kind}
     assert {slug: statuses for statuses, slug in ROW.findall(PAGES["http"])} == expected
 
 
@@ -120,7 +113,7 @@ class MetricsTests(ClusterTestCase):
 
     def test_metrics(self) -> None:
         """Each metric that is served is in the table of metrics."""
-        served = self.nodes[0].connect().get("/metrics").response.body.decode()
+        served = self.nodes[0].operate().get("/metrics").response.body.decode()
         names = set(re.findall(r"^# TYPE (jobproxy_\w+) ", served, re.MULTILINE))
         documented = set(re.findall(r"``(jobproxy_\w+)(?:\{[\w,]+\})?``", PAGES["operations"]))
         self.assertGreater(len(names), 10)
@@ -128,7 +121,7 @@ class MetricsTests(ClusterTestCase):
 
     def test_queries(self) -> None:
         """Each metric that the runbook asks for is served."""
-        served = self.nodes[0].connect().get("/metrics").response.body.decode()
+        served = self.nodes[0].operate().get("/metrics").response.body.decode()
         kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", served, re.MULTILINE))
         names = {f"{name}_bucket" if kind == "histogram" else name for name, kind in kinds.items()}
         asked = set(re.findall(r"(?:jobproxy|process)_\w+", "\n".join(QUERIES)))

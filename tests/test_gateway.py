@@ -146,7 +146,7 @@ class DeadlineTests(ProxyTestCase):
 class ShortWaitTests(ProxyTestCase):
     """Clients that wait for less time than a start call may take."""
 
-    options = {"wait": 5.0}
+    settings = {"wait": 5.0}
 
     def test_says_whether_it_was_started(self) -> None:
         """At the deadline a queued job was not started, one without an ack perhaps was."""
@@ -179,7 +179,7 @@ class LeavingTests(ProxyTestCase):
         """Q16: a start in flight is not aborted when its client leaves; its callback is taken."""
         client = self.submit()
         client.leave()
-        self.assertEqual(self.table.held, 0)
+        self.assertEqual(self.table.clients.held, 0)
         self.starts[0].ack("1")
         taken = self.call_back(self.starts[0], result_of("1"))
         self.assertEqual(taken.json, {"status": "accepted"})
@@ -215,7 +215,7 @@ class StoppingTests(ProxyTestCase):
 class LimitTests(ProxyTestCase):
     """How much is held and started at once."""
 
-    options = {"per_account": 2, "queue_per_account": 3, "max_held": 8}
+    settings = {"starts_per_account": 2, "queue_per_account": 3, "max_held": 8}
 
     def test_bounds_starts_of_an_account(self) -> None:
         """L1: an account has so many starts at once; more wait for an ack, in order."""

@@ -1,4 +1,4 @@
-"""Log lines: what is in them, and that nobody waits for whoever takes them."""
+"""Log observers: what is in a line, and that a reader that does not read blocks nothing."""
 
 import json
 import os
@@ -16,33 +16,33 @@ from jobproxy.logs import (
     MAX_ALIKE,
     MAX_PENDING,
     LineObserver,
-    Outlet,
+    LineWriter,
     Record,
-    write_json,
-    write_text,
+    format_json,
+    format_text,
 )
 
 NASTY = "a\n2026-11-24T00:00:00.000Z info forged\r\x1b[31m\x85\u2028\x00"
 
 
 class LinesTestCase(SynchronousTestCase):
-    """A logger whose lines go to a pipe."""
+    """A logger whose lines are written to a pipe."""
 
     def setUp(self) -> None:
         super().setUp()
         self.reading, self.writing = os.pipe()
         self.addCleanup(os.close, self.reading)
         self.addCleanup(os.close, self.writing)
-        self.outlet = Outlet(self.writing)
+        self.writer = LineWriter(self.writing)
         self.now = 0.0
 
-    def make_logger(self, write_line: Callable[[Record], str], name: str = "jobproxy.x") -> Logger:
-        observer: Any = LineObserver(self.outlet, write_line, lambda: self.now)
+    def make_logger(self, format_line: Callable[[Record], str], name: str = "jobproxy.x") -> Logger:
+        observer: Any = LineObserver(self.writer, format_line, lambda: self.now)
         assert ILogObserver.providedBy(observer)
         return Logger(name, observer=LogPublisher(observer))
 
     def read(self) -> bytes:
-        """Return what has been written; there has to be something."""
+        """Return what has been written since the last call; there must be something."""
         return os.read(self.reading, 10 * MAX_PENDING)
 
     def read_records(self) -> list[dict[str, Any]]:
@@ -50,9 +50,9 @@ class LinesTestCase(SynchronousTestCase):
 
 
 class JsonTests(LinesTestCase):
-    def test_event(self) -> None:
+    def test_json_line_has_the_fields_of_the_event(self) -> None:
         """A line has time, level, logger and message, and the event's own fields."""
-        log = self.make_logger(write_json)
+        log = self.make_logger(format_json)
         log.warn("job {job} is {state}", job="j", state="late", request_id="r", count=3, id=None)
         (record,) = self.read_records()
         self.assertRegex(record.pop("time"), r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
@@ -70,24 +70,24 @@ class JsonTests(LinesTestCase):
             },
         )
 
-    def test_failure(self) -> None:
-        """A traceback is a field, and not lines of its own."""
-        log = self.make_logger(write_json)
+    def test_traceback_is_a_field(self) -> None:
+        """A traceback is a field, not lines of its own."""
+        log = self.make_logger(format_json)
         log.failure("crashed", Failure(ZeroDivisionError("by what?")))
         (record,) = self.read_records()
         self.assertEqual(record["level"], "critical")
         self.assertIn("ZeroDivisionError: by what?", record["traceback"])
 
-    def test_long(self) -> None:
-        """A value has an end."""
-        log = self.make_logger(write_json)
+    def test_long_value_is_cut(self) -> None:
+        """A long value is cut."""
+        log = self.make_logger(format_json)
         log.info("{x}", x="x" * 100_000)
         self.assertLess(len(self.read()), 10_000)
 
     @given(st.text(), st.binary())
-    def test_one_line(self, text: str, data: bytes) -> None:
+    def test_any_event_is_one_line_of_ascii(self, text: str, data: bytes) -> None:
         """Whatever is in an event, it is one line of ASCII."""
-        self.make_logger(write_json).info("{text} {data}", text=text, data=data, other=text)
+        self.make_logger(format_json).info("{text} {data}", text=text, data=data, other=text)
         self.now += 1
         lines = self.read().split(b"\n")
         self.assertEqual(lines[1:], [b""])
@@ -95,26 +95,26 @@ class JsonTests(LinesTestCase):
 
 
 class TextTests(LinesTestCase):
-    def test_event(self) -> None:
-        """A line is what happened, and then the fields that have a name."""
-        log = self.make_logger(write_text)
+    def test_text_line_has_the_message_and_the_fields(self) -> None:
+        """A line is the message, then the fields by name."""
+        log = self.make_logger(format_text)
         log.info("job {job} is up", job="j", words="two words")
         line = self.read().decode()
         time, rest = line.split(" ", 1)
         self.assertEqual(len(time), 24)
         self.assertEqual(rest, 'info     jobproxy.x: job j is up job=j words="two words"\n')
 
-    def test_nothing_is_forged(self) -> None:
-        """A value can neither begin a line nor talk to the terminal."""
-        self.make_logger(write_text).info("account {account}", account=NASTY)
+    def test_control_characters_are_escaped(self) -> None:
+        """A value can neither begin a line nor send control characters to the terminal."""
+        self.make_logger(format_text).info("account {account}", account=NASTY)
         text = self.read().decode()
         self.assertEqual(len(text.splitlines()), 1)
         self.assertNotIn("\x1b", text)
         self.assertIn(r"\x1b[31m", text)
 
-    def test_failure(self) -> None:
-        """A traceback is indented, so that it is not taken for lines of the log."""
-        self.make_logger(write_text).failure("crashed", Failure(ValueError(NASTY)))
+    def test_traceback_is_indented(self) -> None:
+        """A traceback is indented, so that it cannot be mistaken for other lines."""
+        self.make_logger(format_text).failure("crashed", Failure(ValueError(NASTY)))
         first, *others = self.read().decode().split("\n")
         self.assertIn("crashed", first)
         self.assertGreater(len(others), 1)
@@ -122,76 +122,76 @@ class TextTests(LinesTestCase):
 
 
 class FullTests(LinesTestCase):
-    """L7: nobody takes the lines."""
+    """L7: nobody reads the lines."""
 
-    def test_waits_for_nobody(self) -> None:
-        """L7: lines that a full pipe does not take are kept, then dropped and counted."""
+    def test_full_pipe_does_not_block(self) -> None:
+        """L7: lines for a full pipe are buffered, then dropped and counted."""
         line = b"x" * 999 + b"\n"
         number = 2 * MAX_PENDING // len(line)
         for _ in range(number):
-            self.outlet.write(line)
-        self.assertGreater(self.outlet.dropped["full"], 0)
+            self.writer.write(line)
+        self.assertGreater(self.writer.dropped["full"], 0)
         taken = 0
-        while taken < (number - self.outlet.dropped["full"]) * len(line):
+        while taken < (number - self.writer.dropped["full"]) * len(line):
             data = self.read()
             taken += len(data)
             self.assertEqual(set(data), set(line))
-            self.outlet.flush()
-        self.assertEqual(taken, (number - self.outlet.dropped["full"]) * len(line))
+            self.writer.flush()
+        self.assertEqual(taken, (number - self.writer.dropped["full"]) * len(line))
 
-    def test_goes_on(self) -> None:
-        """L7: once somebody takes lines again, what was kept comes, and then what is new."""
-        while not self.outlet.dropped["full"]:
-            self.outlet.write(b"filler\n")
+    def test_buffered_lines_are_written_first(self) -> None:
+        """L7: once the reader reads again, buffered lines are written before new ones."""
+        while not self.writer.dropped["full"]:
+            self.writer.write(b"filler\n")
         data = b""
-        self.outlet.write(b"lost!!\n")
+        self.writer.write(b"lost!!\n")
         while len(data) < MAX_PENDING // 7 * 7:
             data += self.read()
-            self.outlet.flush()
-        self.outlet.write(b"fresh!\n")
+            self.writer.flush()
+        self.writer.write(b"fresh!\n")
         data += self.read()
         lines = data.splitlines()
         self.assertEqual(lines.pop(), b"fresh!")
         self.assertEqual(set(lines), {b"filler"})
 
-    def test_nobody_there(self) -> None:
+    def test_lines_for_a_closed_pipe_are_dropped(self) -> None:
         """L7: lines are dropped and counted when the other end of the pipe is closed."""
         reading, writing = os.pipe()
         self.addCleanup(os.close, writing)
         os.close(reading)
-        outlet = Outlet(writing)
-        outlet.write(b"one\n")
-        outlet.write(b"two\n")
-        self.assertEqual(outlet.dropped, {"failed": 2})
+        writer = LineWriter(writing)
+        writer.write(b"one\n")
+        writer.write(b"two\n")
+        self.assertEqual(writer.dropped, {"failed": 2})
 
-    def test_socket(self) -> None:
-        """L7: a socket, which systemd's journal is, is not waited for either."""
+    def test_full_socket_does_not_block(self) -> None:
+        """L7: a full socket, as that of systemd's journal, does not block either."""
         ours, theirs = socket.socketpair()
         self.addCleanup(ours.close)
         self.addCleanup(theirs.close)
-        outlet = Outlet(ours.fileno())
-        self.addCleanup(outlet.close)
-        while not outlet.dropped["full"]:
-            outlet.write(b"y" * 99_999 + b"\n")
+        writer = LineWriter(ours.fileno())
+        self.addCleanup(writer.close)
+        while not writer.dropped["full"]:
+            writer.write(b"y" * 99_999 + b"\n")
         self.assertEqual(theirs.recv(10), b"y" * 10)
 
 
 class FloodTests(LinesTestCase):
-    def test_limit(self) -> None:
-        """Of events of one kind, only some in a second are written; the others are counted."""
-        log = self.make_logger(write_json)
+    def test_events_of_one_kind_are_limited(self) -> None:
+        """Of events of one kind only some per second are written; the others are counted."""
+        log = self.make_logger(format_json)
         for number in range(1_000):
             log.warn("somebody did {number}", number=number)
         log.warn("somebody did something else")
         self.assertEqual(len(self.read_records()), MAX_ALIKE + 1)
-        self.assertEqual(self.outlet.dropped, {"limited": 1_000 - MAX_ALIKE})
+        self.assertEqual(self.writer.dropped, {"limited": 1_000 - MAX_ALIKE})
         self.now = 1.0
         log.warn("somebody did {number}", number=-1)
         self.assertEqual(self.read_records()[0]["number"], -1)
 
-    def test_jobs(self) -> None:
-        """Every job has its lines."""
-        log = self.make_logger(write_json, "jobproxy.jobs")
+    def test_job_events_are_not_limited(self) -> None:
+        """Job events are not limited."""
+        log = self.make_logger(format_json, "jobproxy.jobs")
         for number in range(100):
             log.info("job {job} is queued", job=str(number))
         self.assertEqual(len(self.read_records()), 100)

@@ -1,6 +1,6 @@
-"""The gateway as one would write it with aiohttp on uvloop, with care.
+"""A gateway with aiohttp on uvloop, carefully written.
 
-There are no lanes, no signed tokens and no strict reading here: only the way of a job.
+It has no account limiter, no signed tokens and no strict parsing: only the path of a job.
 """
 
 import argparse
@@ -19,7 +19,7 @@ MAX_STARTS = 256
 
 
 class Gateway:
-    """Holds clients in the table of futures until their callbacks come."""
+    """Holds clients in a table of futures until their callbacks come."""
 
     def __init__(self, callback_url: str, job_server_url: str) -> None:
         self._callback_url = callback_url
@@ -28,7 +28,7 @@ class Gateway:
         self._session: aiohttp.ClientSession
 
     async def open_session(self, _: web.Application) -> AsyncIterator[None]:
-        """Have one session, and so one pool of connections, as long as the application runs."""
+        """Keep one session, and so one pool of connections, while the application runs."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=MAX_STARTS),
             # A cookie set for one account would be sent for the next.
@@ -39,18 +39,18 @@ class Gateway:
             yield
 
     async def proxy(self, request: web.Request) -> web.Response:
-        """Start a job and answer with its callback's body."""
+        """Start a job and respond with its callback's body."""
         try:
             job = json.loads(await request.read())
             start = {**job, "wait": False}
         except (ValueError, TypeError):
             return web.json_response({"error": "the body is not a JSON object"}, status=400)
         token = secrets.token_urlsafe(16)
-        answer = asyncio.get_running_loop().create_future()
-        self._waiting[token] = answer
+        result = asyncio.get_running_loop().create_future()
+        self._waiting[token] = result
         try:
             await self._start({**start, "callback": f"{self._callback_url}/{token}"})
-            body = await asyncio.wait_for(answer, WAIT)
+            body = await asyncio.wait_for(result, WAIT)
         except aiohttp.ClientError:
             return web.json_response({"error": "the job could not be started"}, status=502)
         except asyncio.TimeoutError:
@@ -66,22 +66,22 @@ class Gateway:
             headers={"Content-Type": "application/json"},
             raise_for_status=True,
         ) as response:
-            # The connection is free for the next start only when all of this has been read.
+            # The connection is free for the next start request once the body has been read.
             await response.read()
 
     async def callback(self, request: web.Request) -> web.Response:
-        """Take the result of a job."""
+        """Receive the result of a job."""
         body = await request.read()
-        answer = self._waiting.get(request.match_info["token"])
-        if answer is None:
+        result = self._waiting.get(request.match_info["token"])
+        if result is None:
             return web.json_response({"error": "nobody waits for this job"}, status=404)
-        if not answer.done():
-            answer.set_result(body)
+        if not result.done():
+            result.set_result(body)
         return web.json_response({"status": "accepted"})
 
 
 def main() -> None:
-    """Serve until a signal ends it."""
+    """Serve until a signal comes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--callback-url", required=True)

@@ -1,5 +1,5 @@
-// The gateway as one would write it with Node's own http module, with care. There are no lanes, no
-// signed tokens and no strict reading here: only the way of a job.
+// A gateway with Node's own http module, carefully written. It has no account limiter, no signed
+// tokens and no strict parsing: only the path of a job.
 'use strict';
 
 const { randomBytes } = require('node:crypto');
@@ -55,14 +55,14 @@ function start(body) {
         },
       },
       (response) => {
-        // The connection is free for the next start only when all of this has been read.
+        // The connection is free for the next start request once the body has been read.
         readBody(response).then(() => {
           if (response.statusCode >= 200 && response.statusCode < 300) resolve();
-          else reject(new Error(`the job server answered ${response.statusCode}`));
+          else reject(new Error(`the job server responded ${response.statusCode}`));
         }, reject);
       },
     );
-    request.on('timeout', () => request.destroy(new Error('the job server does not answer')));
+    request.on('timeout', () => request.destroy(new Error('the job server does not respond')));
     request.on('error', reject);
     request.end(body);
   });
@@ -78,13 +78,13 @@ async function proxy(request, response) {
   }
   const token = randomBytes(16).toString('base64url');
   let timer;
-  const answer = new Promise((resolve) => {
+  const result = new Promise((resolve) => {
     waiting.set(token, resolve);
     timer = setTimeout(resolve, WAIT, null);
   });
   try {
     await start(JSON.stringify({ ...job, wait: false, callback: `${callbackUrl}/${token}` }));
-    const body = await answer;
+    const body = await result;
     if (body === null) send(response, 504, '{"error":"the job did not end in time"}');
     else send(response, 200, body);
   } catch {
@@ -118,7 +118,7 @@ const server = http.createServer((request, response) => {
   }
   handling.catch(() => response.destroy());
 });
-// The default of 5 s is less than what callers with a pool expect, who would then meet it closed.
+// Job servers with a connection pool expect more than the default of 5 s.
 server.keepAliveTimeout = 75_000;
 server.listen({ port: Number(options.port), host: '127.0.0.1', backlog: 4096 });
 process.on('SIGTERM', () => process.exit(0));

@@ -1,7 +1,7 @@
-"""The gateway as one would first write it with stock twisted.web, Klein and treq.
+"""A gateway with stock twisted.web, Klein and treq, as a first version would be written.
 
-On Linux this runs on the epoll reactor, as jobproxy does by default. There are no lanes, no signed
-tokens and no strict reading here: only the way of a job.
+On Linux it runs on the epoll reactor, as jobproxy does by default. It has no account limiter, no
+signed tokens and no strict parsing: only the path of a job.
 """
 
 import argparse
@@ -27,7 +27,7 @@ reactor: Any = global_reactor
 
 class QuietSite(Site):
     def log(self, request: Request) -> None:
-        """Write no access log, as none of the others does."""
+        """Write no access log, like the other gateways."""
 
 
 class Gateway:
@@ -38,7 +38,7 @@ class Gateway:
         self._job_server_url = job_server_url
         self._waiting: dict[str, Deferred[bytes]] = {}
         self._pool = HTTPConnectionPool(reactor, persistent=True)
-        # By default only two are kept, and most starts would connect anew.
+        # By default only two are kept, and most start requests would need a new connection.
         self._pool.maxPersistentPerHost = MAX_STARTS
 
     def app(self) -> Klein:
@@ -49,19 +49,19 @@ class Gateway:
         return app
 
     async def proxy(self, request: Request) -> bytes:
-        """Start a job and answer with its callback's body."""
+        """Start a job and respond with its callback's body."""
         try:
             start = {**json.loads(_read(request)), "wait": False}
         except (ValueError, TypeError):
-            return _answer(request, 400, b'{"error":"the body is not a JSON object"}')
+            return _respond(request, 400, b'{"error":"the body is not a JSON object"}')
         token = secrets.token_urlsafe(16)
-        answer: Deferred[bytes] = Deferred()
-        self._waiting[token] = answer
+        result: Deferred[bytes] = Deferred()
+        self._waiting[token] = result
         try:
             await self._start({**start, "callback": f"{self._callback_url}/{token}"})
-            return _answer(request, 200, await answer.addTimeout(WAIT, reactor))
+            return _respond(request, 200, await result.addTimeout(WAIT, reactor))
         except DeferredTimeout:
-            return _answer(request, 504, b'{"error":"the job did not end in time"}')
+            return _respond(request, 504, b'{"error":"the job did not end in time"}')
         finally:
             del self._waiting[token]
 
@@ -73,19 +73,19 @@ class Gateway:
             pool=self._pool,
             timeout=START_TIMEOUT,
         )
-        # The connection is free for the next start only when all of this has been read.
+        # The connection is free for the next start request once the body has been read.
         await response.content()
         if response.code != 200:
-            raise RuntimeError(f"the job server answered {response.code}")
+            raise RuntimeError(f"the job server responded {response.code}")
 
     async def callback(self, request: Request, token: str) -> bytes:
-        """Take the result of a job."""
-        answer = self._waiting.get(token)
-        if answer is None:
-            return _answer(request, 404, b'{"error":"nobody waits for this job"}')
-        if not answer.called:
-            answer.callback(_read(request))
-        return _answer(request, 200, b'{"status":"accepted"}')
+        """Receive the result of a job."""
+        result = self._waiting.get(token)
+        if result is None:
+            return _respond(request, 404, b'{"error":"nobody waits for this job"}')
+        if not result.called:
+            result.callback(_read(request))
+        return _respond(request, 200, b'{"status":"accepted"}')
 
 
 def _read(request: Request) -> bytes:
@@ -93,16 +93,16 @@ def _read(request: Request) -> bytes:
     return request.content.read()
 
 
-def _answer(request: Request, status: int, body: bytes) -> bytes:
+def _respond(request: Request, status: int, body: bytes) -> bytes:
     request.setResponseCode(status)
     request.setHeader(b"Content-Type", b"application/json")
-    # Without it twisted.web would send chunks, which cost more.
+    # Without it twisted.web would use chunked encoding, which costs more.
     request.setHeader(b"Content-Length", b"%d" % len(body))
     return body
 
 
 def main() -> None:
-    """Serve until a signal ends it."""
+    """Serve until a signal comes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--callback-url", required=True)

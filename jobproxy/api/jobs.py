@@ -1,24 +1,23 @@
-"""The HTTP side: Klein routes, requests parsed in, results and problems written out."""
+"""The clients' routes: jobs are POSTed and held, and asked for later."""
 
-import json
 import re
 
 from attrs import define
 from klein import Klein
 from twisted.internet.defer import Deferred
 
+from jobproxy.api.documents import describe_state, describe_times, job_path
 from jobproxy.api.responses import respond
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
-from jobproxy.jobs.record import Delivery, JobRecord
+from jobproxy.jobs.record import JobRecord
 from jobproxy.wire.jobs import Job, Report, parse_job
 from jobproxy.wire.preferences import Preferences, parse_preferences
-from jobproxy.wire.problems import UnsupportedMediaType, job_path
+from jobproxy.wire.problems import Kind, Problem, ProblemError
 
-#: Where jobs are taken: our own path, and those by which clients know the job server itself.
+#: Where jobs are accepted: our own path, and those by which clients know the job server itself.
 PROXY_PATHS = ("/proxy", "/start", "/")
 
-_RECEIPTS = {delivery: json.dumps({"status": delivery.value}).encode() for delivery in Delivery}
 _JSON_TYPE = re.compile(rb"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 
 
@@ -26,7 +25,7 @@ _JSON_TYPE = re.compile(rb"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNOR
 class ClientRoutes:
     """Serves clients.
 
-    :param allows_callbacks: whether a client may want to be called back itself.
+    :param allows_callbacks: whether a client may name a callback URL of its own.
     """
 
     _gateway: Gateway
@@ -38,14 +37,14 @@ class ClientRoutes:
         app.route("/jobs/<job_id>", methods=["GET"])(self.job)
 
     def proxy(self, request: Request) -> Deferred[bytes]:
-        """Hold a client until its job is done; the Deferred is cancelled when the client leaves."""
+        """Hold a client until its job ends; the Deferred is cancelled when the client leaves."""
         _check_type(request)
         preferences = parse_preferences(request.headers)
         job = parse_job(request.body, allows_callbacks=self._allows_callbacks)
         if preferences.key is None:
             return self._hold(None, request, job, preferences)
-        recalling = self._gateway.recall(job, preferences.key)
-        return recalling.addCallback(self._hold, request, job, preferences)
+        finding = self._gateway.find_by_key(job, preferences.key)
+        return finding.addCallback(self._hold, request, job, preferences)
 
     def _hold(
         self, known: JobRecord | None, request: Request, job: Job, preferences: Preferences
@@ -56,108 +55,52 @@ class ClientRoutes:
             if known.result is not None:
                 request.setHeader(b"Idempotent-Replayed", b"true")
             waiting = self._gateway.join(known, job, preferences)
-        self._tell_wait(request, preferences)
+        self._apply(request, preferences)
         request.forget()
-        return waiting.addCallback(self._tell_job, request, preferences)
+        return waiting.addCallback(self._respond, request, preferences)
 
-    def _tell_job(self, record: JobRecord, request: Request, preferences: Preferences) -> bytes:
-        """Answer with a job's result, or with the ack if that is all that the client wants."""
+    def _respond(self, record: JobRecord, request: Request, preferences: Preferences) -> bytes:
+        """Send a job's result, or the ack if that is all that the client asked for."""
         if record.result is None and preferences.is_async:
-            self._tell_wait(request, preferences, "respond-async")
-        return _tell(request, record, record.ack)
+            self._apply(request, preferences, "respond-async")
+        return _send_job(request, record, record.ack)
 
     async def job(self, request: Request, job_id: str) -> bytes:
-        """Tell of a job, or hold the client until there is more to tell."""
+        """Send what is known of a job, or hold the client until there is more."""
         preferences = parse_preferences(request.headers)
         waiting = self._gateway.find(job_id, preferences)
-        self._tell_wait(request, preferences)
-        record = await waiting
-        return _tell(request, record)
+        self._apply(request, preferences)
+        return _send_job(request, await waiting, None)
 
-    def _tell_wait(self, request: Request, preferences: Preferences, *applied: str) -> None:
-        """Tell the client which of its preferences count (RFC 7240, section 3)."""
+    def _apply(self, request: Request, preferences: Preferences, *applied: str) -> None:
+        """Say which of the client's preferences count (RFC 7240, section 3)."""
         if preferences.wait is not None:
             applied = (*applied, f"wait={int(self._gateway.hold_time(preferences))}")
         if applied:
-            request.setHeader("Preference-Applied", ", ".join(applied))
+            request.setHeader(b"Preference-Applied", ", ".join(applied).encode())
 
 
-@define(eq=False)
-class CallbackRoutes:
-    """Serves callbacks of jobs whose token is in the path.
-
-    :param path: the path below which they arrive: empty, or ``/…`` without a slash at its end.
-    """
-
-    _gateway: Gateway
-    _path: str
-
-    def add_to(self, app: Klein) -> None:
-        app.route(f"{self._path}/<token>", methods=["POST"])(self.take)
-
-    def take(self, request: Request, token: str) -> bytes | Deferred[bytes]:
-        """Take a callback; nothing of it is looked at before its token."""
-        job_id = self._gateway.recognize(token)
-        delivery = self._gateway.deliver(job_id, request.body)
-        if isinstance(delivery, Delivery):
-            return respond(request, _RECEIPTS[delivery])
-        return delivery.addCallback(lambda done: respond(request, _RECEIPTS[done]))
-
-
-@define(eq=False)
-class FixedCallbackRoutes:
-    """Serves callbacks that all come to the same path.
-
-    :param path: not empty.
-    """
-
-    _gateway: Gateway
-    _path: str
-
-    def add_to(self, app: Klein) -> None:
-        app.route(self._path, methods=["POST"])(self.take)
-
-    def take(self, request: Request) -> bytes:
-        """Take a callback, and find its job by the id in it."""
-        return respond(request, _RECEIPTS[self._gateway.deliver_by_id(request.body)])
-
-
-def _tell(request: Request, record: JobRecord, ack: Report | None = None) -> bytes:
-    """Respond with a job's result; as long as it has none with its ack, or with its state."""
+def _send_job(request: Request, record: JobRecord, ack: Report | None) -> bytes:
+    """Send a job's result; as long as there is none its ack, or else how far it has come."""
     path = job_path(record.job_id).encode()
     result = record.result
     if result is None:
         request.setHeader(b"Location", path)
-        return respond(request, _describe(record) if ack is None else ack.body, 202)
+        return respond(request, describe_state(record) if ack is None else ack.body, 202)
     request.setHeader(b"Content-Location", path)
-    request.setHeader(b"Server-Timing", _time(record))
+    request.setHeader(b"Server-Timing", describe_times(record))
     return respond(request, result.body)
-
-
-def _describe(record: JobRecord) -> bytes:
-    """Return how far a job has come, as JSON."""
-    known = {"state": record.state.value}
-    if record.upstream_id is not None:
-        known["id"] = record.upstream_id
-    return json.dumps(known).encode()
-
-
-def _time(record: JobRecord) -> bytes:
-    """Return how long each part of a job's way took, in milliseconds (Server-Timing)."""
-    parts = ""
-    begin = record.created
-    for name, end in (("queue", record.sent), ("start", record.acked), ("job", record.ended)):
-        if end is not None:
-            parts += f", {name};dur={(end - begin) * 1000:.3f}"
-            begin = end
-    return parts[2:].encode()
 
 
 def _check_type(request: Request) -> None:
     if request.find_header(b"content-encoding"):
-        raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
+        raise _unsupported("Send the body as it is, without a Content-Encoding.")
     content_type = request.find_header(b"content-type")
     if content_type is None or content_type == b"application/json":
         return
     if not _JSON_TYPE.fullmatch(content_type):
-        raise UnsupportedMediaType("Send the job as JSON, with Content-Type: application/json.")
+        raise _unsupported("Send the job as JSON, with Content-Type: application/json.")
+
+
+def _unsupported(detail: str) -> ProblemError:
+    return ProblemError(Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail))

@@ -1,4 +1,4 @@
-"""The document that says what is served, for programs that read such things (OpenAPI 3.1)."""
+"""The OpenAPI 3.1 document of all routes."""
 
 import json
 from importlib.resources import files
@@ -12,20 +12,20 @@ from jobproxy.http1.request import Request
 
 
 def read_document() -> bytes:
-    """Return the document, JSON, with our version in it."""
+    """Return the document as JSON, with the version of this package."""
     document = json.loads(files("jobproxy.api").joinpath("openapi.json").read_bytes())
     document["info"]["version"] = __version__
     return json.dumps(document, ensure_ascii=False).encode()
 
 
 @define(eq=False)
-class InterfaceRoutes:
-    """Serves the document."""
+class OpenApiRoutes:
+    """Serves the OpenAPI document."""
 
     _document: bytes = field(factory=read_document, init=False, repr=False)
 
     def add_to(self, app: Klein) -> None:
-        app.route("/openapi.json", methods=["GET"])(self.tell_interface)
+        app.route("/openapi.json", methods=["GET"])(self.get_document)
 
-    def tell_interface(self, request: Request) -> bytes:
+    def get_document(self, request: Request) -> bytes:
         return respond(request, self._document)

@@ -8,35 +8,22 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as RouteMethodNotAllowed
 
+from jobproxy.api.documents import describe_problem
 from jobproxy.api.routing import RoutedResource
 from jobproxy.http1.errors import HttpError
 from jobproxy.http1.request import Request
-from jobproxy.wire.problems import (
-    BodyTooLarge,
-    Draining,
-    ExpectationFailed,
-    HeadersTooLarge,
-    Internal,
-    Malformed,
-    MethodNotAllowed,
-    NotFound,
-    Overloaded,
-    Problem,
-    RequestTimeout,
-    describe,
-    status_of,
-)
+from jobproxy.wire.problems import Kind, Problem, ProblemError, not_found
 
 _log = Logger()
 
 PROBLEM_TYPE = b"application/problem+json"
 #: The problems of requests that never reach a route, by their status.
-_HTTP_PROBLEMS: dict[int, type[Problem]] = {
-    400: Malformed,
-    408: RequestTimeout,
-    413: BodyTooLarge,
-    417: ExpectationFailed,
-    431: HeadersTooLarge,
+_HTTP_PROBLEMS = {
+    400: Kind.MALFORMED_REQUEST,
+    408: Kind.REQUEST_TIMEOUT,
+    413: Kind.BODY_TOO_LARGE,
+    417: Kind.EXPECTATION_FAILED,
+    431: Kind.HEADERS_TOO_LARGE,
 }
 
 
@@ -53,7 +40,7 @@ def make_resource(*routes: Routes) -> RoutedResource:
     for group in routes:
         group.add_to(app)
     handlers: dict[type[Exception], Any] = {
-        Problem: _refuse,
+        ProblemError: _refuse_problem,
         HTTPException: _refuse_route,
         Exception: _refuse_crash,
     }
@@ -64,8 +51,8 @@ def make_resource(*routes: Routes) -> RoutedResource:
 
 def describe_error(error: HttpError, request_id: bytes) -> tuple[bytes, bytes]:
     """Return the content type and the problem document of what is no acceptable request."""
-    problem = _HTTP_PROBLEMS[error.status](error.detail)
-    return PROBLEM_TYPE, describe(problem, request_id.decode())
+    problem = Problem(_HTTP_PROBLEMS[error.status], error.detail)
+    return PROBLEM_TYPE, describe_problem(problem, request_id.decode())
 
 
 def respond(request: Request, body: bytes, status: int = 200) -> bytes:
@@ -75,37 +62,39 @@ def respond(request: Request, body: bytes, status: int = 200) -> bytes:
     return body
 
 
-def _refuse(request: Request, failure: Failure) -> bytes:
+def send_problem(request: Request, problem: Problem) -> bytes:
     """Respond with a problem document."""
-    problem = failure.value
-    assert isinstance(problem, Problem)
-    # It may be kept as the outcome of its job.
-    problem.forget_origin()
     if problem.retry_after is not None:
         request.setHeader(b"Retry-After", b"%d" % problem.retry_after)
-    if isinstance(problem, MethodNotAllowed):
+    if problem.allowed:
         request.setHeader(b"Allow", ", ".join(problem.allowed).encode())
-    if isinstance(problem, Overloaded | Draining):
+    if problem.kind in (Kind.OVERLOADED, Kind.DRAINING):
         # Connections are what there is too much of.
         request.keep_alive = False
     request.outcome = problem.slug
-    request.setResponseCode(status_of(problem))
+    request.setResponseCode(problem.status)
     request.setHeader(b"Content-Type", PROBLEM_TYPE)
-    return describe(problem, request.request_id.decode())
+    return describe_problem(problem, request.request_id.decode())
+
+
+def _refuse_problem(request: Request, failure: Failure) -> bytes:
+    error = failure.value
+    assert isinstance(error, ProblemError)
+    return send_problem(request, error.problem)
 
 
 def _refuse_route(request: Request, failure: Failure) -> bytes:
-    """Respond with a problem document where Klein has a page of its own."""
-    problem: Problem = NotFound()
-    if isinstance(failure.value, RouteMethodNotAllowed):
-        problem = MethodNotAllowed(sorted(failure.value.valid_methods or ()))
-    return _refuse(request, Failure(problem))
+    """Respond in our own words to what Klein's routing found."""
+    if not isinstance(failure.value, RouteMethodNotAllowed):
+        return send_problem(request, not_found().problem)
+    allowed = tuple(sorted(failure.value.valid_methods or ()))
+    detail = f"Use {' or '.join(allowed)} here."
+    return send_problem(request, Problem(Kind.METHOD_NOT_ALLOWED, detail, allowed=allowed))
 
 
 def _refuse_crash(request: Request, failure: Failure) -> bytes:
-    """Respond with the request id alone; the failure is in the log under that id."""
+    """Respond to a bug of ours with no more than the id by which the log tells all."""
     request_id = request.request_id.decode()
     _log.failure("request {request_id} crashed", failure, request_id=request_id)
-    problem = Internal("Something went wrong in the proxy; its log knows the requestId.")
-    problem.started = "unknown"
-    return _refuse(request, Failure(problem))
+    detail = "Something went wrong in the proxy; its log knows the requestId."
+    return send_problem(request, Problem(Kind.INTERNAL, detail, started="unknown"))

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
 
 from jobproxy.http1.request import Request
-from jobproxy.wire.problems import Malformed
+from jobproxy.wire.problems import Kind, Problem, ProblemError
 
 _log = Logger()
 
@@ -69,7 +69,7 @@ class RoutedResource(KleinResource):
         try:
             text = unquote_to_bytes(path).decode()
         except UnicodeDecodeError:
-            raise Malformed("The path is not UTF-8.") from None
+            raise ProblemError(Problem(Kind.MALFORMED_REQUEST, "The path is not UTF-8.")) from None
         endpoint, parts = self._match(text, method.decode("ascii"))
         if path in self._fixed_paths:
             self._known[method, path] = endpoint

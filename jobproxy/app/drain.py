@@ -48,26 +48,27 @@ class Drain:
     _is_hurried: bool = field(default=False, init=False)
 
     async def finish_jobs(self) -> None:
-        """Take no more jobs, and wait until no client is held, for the timeout at most."""
+        """Accept no more jobs, and wait until no client is held, for the timeout at most."""
         table = self._gateway.table
-        _log.info("draining: {held} clients are held", held=table.held)
-        self._notifier.tell(STOPPING="1", STATUS=f"draining, {table.held} clients held")
+        clients = table.clients
+        _log.info("draining: {held} clients are held", held=clients.held)
+        self._notifier.notify(STOPPING="1", STATUS=f"draining, {clients.held} clients held")
         if self._handed_on:
             for port in self._handed_on:
                 await maybeDeferred(port.disownServiceParent)
             await deferLater(self._clock, SETTLE_TIME)
         self._gateway.drain()
         await self._close_idle(but=self._callbacks)
-        if table.held and not self._is_hurried:
-            await self._wait(table.when_idle(), self._timeout)
+        if clients.held and not self._is_hurried:
+            await self._wait(clients.when_idle(), self._timeout)
         _log.info(
             "drained: {held} clients are still held, {jobs} jobs have not ended",
-            held=table.held,
+            held=clients.held,
             jobs=len(table),
         )
 
     async def flush(self) -> None:
-        """Wait until the last answers have left; to be called when nobody is held."""
+        """Wait until the last responses have left; to be called when no client is held."""
         await self._close_idle()
         for factory in self._factories:
             seconds = HURRIED_FLUSH_TIME if self._is_hurried else FLUSH_TIME

@@ -1,14 +1,15 @@
 """The options of ``twistd jobproxy``."""
 
-from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from attrs import evolve
+from attrs import evolve, fields
 from twisted.python import usage
 
 from jobproxy.api.jobs import PROXY_PATHS
+from jobproxy.app.settings import CorrelateBy, Settings, SlotScope
 from jobproxy.daemon.options import (
     DaemonOptions,
     Option,
@@ -22,26 +23,12 @@ from jobproxy.daemon.options import (
     reader_of,
 )
 from jobproxy.store.redis_address import read_address
-from jobproxy.upstream.retries import OnLost, Retry
+from jobproxy.upstream.retries import OnLost, RetryMode
 from jobproxy.wire.tokens import MIN_KEY
 
 
-class CorrelateBy(Enum):
-    """What tells the job that a callback is about."""
-
-    TOKEN = "token"  # noqa: S105 - a word, not a secret
-    ID = "id"
-
-
-class SlotScope(Enum):
-    """Whose starts are counted together."""
-
-    NODE = "node"
-    CLUSTER = "cluster"
-
-
 def read_password(text: str) -> str:
-    """Read a password from the file with this name; the end of its line does not belong to it."""
+    """Read a password from a file; a trailing end of line is removed."""
     try:
         return Path(text).read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
@@ -51,7 +38,7 @@ def read_password(text: str) -> str:
 
 
 def read_keys(text: str) -> list[bytes]:
-    """Read the keys of callback tokens from the file with this name."""
+    """Read the keys of callback tokens from a file of one or two lines."""
     try:
         keys = Path(text).read_bytes().split(b"\n")
     except OSError as error:
@@ -66,15 +53,15 @@ class Options(DaemonOptions):
     program = "jobproxy"
     synopsis = "--callback-url URL [options]"
     longdesc = (
-        "Holds each client that POSTs a job, starts the job on the job server, and answers with "
-        "what the job server POSTs back."
+        "Holds each client that POSTs a job, starts the job on the job server, and responds with "
+        "the body of the job server's callback."
     )
     table = (
         Option(
             "callback-url",
             None,
             read_base_url,
-            "public base of the URLs that the job server calls back; its path is served",
+            "public base of the callback URLs; callbacks are served below its path",
             required=True,
             aliases=("CALLBACK_URL",),
         ),
@@ -82,20 +69,20 @@ class Options(DaemonOptions):
             "job-server-url",
             "http://jobs.asgateway.com/start",
             read_url,
-            "where jobs are started",
+            "URL where jobs are started",
         ),
         Option(
             "listen",
             "tcp:8080:interface=127.0.0.1:backlog=4096",
             read_endpoints,
-            "endpoint to serve on (strports); may come several times",
+            "endpoint for clients (strports); may be repeated",
             repeatable=True,
         ),
         Option(
             "callback-listen",
             None,
             read_endpoints,
-            "endpoint for callbacks, which are then served nowhere else; may come several times",
+            "endpoint for callbacks, which are then not served on --listen; may be repeated",
             repeatable=True,
         ),
         Option(
@@ -103,101 +90,117 @@ class Options(DaemonOptions):
             None,
             read_endpoints,
             "endpoint for the live page, status, jobs and orphans, and for health and metrics, "
-            "which are then served nowhere else; may come several times",
+            "which are then not served on --listen; may be repeated",
             repeatable=True,
         ),
-        Option("wait", "30", read_seconds, "seconds a client is held at most"),
-        Option("start-timeout", "10", read_seconds, "seconds for one start call"),
+        Option("wait", "30", read_seconds, "seconds that a client is held at most"),
+        Option("start-timeout", "10", read_seconds, "seconds for one start request"),
         Option(
             "ambiguous-grace",
             "2",
             read_delay,
-            "seconds a callback is waited for after a start whose outcome is not known",
+            "seconds to wait for a callback after an ambiguous start",
         ),
         Option(
             "drain-timeout",
             "30",
             read_delay,
-            "seconds that held clients have to be answered once the proxy is told to stop",
+            "seconds to wait for held clients when the proxy stops",
         ),
-        Option("retain", "300", read_seconds, "seconds that results are kept to be asked for"),
+        Option("retain", "300", read_seconds, "seconds that results are retained"),
         Option(
             "retry",
             "not-sent",
-            reader_of(Retry),
-            "which starts are sent again: never, not-sent (none that may have been read) or always",
+            reader_of(RetryMode),
+            "which start requests are sent again: never, not-sent (no ambiguous ones) or always",
         ),
-        Option("start-attempts", "3", read_count, "start calls for one job at most"),
+        Option("start-attempts", "3", read_count, "maximum of start requests for one job"),
         Option(
             "on-lost",
             "fail",
             reader_of(OnLost),
-            "what becomes of a job whose callback does not come: fail or restart",
+            "what to do with a job whose callback does not come: fail or restart",
         ),
         Option(
             "lost-after",
             None,
             read_seconds,
-            "seconds after which such a job is started again",
+            "seconds after which such a job is restarted",
         ),
         Option(
             "correlate-by",
             "token",
             reader_of(CorrelateBy),
-            "token in the callback URL, or id for job servers that call back one fixed URL",
+            "how callbacks are matched with jobs: token (in the URL) or id (one fixed URL)",
         ),
-        Option("max-held", "10000", read_count, "clients held at once"),
-        Option("starts-per-account", "16", read_count, "start calls of one account at once"),
-        Option("queue-per-account", "1000", read_count, "jobs of one account that may be queued"),
-        Option("max-starts", "256", read_count, "start calls at once in all"),
-        Option("max-body", "65536", read_count, "bytes of a request's or a callback's body"),
+        Option("max-held", "10000", read_count, "maximum of held clients"),
+        Option(
+            "starts-per-account",
+            "16",
+            read_count,
+            "maximum of start requests of one account at once",
+        ),
+        Option("queue-per-account", "1000", read_count, "maximum of queued jobs of one account"),
+        Option("max-starts", "256", read_count, "maximum of start requests at once in all"),
+        Option(
+            "max-body", "65536", read_count, "maximum of bytes of a request's or callback's body"
+        ),
         Option(
             "upstream-idle",
             "2",
             read_delay,
-            "seconds an idle connection to the job server is kept; 0: none is",
+            "seconds that an idle connection to the job server is kept; 0: not at all",
         ),
         Option(
             "secret-file",
             None,
             read_keys,
-            f"file with the key of the callback tokens, {MIN_KEY} bytes or more; of two lines "
-            "the first signs and both verify; without it the key is random",
+            f"file with the key of the callback tokens, at least {MIN_KEY} bytes; with two lines "
+            "the first signs and both verify; by default the key is random",
         ),
         Option(
             "cluster",
             "memory:",
             read_address,
-            "what several nodes share: redis://[user:password@]host:port/db, rediss:// for TLS, "
-            "redis+sentinel://host:port,host:port/service/db; memory: if there is one node",
+            "store that several nodes share: redis://[user:password@]host:port/db, rediss:// with "
+            "TLS, redis+sentinel://host:port,host:port/service/db; memory: for a single node",
         ),
         Option(
             "cluster-password-file",
             None,
             read_password,
-            "file with the password of that Redis",
+            "file with the password of the Redis of --cluster",
         ),
         Option(
             "slot-scope",
             "node",
             reader_of(SlotScope),
-            "whether --starts-per-account counts for each node or for the whole cluster",
+            "whether --starts-per-account is for each node or for the whole cluster",
         ),
         Option(
             "allow-client-callbacks",
             "no",
             read_switch,
-            "let clients that do not wait name a callback URL of their own",
+            "allow clients that do not wait to set their own callback URL",
             is_switch=True,
         ),
         Option(
             "log-accounts",
             "no",
             read_switch,
-            "show whose a job is in the log and to the operator",
+            "show the accounts of jobs in the log and to the operator",
             is_switch=True,
         ),
     )
+
+    def settings(self) -> Settings:
+        """Return the parsed options as the parts of the proxy take them."""
+        values: dict[str, Any] = {}
+        for name in (attribute.name for attribute in fields(Settings)):
+            value = self[name.replace("_", "-")]
+            if value is not None:
+                values[name] = tuple(value) if isinstance(value, list) else value
+        return Settings(**values)
 
     def check(self) -> None:
         if self["on-lost"] is OnLost.RESTART and self["lost-after"] is None:
@@ -205,8 +208,8 @@ class Options(DaemonOptions):
         path = urlsplit(self["callback-url"]).path or "/"
         if self["correlate-by"] is CorrelateBy.ID and path in PROXY_PATHS:
             raise usage.UsageError(
-                "--correlate-by id needs a --callback-url with a path of its own, "
-                f"best one that nobody can guess, not {path}"
+                "--correlate-by id needs a --callback-url with a path of its own that "
+                f"cannot be guessed, not {path}"
             )
         self._check_cluster()
 
@@ -221,8 +224,8 @@ class Options(DaemonOptions):
         if self["secret-file"] is None:
             raise usage.UsageError("--cluster needs --secret-file, the same for all nodes")
         if find_spec("txredisapi") is None:
-            raise usage.UsageError("--cluster needs more: pip install 'jobproxy[redis]'")
+            raise usage.UsageError("--cluster needs txredisapi: pip install 'jobproxy[redis]'")
         if self["correlate-by"] is CorrelateBy.ID:
-            raise usage.UsageError("--cluster does not go together with --correlate-by id")
+            raise usage.UsageError("--cluster cannot be used with --correlate-by id")
         if self["cluster-password-file"] is not None:
             self["cluster"] = evolve(address, password=self["cluster-password-file"])

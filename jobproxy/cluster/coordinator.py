@@ -1,159 +1,144 @@
-"""A job's way when there are several nodes."""
+"""The coordinator: what a gateway asks about jobs, keys and results that other nodes may know.
 
-from collections import Counter
+A method returns :data:`None` where nobody else has to be asked, so that a job of this node alone
+costs neither a Deferred nor a turn of the reactor.
+"""
 
-from attrs import define, field
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
+from typing import Protocol
 
-from jobproxy.cluster.remote_jobs import RemoteJobs
-from jobproxy.gateway import Gateway, key_digest_of, request_digest_of
-from jobproxy.jobs.record import Delivery, JobRecord
-from jobproxy.store.interface import IStore, Kind, Message, Orphan, Placement
-from jobproxy.wire.jobs import Job, parse_report
-from jobproxy.wire.preferences import Preferences
-from jobproxy.wire.problems import (
-    CallbackConflict,
-    IdempotencyKeyReused,
-    NotFound,
-    Problem,
-    StoreUnreachable,
-)
-from jobproxy.wire.tokens import is_job_id, node_of
+from attrs import define, frozen
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 
-_DELIVERIES = {
-    Placement.TAKEN: Delivery.ACCEPTED,
-    Placement.ORPHANED: Delivery.LATE,
-    Placement.DUPLICATE: Delivery.DUPLICATE,
-}
+from jobproxy.jobs.delivery import Delivery
+from jobproxy.jobs.record import JobRecord
+from jobproxy.jobs.table import CorrelationTable
+from jobproxy.store.interface import Orphan
+from jobproxy.util.histogram import Histogram
+from jobproxy.wire.jobs import Report
+
+
+@frozen(eq=False)
+class ClusterStatus:
+    """How it goes with the other nodes.
+
+    :param node: the name of this one.
+    :param is_up: whether the store can be reached, and this node receives messages.
+    :param calls: requests to the store, by result.
+    :param durations: of the store's responses.
+    :param relays: what became of callbacks for other nodes' jobs.
+    :param gaps: how many times messages may have been missed.
+    :param found: results that were found after a gap.
+    :param unsent: what other nodes could not be sent at once.
+    """
+
+    node: str
+    is_up: bool
+    calls: dict[str, int]
+    durations: Histogram
+    relays: dict[str, int]
+    gaps: int
+    found: int
+    unsent: int
+
+
+class Coordinator(Protocol):
+    """Everything that returns a Deferred fails with a :class:`ProblemError` of the kind
+    ``STORE_UNREACHABLE`` if it cannot be known.
+    """
+
+    def claim(self, record: JobRecord) -> Deferred[bool]:
+        """Ask for the right to start a job that has a key; fire with whether it is granted."""
+
+    def locate(self, job_id: str) -> Deferred[JobRecord] | None:
+        """Put the record of another node's job into the table.
+
+        :return: fails with ``NOT_FOUND`` if nobody knows the job.
+        """
+
+    def locate_key(
+        self, key_digest: bytes, request_digest: bytes, known: JobRecord | None
+    ) -> Deferred[JobRecord | None]:
+        """Return the job of a key, wherever it is.
+
+        :param known: the job of that key in the table.
+        :return: fails with ``IDEMPOTENCY_KEY_REUSED`` if the key belongs to another request.
+        """
+
+    def relay(self, job_id: str, report: Report) -> Deferred[Delivery] | None:
+        """Send a callback to the node that has the job; :data:`None`: this one has it."""
+
+    def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
+        """Let other nodes know of a job that its client may ask for, once ``waiting`` fires."""
+
+    def orphan_collected(self, job_id: str) -> None:
+        """Note that a client asks for a result; it is an orphan no longer."""
+
+    def list_orphans(self) -> Deferred[list[Orphan]]:
+        """Return the results that nobody waited for or asked for since, the oldest first."""
+
+    def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
+        """Return the body of an orphan, if there is one with this job id."""
+
+    def drop_orphan(self, job_id: str) -> Deferred[None]:
+        """Forget an orphan."""
+
+    def reasons_not_ready(self) -> list[str]:
+        """Return why jobs had better go to another node."""
+
+    def status(self) -> ClusterStatus | None:
+        """Return how it goes with the other nodes, if there can be any."""
 
 
 @define(eq=False)
-class ClusterGateway(Gateway):
-    """A gateway that shares keys, results and orphans with others.
+class LocalCoordinator:
+    """For a node without others: nobody else knows anything."""
 
-    What concerns only jobs of this node, without a key, goes the same way as without others, and
-    does not need the store.
+    _table: CorrelationTable
+    _clock: IReactorTime
 
-    :param node: the name of this one.
-    """
+    def claim(self, record: JobRecord) -> Deferred[bool]:  # noqa: ARG002 - Coordinator's
+        return succeed(True)
 
-    store: IStore = field(kw_only=True)
-    remote_jobs: RemoteJobs = field(kw_only=True)
-    node: str = field(kw_only=True)
-    #: What became of callbacks that came here although another node has their job.
-    relays: Counter[str] = field(factory=Counter, init=False)
+    def locate(self, job_id: str) -> None:
+        """Nobody has to be asked."""
 
-    def __attrs_post_init__(self) -> None:
-        self.starter.guard = lambda record: Deferred.fromCoroutine(self.remote_jobs.claim(record))
+    def locate_key(
+        self,
+        key_digest: bytes,  # noqa: ARG002 - Coordinator's
+        request_digest: bytes,  # noqa: ARG002 - Coordinator's
+        known: JobRecord | None,
+    ) -> Deferred[JobRecord | None]:
+        return succeed(known)
 
-    def recall(self, job: Job, key: str) -> Deferred[JobRecord | None]:
-        """:return: fails with :class:`StoreUnreachable` too, if nobody here knows the key."""
-        return Deferred.fromCoroutine(self._recall(key_digest_of(job, key), request_digest_of(job)))
+    def relay(self, job_id: str, report: Report) -> None:
+        """Every job of ours is here."""
 
-    async def _recall(self, key_digest: bytes, request_digest: bytes) -> JobRecord | None:
-        record = self._recall_here(key_digest, request_digest)
-        if record is not None and not self.remote_jobs.is_open_elsewhere(record):
-            return record
-        try:
-            claim = await self.store.look_up(key_digest)
-        except StoreUnreachable:
-            if record is not None:
-                return record
-            raise
-        if claim is None:
-            return record
-        if claim.request_digest != request_digest:
-            raise IdempotencyKeyReused
-        return await self.remote_jobs.recall(key_digest, claim)
+    def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
+        return waiting
 
-    def find(self, job_id: str, preferences: Preferences) -> Deferred[JobRecord]:
-        record = self.table.find(job_id)
-        is_elsewhere = is_job_id(job_id) and not self.remote_jobs.is_ours(job_id)
-        if is_elsewhere and (record is None or self.remote_jobs.is_open_elsewhere(record)):
-            return Deferred.fromCoroutine(self._find(job_id, preferences))
-        self._take_orphan(job_id)
-        return super().find(job_id, preferences)
-
-    async def _find(self, job_id: str, preferences: Preferences) -> JobRecord:
-        try:
-            if await self.remote_jobs.find(job_id) is None:
-                raise NotFound
-        except StoreUnreachable:
-            if self.table.find(job_id) is None:
-                raise
-        return await super().find(job_id, preferences)
-
-    def join(self, record: JobRecord, job: Job, preferences: Preferences) -> Deferred[JobRecord]:
-        self._take_orphan(record.job_id)
-        return super().join(record, job, preferences)
-
-    def deliver(self, job_id: str, body: bytes) -> Delivery | Deferred[Delivery]:
-        """:return: fails with :class:`StoreUnreachable` if another node has the job, and the result
-        may not be safe; the job server has to send it again.
-        """
-        if self.remote_jobs.is_ours(job_id):
-            return super().deliver(job_id, body)
-        return Deferred.fromCoroutine(self._relay(job_id, body))
-
-    async def _relay(self, job_id: str, body: bytes) -> Delivery:
-        owner, result = node_of(job_id), "cut-off"
-        try:
-            if parse_report(body).is_progress:
-                progress = Message(Kind.PROGRESS, job_id, self.node, body)
-                await self.store.tell(owner, progress)
-                result, delivery = "progress", Delivery.PROGRESS
-            else:
-                placement = await self.store.put(job_id, body, [owner])
-                result = placement.value
-                if placement is Placement.CONFLICT:
-                    raise CallbackConflict("The job has another result already.")
-                delivery = _DELIVERIES[placement]
-        except Problem as problem:
-            result, problem.started = problem.slug, "yes"
-            raise
-        finally:
-            self.relays[result] += 1
-        return delivery
-
-    def reasons_not_ready(self) -> list[str]:
-        """A node that once was one of them goes on without the store, as its own jobs do."""
-        joining = [] if self.store.is_joined else ["store-unreachable"]
-        return super().reasons_not_ready() + joining
+    def orphan_collected(self, job_id: str) -> None:
+        """The table has noted it."""
 
     def list_orphans(self) -> Deferred[list[Orphan]]:
-        return self.store.list_orphans()
+        now = self._clock.seconds()
+        return succeed(
+            [
+                Orphan(record.job_id, record.upstream_id, record.result.body, now - record.ended)
+                for record in self._table.retention.orphans
+                if record.result is not None and record.ended is not None
+            ]
+        )
 
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
-        return self.store.find_orphan(job_id)
+        return succeed(self._table.retention.find_orphan(job_id))
 
     def drop_orphan(self, job_id: str) -> Deferred[None]:
-        self.table.drop_orphan(job_id)
-        if not self.remote_jobs.is_ours(job_id):
-            gone = Message(Kind.GONE, job_id, self.node)
-            self.remote_jobs.outbox.send(lambda: self.store.tell(node_of(job_id), gone))
-        return self.store.discard(job_id)
+        self._table.drop_orphan(job_id)
+        return succeed(None)
 
-    def _hold(self, record: JobRecord, job: Job, preferences: Preferences) -> Deferred[JobRecord]:
-        return super()._hold(record, job, preferences).addCallbacks(self._note, self._note_failure)
+    def reasons_not_ready(self) -> list[str]:
+        return []
 
-    def _note(self, record: JobRecord) -> JobRecord:
-        """Have other nodes know of a job that a client may ask them for later."""
-        if record.result is None and self.remote_jobs.is_ours(record.job_id):
-            job_id, ack = record.job_id, record.ack.body if record.ack else b""
-            self.remote_jobs.outbox.send(lambda: self.store.note(job_id, ack), len(ack))
-        return record
-
-    def _note_failure(self, failure: Failure) -> Failure:
-        job_id = failure.value.job if isinstance(failure.value, Problem) else None
-        record = self.table.find(job_id) if job_id is not None else None
-        if record is not None and record.started != "no":
-            self._note(record)
-        return failure
-
-    def _take_orphan(self, job_id: str) -> None:
-        """Have it known everywhere that somebody asks for a result that nobody waited for."""
-        record = self.table.find(job_id)
-        is_mirrored = record is not None and record.result and not self.remote_jobs.is_ours(job_id)
-        if is_mirrored or self.table.find_orphan(job_id) is not None:
-            self.remote_jobs.outbox.send(lambda: self.store.fetch([job_id]))
+    def status(self) -> None:
+        """There are no others."""

@@ -10,14 +10,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from jobproxy.jobs.retention import Bounds
+from jobproxy.store.interface import StoreUnreachable
 from jobproxy.util.expiring_map import ExpiringMap
-from jobproxy.wire.problems import StoreUnreachable
 
 _log = Logger()
 
-#: How much is kept at most to be told later.
-MAX_NUMBER = 50_000
-MAX_BYTES = 64 * 2**20
 #: How much is told at once.
 CHUNK = 256
 
@@ -33,13 +31,16 @@ class Outbox:
 
     _clock: IReactorTime
     _seconds: float
+    _bounds: Bounds = field(factory=Bounds)
     _kept: ExpiringMap[tuple[str, Ask, int]] = field(init=False, repr=False)
     _numbers: "count[int]" = field(factory=count, init=False, repr=False)
     #: How many times something could not be told.
     failed: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._kept = ExpiringMap(self._clock, self._seconds, MAX_NUMBER, MAX_BYTES, lambda _: None)
+        self._kept = ExpiringMap(
+            self._clock, self._seconds, self._bounds.number, self._bounds.size, lambda _: None
+        )
 
     def __len__(self) -> int:
         """Return how much is still to be told."""
@@ -60,7 +61,7 @@ class Outbox:
             chunk = kept[start : start + CHUNK]
             for name, _, _ in chunk:
                 if self._kept.find(name) is not None:
-                    self._kept.take(name)
+                    self._kept.remove(name)
             await gatherResults([self._try(ask, size, True) for _, ask, size in chunk])
 
     def _try(self, ask: Ask, size: int, again: bool) -> Deferred[Any]:

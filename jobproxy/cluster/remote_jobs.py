@@ -11,17 +11,15 @@ from twisted.logger import Logger
 
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.replicator import Replicator
+from jobproxy.jobs.events import Source
 from jobproxy.jobs.record import JobRecord, State
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.store.interface import Claim, IStore, Kind, Message
 from jobproxy.store.limits import ANSWER_TIME
+from jobproxy.util.deadline import do_nothing
 from jobproxy.wire.jobs import parse_report
-from jobproxy.wire.problems import (
-    CallbackConflict,
-    IdempotencyKeyReused,
-    Problem,
-    UpstreamUnreachable,
-)
+from jobproxy.wire.problems import Kind as ProblemKind
+from jobproxy.wire.problems import Problem, ProblemError
 from jobproxy.wire.tokens import node_of
 
 _log = Logger()
@@ -44,6 +42,7 @@ class RemoteJobs:
     _table: CorrelationTable
     _store: IStore
     _replicator: Replicator
+    _outbox: Outbox
     _node: str
     _asked: dict[str, list[Deferred[Message]]] = field(factory=dict, init=False, repr=False)
     #: How many times messages may have been missed, and how many results were found then.
@@ -51,9 +50,9 @@ class RemoteJobs:
     found: int = field(default=0, init=False)
 
     @property
-    def outbox(self) -> Outbox:
-        """What other nodes are told in the background."""
-        return self._replicator.outbox
+    def open_questions(self) -> int:
+        """How many jobs this node and others wait to hear of."""
+        return len(self._asked) + len(self._replicator.watchers) + len(self._replicator.followers)
 
     def is_ours(self, job_id: str) -> bool:
         """Whether this node made a handle."""
@@ -61,7 +60,7 @@ class RemoteJobs:
 
     def is_open_elsewhere(self, record: JobRecord) -> bool:
         """Whether another node's job may have gone on by more than is known here."""
-        return record.state is not State.ENDED and not self.is_ours(record.job_id)
+        return not record.is_ended and not self.is_ours(record.job_id)
 
     async def find(
         self,
@@ -87,7 +86,7 @@ class RemoteJobs:
             if result is None:
                 watch = Message(Kind.WATCH, job_id, self._node)
                 # Whoever has its result may have told all meanwhile.
-                if await self._store.tell(node_of(job_id), watch) or told.called:
+                if await self._store.send(node_of(job_id), watch) or told.called:
                     message = await _wait(told, self._clock)
                 elif not (is_claimed or ack is not None):
                     return None
@@ -103,9 +102,10 @@ class RemoteJobs:
             ack = message.body if message.kind is Kind.STATE else None
         if record is None:
             report = parse_report(ack) if ack else None
-            record = self._table.adopt(
-                job_id, report, key_digest=key_digest, request_digest=request_digest
+            record = self._table.create(
+                job_id, do_nothing, key_digest=key_digest, request_digest=request_digest
             )
+            self._table.hand_over(record, report)
         if result is not None:
             self._table.conclude(record, parse_report(result))
         return record
@@ -114,7 +114,7 @@ class RemoteJobs:
         """Have the right to start a job; to be called before its first start.
 
         :return: whether it may be started; if not, somebody else starts it, and it ends with that.
-        :raises IdempotencyKeyReused: if another job has its alias.
+        :raises ProblemError: if the key belongs to another request.
         :raises StoreUnreachable: if it is not known who may.
         """
         assert record.key_digest is not None
@@ -124,7 +124,7 @@ class RemoteJobs:
             if counts.job_id == claim.job_id:
                 return True
             if counts.request_digest != claim.request_digest:
-                raise IdempotencyKeyReused
+                raise key_reused()
             leader = await self.recall(record.key_digest, counts)
             if leader is not None:
                 self._follow(record, leader)
@@ -141,13 +141,13 @@ class RemoteJobs:
                 request_digest=claim.request_digest,
                 is_claimed=True,
             )
-        if record is None or (record.state is State.ENDED and record.result is None):
+        if record is None or (record.is_ended and record.result is None):
             await self._store.release(key_digest, claim)
             return None
         return record
 
-    def take(self, message: Message) -> None:
-        """Take what another node says."""
+    def receive(self, message: Message) -> None:
+        """Receive a message from another node."""
         asked = self._asked.get(message.job_id)
         if message.kind is Kind.WATCH:
             self._answer(message)
@@ -178,7 +178,7 @@ class RemoteJobs:
                 elif not self.is_ours(record.job_id):
                     watch = Message(Kind.WATCH, record.job_id, self._node)
                     self._say(node_of(record.job_id), watch)
-        await self.outbox.send_again()
+        await self._outbox.send_again()
         claimed = [record for record in self._table.keyed() if self._is_claimed(record)]
         for chunk in _chunks(iter(claimed)):
             await self._store.reclaim(
@@ -197,32 +197,26 @@ class RemoteJobs:
         """Take a callback that came to another node."""
         if self._table.find(job_id) is None and not self.is_ours(job_id):
             return
-        known, is_right = self._table.find(job_id), True
+        known = self._table.find(job_id)
         is_awaited = known is not None and bool(known.waiters)
         report = parse_report(body)
-        self._replicator.arriving = job_id
-        try:
-            self._table.complete(job_id, report)
-        except CallbackConflict:
-            is_right = False
-        finally:
-            self._replicator.arriving = ""
+        delivery = self._table.complete(job_id, report, Source.ELSEWHERE)
         record = self._table.find(job_id)
         result = None if record is None else record.result
-        if not is_right or (result is not None and not report.is_progress and result.body != body):
+        is_other = result is not None and not report.is_progress and result.body != body
+        if delivery.is_refused or is_other:
             # It is logged; the right one can still come, or has.
-            self.outbox.send(lambda: self._store.discard(job_id), again=False)
+            self._outbox.send(lambda: self._store.discard(job_id), again=False)
             if record is not None and self.is_ours(job_id):
-                self._replicator.repeat(record)
+                self._replicator.publish_again(record)
         elif is_awaited and not self.is_ours(job_id):
             # Whoever put it there may have thought that nobody waits for it.
-            self.outbox.send(lambda: self._store.fetch([job_id]))
+            self._outbox.send(lambda: self._store.fetch([job_id]))
 
     def _take_ack(self, message: Message) -> None:
         record = self._table.find(message.job_id)
         if record is not None and self.is_open_elsewhere(record) and record.ack is None:
-            self._table.advance(record, State.RUNNING, ack=parse_report(message.body))
-            self._replicator.tell_ack(record)
+            self._table.acknowledge(record, parse_report(message.body))
 
     def _lose(self, job_id: str) -> None:
         """Take it that a job is gone: it was not started, or its result is not wanted."""
@@ -238,7 +232,7 @@ class RemoteJobs:
         record = self._table.find(job_id)
         if record is not None and record.result is not None:
             body, key_digest = record.result.body, record.key_digest
-            self.outbox.send(
+            self._outbox.send(
                 lambda: self._store.put(
                     job_id, body, [sender], key_digest=key_digest, is_orphan=False
                 ),
@@ -246,18 +240,18 @@ class RemoteJobs:
             )
             return
         kind, body = Kind.GONE, b""
-        if record is not None and record.state is not State.ENDED:
+        if record is not None and not record.is_ended:
             self._replicator.add_watcher(job_id, sender)
             kind, body = Kind.STATE, record.ack.body if record.ack else b""
         self._say(sender, Message(kind, job_id, self._node, body))
 
     def _say(self, node: str, message: Message) -> None:
         """Say something that is of no use later: who wants to know it asks again."""
-        self.outbox.send(lambda: self._store.tell(node, message), again=False)
+        self._outbox.send(lambda: self._store.send(node, message), again=False)
 
     def _follow(self, record: JobRecord, leader: JobRecord) -> None:
         """Have a job end as another does, which has the same alias and is started elsewhere."""
-        _log.info("job {job} is started as job {leader}", **record.names, leader=leader.job_id)
+        _log.info("job {job} is started as job {leader}", **record.log_fields, leader=leader.job_id)
         self._table.hand_over(record, leader.ack)
         if leader.result is not None:
             self._table.conclude(record, leader.result)
@@ -267,10 +261,10 @@ class RemoteJobs:
     def _go_along(self, record: JobRecord, leader: JobRecord) -> None:
         if leader.result is not None:
             self._table.conclude(record, leader.result)
-        elif isinstance(leader.outcome, Problem):
+        elif leader.problem is not None:
             self._table.fail(record, _gone())
         elif leader.ack is not None:
-            self._table.advance(record, State.RUNNING, ack=leader.ack)
+            self._table.acknowledge(record, leader.ack)
 
 
 async def _wait(told: Deferred[Message], clock: IReactorTime) -> Message | None:
@@ -287,4 +281,11 @@ def _chunks(records: Iterator[JobRecord]) -> Iterator[list[JobRecord]]:
 
 
 def _gone() -> Problem:
-    return UpstreamUnreachable("The node that had the job did not start it.", retry_after=1)
+    detail = "The node that had the job did not start it."
+    return Problem(ProblemKind.UPSTREAM_UNREACHABLE, detail, retry_after=1)
+
+
+def key_reused() -> ProblemError:
+    """Return the error of a key that belongs to another request."""
+    detail = "Another job was sent with this key; send this one with a key of its own."
+    return ProblemError(Problem(ProblemKind.IDEMPOTENCY_KEY_REUSED, detail))

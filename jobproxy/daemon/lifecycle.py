@@ -1,4 +1,4 @@
-"""How a daemon of ours starts and ends: with all the sockets it may have, and an empty desk."""
+"""The start and the end of a twistd service: file limit, garbage collector, signals, shutdown."""
 
 import gc
 import resource
@@ -14,100 +14,111 @@ from twisted.logger import Logger
 
 _log = Logger()
 
+#: Schedules a function on the reactor: ``callWhenRunning``, or ``callFromThread``.
+Schedule = Callable[[Callable[[], object]], object]
+
 
 class Shutdown(Protocol):
-    """What a daemon has to do before and after its services are stopped."""
+    """The work of a daemon around the stop of its services."""
 
     async def finish_jobs(self) -> None:
-        """End the work, as long as all services still run."""
+        """Finish the work in progress; all services still run."""
 
     async def flush(self) -> None:
-        """See to it that everything that was said last is heard."""
+        """Wait until all responses are sent; the services are stopped."""
 
     def hurry(self) -> None:
-        """Wait no longer for anything."""
+        """Cut both short: a second signal came."""
 
 
 class Daemon(MultiService):
     """The parent of a daemon's services.
 
-    :param program: the name that starts the line of an error.
-    :ivar shutdown: what has to be done before the services, which stop all at once, are stopped.
-    :ivar when_running: has a function called once the loop runs.
-    :ivar wake: has a function called by the loop soon; may be called by a signal handler.
+    :param program: begins the line of an error on standard error.
+    :param shutdown: runs before and after the services are stopped; :data:`None`: they are stopped
+        as Twisted does it.
+    :param call_when_running: calls a function once the reactor runs.
+    :param call_from_thread: calls a function soon in the reactor's thread; is used by a signal
+        handler.
     """
 
-    shutdown: Shutdown | None = None
-    when_running: Callable[[Callable[[], object]], object]
-    wake: Callable[[Callable[[], object]], object]
-
-    def __init__(self, program: str) -> None:
+    def __init__(
+        self,
+        program: str,
+        shutdown: Shutdown | None,
+        call_when_running: Schedule,
+        call_from_thread: Schedule,
+    ) -> None:
         super().__init__()
         self._program = program
+        self._shutdown = shutdown
+        self._call_when_running = call_when_running
+        self._call_from_thread = call_from_thread
+        #: Twisted's signal handlers, by signal number.
         self._handlers: dict[int, Any] = {}
-        self._is_told = False
+        self._is_stopping = False
 
     def startService(self) -> None:
         super().startService()
-        if self.shutdown is not None:
-            self.when_running(self._watch_signals)
+        if self._shutdown is not None:
+            self._call_when_running(self._install_handlers)
 
     def privilegedStartService(self) -> None:
-        """Listen; a port that cannot be had ends the process with one line and exit code 1."""
+        """Listen; if a port cannot be opened, write one line and end with exit code 1."""
         raise_file_limit()
-        calm_collector()
+        tune_collector()
         try:
             super().privilegedStartService()
         except CannotListenError as error:
             where = f"{error.interface or '*'}:{error.port}"
             reason = getattr(error.socketError, "strerror", None) or error.socketError
-            self._give_up(f"cannot listen on {where}: {reason}")
+            self._exit(f"cannot listen on {where}: {reason}")
         except OverflowError as error:
-            self._give_up(f"cannot listen: {error}")
+            self._exit(f"cannot listen: {error}")
 
     def stopService(self) -> Any:
-        """Stop in order: first the work, then the services, and last the connections.
+        """Stop in order: the work, the services, the connections.
 
-        :return: fires when all is done; Twisted ends the process then.
+        :return: fires when all is stopped; Twisted ends the process then.
         """
-        if self.shutdown is None:
+        if self._shutdown is None:
             return super().stopService()
-        return Deferred.fromCoroutine(self._leave(self.shutdown))
+        return Deferred.fromCoroutine(self._stop(self._shutdown))
 
-    async def _leave(self, shutdown: Shutdown) -> None:
-        self._is_told = True
+    async def _stop(self, shutdown: Shutdown) -> None:
+        self._is_stopping = True
         await shutdown.finish_jobs()
         await maybeDeferred(super().stopService)
         await shutdown.flush()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _watch_signals(self) -> None:
-        """See every signal to stop before Twisted, which fails on one that comes while it stops."""
+    def _install_handlers(self) -> None:
+        """Handle signals before Twisted does, which fails on one that comes while it stops."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, self._take_signal)
+            self._handlers[number] = signal.signal(number, self._handle_signal)
 
-    def _take_signal(self, number: int, frame: Any) -> None:
-        assert self.shutdown is not None
-        if self._is_told:
-            self.wake(self.shutdown.hurry)
+    def _handle_signal(self, number: int, frame: Any) -> None:
+        assert self._shutdown is not None
+        if self._is_stopping:
+            self._call_from_thread(self._shutdown.hurry)
         else:
-            self._is_told = True
+            self._is_stopping = True
             self._handlers[number](number, frame)
 
-    def _give_up(self, message: str) -> NoReturn:
+    def _exit(self, message: str) -> NoReturn:
         _log.critical("{message}", message=message)
-        # twistd has put its log in the place of sys.stderr by now, and that may be a file.
+        # twistd has replaced sys.stderr by its log, which may be a file.
         assert sys.__stderr__ is not None
         sys.__stderr__.write(f"{self._program}: {message}\n")
         raise SystemExit(1)
 
 
-def calm_collector() -> None:
-    """Have Python look for circular garbage less often, and not among what is there for good.
+def tune_collector() -> None:
+    """Collect garbage less often, and never search what was allocated before the start.
 
-    A job leaves next to none of it, but each look stops the loop for as long as it takes to visit
-    every held client.
+    A job leaves hardly any cyclic garbage, but each collection stops the loop while it visits every
+    held client.
     """
     gc.collect()
     gc.freeze()
@@ -115,6 +126,6 @@ def calm_collector() -> None:
 
 
 def raise_file_limit() -> None:
-    """Let this process have as many sockets open as it is allowed to ask for."""
+    """Raise this process's limit of open files to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

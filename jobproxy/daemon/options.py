@@ -1,7 +1,7 @@
-"""Options of a twistd plugin that also come from the environment, with one-line errors.
+"""Options of a twistd plugin, from flags or environment variables, with one-line errors.
 
-twistd answers a usage error with the whole help text on standard output; whoever starts a daemon
-from a unit file wants one line in the journal instead, and an exit code that says why.
+On a usage error twistd prints the whole help text to standard output. In the journal of a unit one
+line is more useful, and an exit code that says that the configuration is wrong.
 """
 
 import math
@@ -19,7 +19,7 @@ from twisted.python import usage
 
 from jobproxy import __version__
 
-#: ``EX_CONFIG`` of sysexits.h: something was found in an unconfigured or misconfigured state.
+#: ``EX_CONFIG`` of sysexits.h: the exit code for a configuration error.
 EX_CONFIG = 78
 
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]+")
@@ -35,15 +35,16 @@ class Option:
     """One option.
 
     :param name: as on the command line, without the dashes.
-    :param default: the text that is read when the option is not given; :data:`None` if there is
-        no value then.
-    :param read: turns text into the value, or raises :class:`ValueError` with what is wrong.
-    :param doc: what it is for, in a few words.
-    :param required: whether the daemon cannot do without it.
-    :param aliases: more environment variables by which it is known.
-    :param repeatable: whether the flag may come several times; ``read`` then gets all its texts
-        with spaces between them, as they also stand in the environment variable.
-    :param is_switch: whether the flag has no value, and means ``yes``.
+    :param default: the text that is parsed when the option is not given; :data:`None`: the value
+        is :data:`None` then.
+    :param read: parses the text, or raises :class:`ValueError` with a message that follows the
+        option's name.
+    :param doc: the help text.
+    :param required: whether the option must be given.
+    :param aliases: other environment variables for the option.
+    :param repeatable: whether the flag may be repeated; ``read`` then gets all texts joined by
+        spaces, which is also the form of the environment variable.
+    :param is_switch: whether the flag has no value, and stands for ``yes``.
     """
 
     name: str
@@ -57,10 +58,10 @@ class Option:
 
 
 class DaemonOptions(usage.Options):
-    """Options whose flags beat their environment variables, which beat their defaults.
+    """Options by flag, else by environment variable, else by default.
 
-    Subclasses list them in :attr:`table` and name the :attr:`program`, whose upper-case form
-    starts the environment variables. Once parsed, the options map names to read values.
+    Subclasses list them in :attr:`table` and set :attr:`program`, whose upper-case form is the
+    prefix of the environment variables. Once parsed, the options map names to values.
     """
 
     program: ClassVar[str]
@@ -72,9 +73,9 @@ class DaemonOptions(usage.Options):
         for option in cls.table:
             doc = _document(option, cls.variable(option))
             if option.repeatable:
-                setattr(cls, _method(option), _gatherer(option.name, doc))
+                setattr(cls, _method(option), _make_repeatable(option.name, doc))
             elif option.is_switch:
-                setattr(cls, _method(option), _switcher(option.name, doc))
+                setattr(cls, _method(option), _make_switch(option.name, doc))
             else:
                 cls.optParameters.append([option.name, None, None, doc])
 
@@ -110,10 +111,10 @@ class DaemonOptions(usage.Options):
         self.check()
 
     def check(self) -> None:
-        """Look whether the options go together; raise a :class:`usage.UsageError` if not."""
+        """Check the combination of options; raise a :class:`usage.UsageError` if it is invalid."""
 
     def refuse(self, message: str) -> NoReturn:
-        """End the process with one line that says what to change."""
+        """End the process with one line on standard error and exit code 78."""
         sys.stderr.write(f"{self.program}: {message}\n")
         raise SystemExit(EX_CONFIG)
 
@@ -136,8 +137,8 @@ def _method(option: Option) -> str:
     return f"opt_{option.name.replace('-', '_')}"
 
 
-def _switcher(name: str, doc: str) -> Callable[[DaemonOptions], None]:
-    """Return the method by which twistd's option parser tells of a flag without a value."""
+def _make_switch(name: str, doc: str) -> Callable[[DaemonOptions], None]:
+    """Return the method that twistd's option parser calls for a flag without a value."""
 
     def switch(self: DaemonOptions) -> None:
         self[name] = "yes"
@@ -146,19 +147,19 @@ def _switcher(name: str, doc: str) -> Callable[[DaemonOptions], None]:
     return switch
 
 
-def _gatherer(name: str, doc: str) -> Callable[[DaemonOptions, str], None]:
-    """Return the method by which twistd's option parser hands over each use of a flag."""
+def _make_repeatable(name: str, doc: str) -> Callable[[DaemonOptions, str], None]:
+    """Return the method that twistd's option parser calls for each use of a repeatable flag."""
 
-    def gather(self: DaemonOptions, text: str) -> None:
+    def append(self: DaemonOptions, text: str) -> None:
         before = self.get(name)
         self[name] = text if before is None else f"{before} {text}"
 
-    gather.__doc__ = doc
-    return gather
+    append.__doc__ = doc
+    return append
 
 
 def read_seconds(text: str) -> float:
-    """Read a duration in seconds, above zero."""
+    """Parse a duration in seconds, above 0."""
     seconds = _read_number(text)
     if not seconds > 0:
         raise ValueError(f"must be a number of seconds above 0, not {text!r}")
@@ -166,7 +167,7 @@ def read_seconds(text: str) -> float:
 
 
 def read_delay(text: str) -> float:
-    """Read a duration in seconds, zero included."""
+    """Parse a duration in seconds, 0 or more."""
     seconds = _read_number(text)
     if not seconds >= 0:
         raise ValueError(f"must be a number of seconds, 0 or more, not {text!r}")
@@ -174,21 +175,21 @@ def read_delay(text: str) -> float:
 
 
 def read_count(text: str) -> int:
-    """Read a whole number above zero."""
+    """Parse an integer above 0."""
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise ValueError(f"must be a whole number above 0, not {text!r}")
     return int(text)
 
 
 def read_switch(text: str) -> bool:
-    """Read a yes or no."""
+    """Parse yes or no."""
     if text.lower() not in _SWITCH:
         raise ValueError(f"must be yes or no, not {text!r}")
     return _SWITCH[text.lower()]
 
 
 def reader_of(kind: type[Choice]) -> Callable[[str], Choice]:
-    """Return what reads one of the words that are the values of an enumeration."""
+    """Return a parser of the values of an enumeration."""
 
     def read(text: str) -> Choice:
         try:
@@ -201,7 +202,7 @@ def reader_of(kind: type[Choice]) -> Callable[[str], Choice]:
 
 
 def read_url(text: str) -> str:
-    """Read an absolute URL of HTTP or HTTPS, without query, fragment or credentials."""
+    """Parse an absolute http or https URL without query, fragment or credentials."""
     wrong = ValueError(f"must be a URL like http://host:port/path, not {text!r}")
     try:
         url = urlsplit(text)
@@ -211,32 +212,32 @@ def read_url(text: str) -> str:
     if url.scheme not in ("http", "https") or not url.hostname or port == 0:
         raise wrong
     if url.query or url.fragment or "?" in text or "#" in text:
-        raise ValueError(f"must have no query and no fragment, unlike {text!r}")
+        raise ValueError(f"must have no query and no fragment, not {text!r}")
     if not _HOST.fullmatch(url.netloc):
         raise wrong
     return text
 
 
 def read_base_url(text: str) -> str:
-    """Read the base of URLs that we make and serve: its path has plain characters only.
+    """Parse the base of URLs that the daemon serves; its path has unreserved characters only.
 
-    :return: the URL without a slash at its end.
+    :return: the URL without a trailing slash.
     """
     url = urlsplit(read_url(text))
     if not _PATH.fullmatch(url.path) or "//" in url.path:
-        raise ValueError(f"must have a path of letters, digits and ._~-/ only, unlike {text!r}")
+        raise ValueError(f"must have a path of letters, digits and ._~-/ only, not {text!r}")
     return text.rstrip("/")
 
 
 def read_endpoints(text: str) -> list[str]:
-    """Read server endpoint descriptions (strports), with spaces between them."""
+    """Parse server endpoint descriptions (strports) that are separated by spaces."""
     return list(_check_endpoints(text))
 
 
 def _check_endpoints(text: str) -> Iterator[str]:
     for description in text.split():
         try:
-            # Only the description is parsed; the reactor is not looked at before listen().
+            # This only parses the description; the reactor is not used before listen().
             serverFromString(cast(Any, None), description)
         except (ValueError, TypeError, LookupError, OSError) as error:
             raise ValueError(

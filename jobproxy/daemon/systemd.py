@@ -1,4 +1,4 @@
-"""What the service manager is told of the process: the protocol of ``sd_notify(3)``."""
+"""Notifications to the service manager: the protocol of ``sd_notify(3)``."""
 
 import socket
 from collections.abc import Callable, Mapping
@@ -13,17 +13,17 @@ from twisted.internet.task import LoopingCall
 
 @define(eq=False)
 class Notifier:
-    """Tells the service manager how the process is, or nobody if there is none.
+    """Sends notifications to the service manager, if there is one.
 
-    It neither fails nor blocks: what the manager does not take is not told.
+    It neither fails nor blocks: a notification that cannot be sent at once is dropped.
 
-    :param address: a path, or an abstract name that starts with ``@``.
-    :ivar interval: seconds between two signs of life; :data:`None` if none are wanted.
+    :param address: a path, or an abstract name that starts with ``@``; :data:`None`: no manager.
+    :ivar interval: seconds between two keep-alive pings; :data:`None`: none are expected.
     """
 
     _address: str | None = None
     interval: float | None = None
-    # Open from the start, so that a process without free descriptors is not killed for silence.
+    # Opened at once, so that a process without free descriptors can still send its pings.
     _socket: socket.socket | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -34,9 +34,9 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], pid: int) -> "Notifier":
-        """Return the notifier that the environment asks for.
+        """Return the notifier for ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID``.
 
-        :param pid: that of this process; signs of life may be wanted of another alone.
+        :param pid: of this process; pings may be expected of another one.
         """
         address = environment.get("NOTIFY_SOCKET", "")
         if address[:1] not in ("/", "@"):
@@ -48,8 +48,8 @@ class Notifier:
                 interval = int(limit) / 1e6 / 2
         return cls(address, interval)
 
-    def tell(self, **fields: str) -> None:
-        """Send the fields in one message."""
+    def notify(self, **fields: str) -> None:
+        """Send some fields, as ``READY="1"``, in one message."""
         if self._socket is not None:
             assert self._address is not None
             address = self._address
@@ -60,49 +60,49 @@ class Notifier:
                 self._socket.sendto(message.encode(), address)
 
     def close(self) -> None:
-        """Tell nothing any more."""
+        """Close the socket; later notifications are dropped."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
-class Pulse(Service):
-    """Tells that the process is ready once its loop runs, and then that the loop still turns.
+class Heartbeat(Service):
+    """Notifies that the process is ready, then pings as long as its reactor runs.
 
-    :param when_running: has a function called once the loop runs, and so all ports listen.
-    :param held: returns how many clients are held.
+    :param call_when_running: calls a function once the reactor runs, when all ports are open.
+    :param count_held: returns the number of held clients.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
         notifier: Notifier,
-        when_running: Callable[[Callable[[], object]], object],
-        held: Callable[[], int],
+        call_when_running: Callable[[Callable[[], object]], object],
+        count_held: Callable[[], int],
     ) -> None:
         self._notifier = notifier
-        self._when_running = when_running
-        self._held = held
-        self._beats = LoopingCall(self._beat)
-        self._beats.clock = clock
+        self._call_when_running = call_when_running
+        self._count_held = count_held
+        self._pings = LoopingCall(self._ping)
+        self._pings.clock = clock
 
     def startService(self) -> None:
         super().startService()
-        self._when_running(self._begin)
+        self._call_when_running(self._begin)
 
     def stopService(self) -> Any:
-        if self._beats.running:
-            self._beats.stop()
+        if self._pings.running:
+            self._pings.stop()
         self._notifier.close()
         return super().stopService()
 
     def _begin(self) -> None:
-        self._notifier.tell(READY="1", STATUS=self._describe())
+        self._notifier.notify(READY="1", STATUS=self._describe())
         if self.running and self._notifier.interval is not None:
-            self._beats.start(self._notifier.interval, now=False)
+            self._pings.start(self._notifier.interval, now=False)
 
-    def _beat(self) -> None:
-        self._notifier.tell(WATCHDOG="1", STATUS=self._describe())
+    def _ping(self) -> None:
+        self._notifier.notify(WATCHDOG="1", STATUS=self._describe())
 
     def _describe(self) -> str:
-        return f"{self._held()} clients held"
+        return f"{self._count_held()} clients held"

@@ -57,7 +57,8 @@ class ClientConnection(EagerWriter, Protocol):
         :param data: head and body.
         :return: fires with the whole response. Cancelling it closes the connection. It fails with
             :class:`ResponseNeverReceived`, or with :class:`ResponseFailed` once something has come
-            back: either way the server may have read the request.
+            back: either way the server may have read the request. The latter has the response's
+            head, if that is whole.
         """
         self._has_response_begun = False
         self._parser = ResponseParser(self.factory.limits)
@@ -105,10 +106,12 @@ class ClientConnection(EagerWriter, Protocol):
 
     def _fail(self, reason: Failure) -> None:
         self.is_open = False
-        kind = ResponseFailed if self._has_response_begun else ResponseNeverReceived
+        error: Exception = ResponseNeverReceived([reason])
+        if self._has_response_begun and self._parser is not None:
+            error = ResponseFailed([reason], self._parser.head())
         responding = self._end_exchange()
         self.transport.abortConnection()
-        responding.errback(kind([reason]))
+        responding.errback(error)
 
     def _end_exchange(self) -> Deferred[Response]:
         responding, self._responding = self._responding, None

@@ -174,6 +174,12 @@ class ResponseParser:
         is_current = self._version == (b"HTTP", 1, 1)
         self.is_reusable = has_end and is_current and self._parser.should_keep_alive()
 
+    def head(self) -> Response | None:
+        """Return a response without its body, if as much has arrived: the status counts alone."""
+        if self._is_head or self._status < 200:
+            return None
+        return Response(self._status, self._phrase, self._version, b"", self._lines)
+
     def _complete(self) -> None:
         self.response = Response(
             code=self._status,

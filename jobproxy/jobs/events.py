@@ -1,59 +1,98 @@
-"""The journal: an event in the log for each change of a job's state."""
+"""Job events: a line in the log for each change of a job's state."""
 
 from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
 
-from attrs import define
+from attrs import define, frozen
 from twisted.logger import Logger
 
-from jobproxy.jobs.record import JobRecord, State
+from jobproxy.jobs.record import JobRecord
 from jobproxy.logs import JOB_EVENTS
-from jobproxy.wire.problems import Problem
 
 _log = Logger(JOB_EVENTS)
 
 
+class Source(Enum):
+    """Where news of a job came from."""
+
+    #: The job server, or this process itself.
+    HERE = "here"
+    #: The store, or another node.
+    ELSEWHERE = "elsewhere"
+
+
+class Observer(Protocol):
+    """Is called by the correlation table when something happens to a job."""
+
+    def job_changed(self, record: JobRecord, source: Source) -> None:
+        """The job has come to another state, or got its ack."""
+
+    def client_left(self, record: JobRecord, reason: str) -> None:
+        """A client waits no longer, although the job goes on.
+
+        :param reason: the end of the sentence "a client of the job …".
+        """
+
+
+@frozen
+class Observers:
+    """Passes everything on to several observers, in order."""
+
+    _observers: tuple[Observer, ...]
+
+    def job_changed(self, record: JobRecord, source: Source) -> None:
+        for observer in self._observers:
+            observer.job_changed(record, source)
+
+    def client_left(self, record: JobRecord, reason: str) -> None:
+        for observer in self._observers:
+            observer.client_left(record, reason)
+
+
 @define(eq=False)
 class JobEvents:
-    """Tells the log how jobs go, if anybody reads it.
+    """Writes job events to the log.
 
-    :param is_wanted: says whether there are to be events; it is asked for each.
+    :param is_wanted: says whether anybody reads them; it is called for each event.
     """
 
     _is_wanted: Callable[[], bool] = lambda: False
 
-    def note(self, record: JobRecord) -> None:
-        """Tell of the state that a job has come to."""
+    def job_changed(self, record: JobRecord, source: Source) -> None:  # noqa: ARG002 - Observer's
         if not self._is_wanted():
             return
-        if record.state is State.ENDED:
-            outcome = record.outcome
-            word = outcome.slug if isinstance(outcome, Problem) else "result"
-            ended = record.ended or record.created
-            _log.info(
-                "job {job} has ended: {outcome}",
-                **record.names,
-                state=record.state.value,
-                id=record.upstream_id,
-                outcome="withdrawn" if outcome is None else word,
-                started=record.started,
-                seconds=round(ended - record.created, 6),
-                waiting=len(record.waiters),
-            )
-        else:
+        if not record.is_ended:
             _log.info(
                 "job {job} is {state}",
-                **record.names,
-                state=record.state.value,
+                **record.log_fields,
+                state=record.state.word,
                 id=record.upstream_id,
             )
+            return
+        outcome = "withdrawn"
+        if record.result is not None:
+            outcome = "result"
+        elif record.problem is not None:
+            outcome = record.problem.slug
+        ended = record.ended or record.created
+        _log.info(
+            "job {job} has ended: {outcome}",
+            **record.log_fields,
+            state=record.state.word,
+            id=record.upstream_id,
+            outcome=outcome,
+            started=record.started,
+            seconds=round(ended - record.created, 6),
+            waiting=len(record.waiters),
+        )
 
-    def note_wait(self, record: JobRecord, end: str) -> None:
-        """Tell that somebody does not wait for a job any more, although it goes on."""
+    def client_left(self, record: JobRecord, reason: str) -> None:
         if self._is_wanted():
             _log.info(
                 "a client of job {job} {end}",
-                **record.names,
-                state=record.state.value,
-                end=end,
+                **record.log_fields,
+                state=record.state.word,
+                end=reason,
                 waiting=len(record.waiters),
             )

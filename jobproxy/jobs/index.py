@@ -1,123 +1,126 @@
-"""Correlation by the job server's own ids, for job servers that call back one fixed URL."""
+"""How the table finds the job that a callback is about: by our token, or by the upstream id."""
 
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from typing import Protocol
 
 from attrs import define, field
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from jobproxy.jobs.record import Delivery, JobRecord, State
-from jobproxy.jobs.retention import MAX_BYTES
-from jobproxy.jobs.table import CorrelationTable
+from jobproxy.jobs.delivery import Delivery
+from jobproxy.jobs.record import JobRecord
+from jobproxy.jobs.retention import Bounds
 from jobproxy.util.expiring_map import ExpiringMap
 from jobproxy.wire.jobs import Report
-from jobproxy.wire.problems import CallbackConflict, FieldError, InvalidRequest
 
 _log = Logger()
 
-#: Callbacks that are kept until their job's ack tells the id.
-MAX_PARKED = 10_000
+#: Callbacks that are kept until an ack tells whose they are.
+PARKED = Bounds(10_000, 16 * 2**20)
+
+
+class Index(Protocol):
+    """What the correlation table asks besides its own map from job ids to records."""
+
+    def find(self, report: Report) -> JobRecord | None:
+        """Return the record of a callback that names no job by its URL."""
+
+    def park(self, report: Report) -> Delivery:
+        """Keep such a callback until the ack of its job comes."""
+
+    def add(self, record: JobRecord, upstream_id: str) -> Report | None:
+        """Note a job's upstream id; return the callback that was parked for it."""
+
+    def remove(self, record: JobRecord) -> None:
+        """Forget a job; called once for each record."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+
+class TokenIndex:
+    """For callback URLs with a token: the token alone says which job it is."""
+
+    def find(self, report: Report) -> JobRecord | None:  # noqa: ARG002 - Index's
+        return None
+
+    def park(self, report: Report) -> Delivery:  # noqa: ARG002 - Index's
+        return Delivery.LATE
+
+    def add(self, record: JobRecord, upstream_id: str) -> Report | None:  # noqa: ARG002 - Index's
+        return None
+
+    def remove(self, record: JobRecord) -> None:
+        """Nothing is kept."""
+
+    def clear(self) -> None:
+        """Nothing is kept."""
 
 
 @define(eq=False)
-class IdTable(CorrelationTable):
-    """A correlation table in which callbacks are found by the id in them.
+class UpstreamIdIndex:
+    """For job servers that call back one fixed URL (``--correlate-by id``).
 
     The id is known with the ack of the start. A callback that comes before is *parked*. If its ack
-    does not come either, nobody knows whose it is, and it becomes an orphan.
+    does not come either, nobody knows whose it is, and it is handed over as unclaimed.
 
-    :param park: seconds that a callback waits for its ack.
-    :param make_job_id: returns a handle for a job that nobody knows.
+    :param park_time: seconds that a callback waits for its ack.
+    :param keep_unclaimed: keeps the result of a job whose ack never came; returns its record.
     """
 
-    _park: float = field(kw_only=True)
-    _make_job_id: Callable[[], str] = field(kw_only=True)
-    _ids: dict[str, JobRecord] = field(factory=dict, init=False, repr=False)
-    #: The ids of each job, by its handle: there are several if it was started again.
-    _ids_of: dict[str, list[str]] = field(factory=dict, init=False, repr=False)
+    _clock: IReactorTime
+    _park_time: float
+    _keep_unclaimed: Callable[[Report], JobRecord]
+    _bounds: Bounds = PARKED
+    _records: dict[str, JobRecord] = field(factory=dict, init=False, repr=False)
+    #: The ids of each job, by its job id: there are several if it was started again.
+    _ids: dict[str, list[str]] = field(factory=dict, init=False, repr=False)
     _parked: ExpiringMap[Report] = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        super().__attrs_post_init__()
-        self._parked = ExpiringMap(
-            self._clock, self._park, MAX_PARKED, MAX_BYTES // 4, self._disown
-        )
+        bounds = (self._bounds.number, self._bounds.size)
+        self._parked = ExpiringMap(self._clock, self._park_time, *bounds, self._unclaim)
 
-    def advance(
-        self,
-        record: JobRecord,
-        state: State,
-        *,
-        ack: Report | None = None,
-        cancel_start: Callable[[], object] | None = None,
-    ) -> None:
-        super().advance(record, state, ack=ack, cancel_start=cancel_start)
-        if ack is not None:
-            self._unpark(record, ack)
+    def find(self, report: Report) -> JobRecord | None:
+        return None if report.upstream_id is None else self._records.get(report.upstream_id)
 
-    def conclude(self, record: JobRecord, ack: Report) -> None:
-        super().conclude(record, ack)
-        self._unpark(record, ack)
-
-    def complete_by_id(self, report: Report) -> Delivery:
-        """Take what the job server says of the job with the report's id.
-
-        :raises InvalidRequest: if it has no id.
-        :raises CallbackConflict: if the job has another result already.
-        """
+    def park(self, report: Report) -> Delivery:
         if report.upstream_id is None:
-            error_ = FieldError("/id", "must be the id of a job")
-            raise InvalidRequest(
-                "The callback does not say which job it is about.", errors=[error_]
-            )
-        record = self._ids.get(report.upstream_id)
-        if record is not None:
-            return self.complete(record.job_id, report)
+            return Delivery.UNNAMED
         if report.is_progress:
             return Delivery.PROGRESS
         known = self._parked.find(report.upstream_id)
         if known is None:
             self._parked.put(report.upstream_id, report, len(report.body))
             return Delivery.PARKED
-        if known.body != report.body:
-            raise CallbackConflict("The job has another result already.")
-        return Delivery.DUPLICATE
+        return Delivery.DUPLICATE if known.body == report.body else Delivery.CONFLICT
 
-    def stopService(self) -> Any:
-        stopping = super().stopService()
-        self._parked.clear()
-        return stopping
-
-    def _unpark(self, record: JobRecord, ack: Report) -> None:
-        """Remember what id a job has, and deliver what came before that was known."""
-        upstream_id = ack.upstream_id
-        if upstream_id is None or self.find(record.job_id) is None:
-            return
-        other = self._ids.get(upstream_id)
+    def add(self, record: JobRecord, upstream_id: str) -> Report | None:
+        other = self._records.get(upstream_id)
         if other is not None and other.result is None:
-            _log.error("jobs {one} and {other} have one id", one=other.job_id, other=record.job_id)
-            return
+            if other is not record:
+                _log.error(
+                    "jobs {one} and {other} have one id", one=other.job_id, other=record.job_id
+                )
+            return None
         self._name(record, upstream_id)
         report = self._parked.find(upstream_id)
         if report is not None:
-            self._parked.take(upstream_id)
-            with suppress(CallbackConflict):
-                self.complete(record.job_id, report)
+            self._parked.remove(upstream_id)
+        return report
 
-    def _disown(self, report: Report) -> None:
-        """Keep the result of a job whose ack never came."""
+    def remove(self, record: JobRecord) -> None:
+        for upstream_id in self._ids.pop(record.job_id, ()):
+            if self._records.get(upstream_id) is record:
+                del self._records[upstream_id]
+
+    def clear(self) -> None:
+        self._parked.clear()
+
+    def _unclaim(self, report: Report) -> None:
         assert report.upstream_id is not None
-        job_id = self._make_job_id()
-        self.complete(job_id, report)
-        self._name(self._records[job_id], report.upstream_id)
+        self._name(self._keep_unclaimed(report), report.upstream_id)
 
     def _name(self, record: JobRecord, upstream_id: str) -> None:
-        self._ids[upstream_id] = record
-        self._ids_of.setdefault(record.job_id, []).append(upstream_id)
-
-    def _forget(self, record: JobRecord) -> None:
-        super()._forget(record)
-        for upstream_id in self._ids_of.pop(record.job_id, ()):
-            if self._ids.get(upstream_id) is record:
-                del self._ids[upstream_id]
+        self._records[upstream_id] = record
+        self._ids.setdefault(record.job_id, []).append(upstream_id)

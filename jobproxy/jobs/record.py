@@ -1,44 +1,154 @@
-"""The rows of the correlation table: what is known of a job, and who waits for it."""
+"""The job record: all that is known of one job, and the state machine of its life.
+
+A job is asked for (``queued``), its start request is sent (``starting``) and acknowledged
+(``running``), and its callback ends it. Two things make this more than a line:
+
+* A start request can be *ambiguous*: it may have reached the job server although no usable ack came
+  back. Such a job is ``unconfirmed``. It waits for its callback, and is started again only with
+  ``--retry always``. So a start request can be sent from three states, and if it provably never
+  left, the job goes back to where it was sent from. This is why ``starting`` is three states: a job
+  that was unconfirmed or running before can never become ``queued`` again, whatever becomes of the
+  next start request, and nobody may be told that it was not started.
+* A callback can come at any time: before the ack, after a refusal, after the job was given up. It
+  is the result in every state but those that have one.
+
+:data:`TRANSITIONS` holds every state, and the events that it accepts. An event that is not there
+is a bug in the proxy and raises :class:`IllegalTransition`. Nothing but :meth:`JobRecord.on` writes
+a record's state, and only the correlation table calls it.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
+from twisted.internet.interfaces import IReactorTime
 
 from jobproxy.util.deadline import Deadline
 from jobproxy.util.expiring_map import ExpiringMap
 from jobproxy.wire.jobs import Report
-from jobproxy.wire.problems import CallbackConflict, Problem, Started, StartUnknown, WaitOver
-
-_log = Logger()
+from jobproxy.wire.problems import Problem, Started
 
 
 class State(Enum):
-    """How far a job has come."""
+    """How far a job has come.
 
-    QUEUED = "queued"
-    STARTING = "starting"
-    RUNNING = "running"
-    #: The start may have reached the job server, although no usable ack came back.
-    UNCONFIRMED = "unconfirmed"
-    #: There is an outcome.
-    ENDED = "ended"
+    :ivar word: as clients, operators and the log see it.
+    """
+
+    #: No start request was sent, or none that the job server can have read.
+    QUEUED = ("queued", "queued")
+    #: The first start request is under way.
+    STARTING = ("starting", "starting")
+    #: A start request is under way, and an earlier one was ambiguous.
+    STARTING_AGAIN = ("starting-again", "starting")
+    #: A start request is under way, and an earlier one was acknowledged (``--on-lost restart``).
+    RESTARTING = ("restarting", "starting")
+    #: The last start request was ambiguous.
+    UNCONFIRMED = ("unconfirmed", "unconfirmed")
+    #: A start was acknowledged, here or on another node.
+    RUNNING = ("running", "running")
+    #: There is a problem instead of a result. A callback can still bring one.
+    FAILED = ("failed", "ended")
+    #: There is a result.
+    COMPLETED = ("completed", "ended")
+    #: Nothing is kept of the job any more.
+    FORGOTTEN = ("forgotten", "ended")
+
+    # Enum's own is written in Python, and called for each look-up below.
+    __hash__ = object.__hash__
+
+    def __init__(self, _: str, word: str) -> None:
+        self.word = word
 
 
-class Delivery(Enum):
-    """What became of a callback that is ours."""
+class Event(Enum):
+    """What happens to a job."""
 
-    ACCEPTED = "accepted"
-    PROGRESS = "progress"
-    #: The job has its result already.
-    DUPLICATE = "duplicate"
-    #: Its deadline has passed, or nothing is known of it any more; the result is kept.
-    LATE = "late"
-    #: It names no job by its token, and its id is not known (yet); it is kept.
-    PARKED = "parked"
+    #: A start request is sent.
+    SEND = "send"
+    #: The job server acknowledged a start.
+    ACK = "ack"
+    #: The start request may have reached the job server, but there is no usable ack.
+    DOUBT = "doubt"
+    #: The start request provably never left, or was refused.
+    RETRACT = "retract"
+    #: Another node starts or has started the job.
+    HAND_OVER = "hand over"
+    #: The result arrives.
+    COMPLETE = "complete"
+    #: The job ends without a result.
+    FAIL = "fail"
+    #: The record is removed from the table.
+    FORGET = "forget"
+
+    __hash__ = object.__hash__
+
+
+TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
+    State.QUEUED: {
+        Event.SEND: State.STARTING,
+        Event.HAND_OVER: State.RUNNING,
+        Event.COMPLETE: State.COMPLETED,
+        Event.FAIL: State.FAILED,
+        Event.FORGET: State.FORGOTTEN,
+    },
+    State.STARTING: {
+        Event.ACK: State.RUNNING,
+        Event.DOUBT: State.UNCONFIRMED,
+        Event.RETRACT: State.QUEUED,
+        Event.COMPLETE: State.COMPLETED,
+        Event.FAIL: State.FAILED,
+        Event.FORGET: State.FORGOTTEN,
+    },
+    State.STARTING_AGAIN: {
+        Event.ACK: State.RUNNING,
+        Event.DOUBT: State.UNCONFIRMED,
+        Event.RETRACT: State.UNCONFIRMED,
+        Event.COMPLETE: State.COMPLETED,
+        Event.FAIL: State.FAILED,
+        Event.FORGET: State.FORGOTTEN,
+    },
+    State.RESTARTING: {
+        Event.ACK: State.RUNNING,
+        Event.DOUBT: State.RUNNING,
+        Event.RETRACT: State.RUNNING,
+        Event.COMPLETE: State.COMPLETED,
+        Event.FAIL: State.FAILED,
+        Event.FORGET: State.FORGOTTEN,
+    },
+    State.UNCONFIRMED: {
+        Event.SEND: State.STARTING_AGAIN,
+        Event.DOUBT: State.UNCONFIRMED,
+        Event.COMPLETE: State.COMPLETED,
+        Event.FAIL: State.FAILED,
+        Event.FORGET: State.FORGOTTEN,
+    },
+    State.RUNNING: {
+        Event.SEND: State.RESTARTING,
+        Event.ACK: State.RUNNING,
+        Event.DOUBT: State.RUNNING,
+        Event.COMPLETE: State.COMPLETED,
+        Event.FAIL: State.FAILED,
+        Event.FORGET: State.FORGOTTEN,
+    },
+    State.FAILED: {
+        Event.COMPLETE: State.COMPLETED,
+        Event.FORGET: State.FORGOTTEN,
+    },
+    State.COMPLETED: {
+        Event.FORGET: State.FORGOTTEN,
+    },
+    State.FORGOTTEN: {},
+}
+
+#: The states of a job that nothing but a callback or forgetting can change.
+ENDED = frozenset({State.FAILED, State.COMPLETED, State.FORGOTTEN})
+
+
+class IllegalTransition(Exception):
+    """An event came in a state that does not accept it."""
 
 
 @frozen
@@ -46,7 +156,7 @@ class Origin:
     """The request that a job came with.
 
     :param traceparent: of the trace that it belongs to.
-    :param account: whose job it is, if that may be shown.
+    :param account: the job's account, if it may be shown.
     """
 
     request_id: bytes = b""
@@ -59,24 +169,26 @@ NO_ORIGIN = Origin()
 
 @define(eq=False)
 class JobRecord:
-    """What is known of one job; changed by the correlation table alone.
+    """What is known of one job; only the correlation table changes it.
 
-    :ivar created: when it was asked for; like all times here, seconds on a monotonic clock.
-    :ivar key_digest: another name of the job, by which a client can ask for it again.
-    :ivar request_digest: what has to be the same whenever the alias is used.
-    :ivar origin: by what the log knows it.
-    :ivar cancel_start: ends what is under way to start the job, where that can be ended safely.
-    :ivar runs_unattended: whether the job goes on without anybody waiting, and its result is kept.
-    :ivar starts: how many start calls may have reached the job server.
-    :ivar upstream_id: the job server's id of the job, once it is known.
-    :ivar ack: the answer to the start, until there is an outcome.
-    :ivar outcome: the job's result, or why it was not started.
-    :ivar sent: when the first start call was begun.
+    All times are in seconds on a monotonic clock.
+
+    :ivar created: when the job was asked for.
+    :ivar key_digest: stands for the account's Idempotency-Key.
+    :ivar request_digest: stands for the request that the key belongs to.
+    :ivar cancel_start: ends what is under way to start the job; there as long as that is safe.
+    :ivar origin: how the log names the job's request.
+    :ivar runs_unattended: whether the job goes on, and its result is kept, without any client.
+    :ivar starts: how many start requests may have reached the job server.
+    :ivar ack: the response to the start, until the job ends.
+    :ivar result: what ended the job.
+    :ivar problem: why there is no result.
+    :ivar sent: when the first start request was sent.
     :ivar acked: when a usable ack came.
-    :ivar heard: when the job server last said something of the job.
-    :ivar ended: when the outcome was known.
-    :ivar overdue: when the last client that waited had to be told that it took too long.
-    :ivar kept_in: where it is kept while nobody waits.
+    :ivar heard: when the job server last said something about the job.
+    :ivar ended: when the result or the problem came.
+    :ivar overdue: when the last client that was held got an error because its time was up.
+    :ivar kept_in: the part of the retention that holds the record while nobody waits.
     """
 
     job_id: str
@@ -84,37 +196,36 @@ class JobRecord:
     key_digest: bytes | None = None
     request_digest: bytes = b""
     cancel_start: Callable[[], object] | None = None
-    runs_unattended: bool = False
-    state: State = State.QUEUED
-    starts: int = 0
-    upstream_id: str | None = None
-    ack: Report | None = None
-    outcome: Report | Problem | None = None
-    sent: float | None = None
-    acked: float | None = None
-    heard: float | None = None
-    ended: float | None = None
-    overdue: float | None = None
-    waiters: tuple["Waiter", ...] = ()
-    kept_in: ExpiringMap["JobRecord"] | None = field(default=None, repr=False)
     origin: Origin = NO_ORIGIN
+    state: State = field(default=State.QUEUED, init=False)
+    runs_unattended: bool = field(default=False, init=False)
+    starts: int = field(default=0, init=False)
+    upstream_id: str | None = field(default=None, init=False)
+    ack: Report | None = field(default=None, init=False)
+    result: Report | None = field(default=None, init=False)
+    problem: Problem | None = field(default=None, init=False)
+    sent: float | None = field(default=None, init=False)
+    acked: float | None = field(default=None, init=False)
+    heard: float | None = field(default=None, init=False)
+    ended: float | None = field(default=None, init=False)
+    overdue: float | None = field(default=None, init=False)
+    waiters: tuple["Waiter", ...] = field(default=(), init=False)
+    kept_in: ExpiringMap["JobRecord"] | None = field(default=None, init=False, repr=False)
+
+    def on(self, event: Event) -> None:
+        """Change the state.
+
+        :raises IllegalTransition: if the state does not accept the event.
+        """
+        try:
+            self.state = TRANSITIONS[self.state][event]
+        except KeyError:
+            raise IllegalTransition(f"{event.value} while {self.state.name}") from None
 
     @property
-    def names(self) -> dict[str, str]:
-        """The fields by which a log event says which job it is about."""
-        names = {"job": self.job_id}
-        if self.origin.request_id:
-            names["request_id"] = self.origin.request_id.decode()
-        if self.origin.traceparent is not None:
-            names["trace_id"] = self.origin.traceparent[3:35].decode()
-        if self.origin.account is not None:
-            names["account"] = self.origin.account
-        return names
-
-    @property
-    def result(self) -> Report | None:
-        """The job's result, once there is one."""
-        return self.outcome if isinstance(self.outcome, Report) else None
+    def is_ended(self) -> bool:
+        """Whether the job has a result or a problem, or is forgotten."""
+        return self.state in ENDED
 
     @property
     def started(self) -> Started:
@@ -124,79 +235,64 @@ class JobRecord:
         return "unknown" if self.starts else "no"
 
     @property
-    def wanted_until(self) -> float:
-        """When nobody will want the job to be started any more."""
-        if self.runs_unattended:
-            return math.inf
-        deadlines = (waiter.deadline.at for waiter in self.waiters if not waiter.is_poll)
-        return max(deadlines, default=0.0)
-
-    @property
     def is_wanted(self) -> bool:
         """Whether there is a reason to start the job."""
         return self.runs_unattended or any(not waiter.is_poll for waiter in self.waiters)
 
-    def mark(self, problem: Problem) -> Problem:
-        """Have a problem say which job it is about."""
-        problem.job, problem.upstream_id = self.job_id, self.upstream_id
-        return problem
+    @property
+    def wanted_until(self) -> float:
+        """When nobody will want the job to be started any more, in seconds on the clock."""
+        if self.runs_unattended:
+            return math.inf
+        deadlines = [waiter.deadline.at for waiter in self.waiters if not waiter.is_poll]
+        return max(deadlines, default=0.0)
 
-    def overrun(self) -> Problem:
-        """Return what is told to somebody who has waited for too long."""
-        if self.started == "unknown":
-            problem: Problem = StartUnknown(
-                "The job server did not confirm the start, and no callback came; "
-                "the job may run or may have run."
-            )
-        elif self.started == "no":
-            problem = WaitOver(
-                "The job was not started in time: others of its account came first, or the job "
-                "server was busy.",
-                retry_after=1,
-            )
-        else:
-            problem = WaitOver("The job was started, but its callback did not come in time.")
-        problem.started = self.started
-        return self.mark(problem)
-
-    def check_id(self, report: Report) -> None:
-        """Look whether a callback can be about this job.
-
-        :raises CallbackConflict: if it names another job than the ack did.
-        """
-        known, told = self.upstream_id, report.upstream_id
-        # The ids of a job that was started again can both be right.
-        if self.starts < 2 and known is not None and told is not None and known != told:
-            _log.error("job {job} got a callback about another id", **self.names)
-            raise CallbackConflict("The id is not the one that the start of this job was given.")
-
-    def compare(self, report: Report) -> Delivery:
-        """Tell what a second result of the job means.
-
-        :raises CallbackConflict: if it is not the first one once more.
-        """
-        if self.result is None or report.body != self.result.body:
-            if self.starts < 2:
-                _log.error("job {job} got a second result, unlike its first", **self.names)
-                raise CallbackConflict("The job has another result already.")
-            _log.warn("job {job} was started again, and both have ended", **self.names)
-        return Delivery.DUPLICATE
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """The fields by which a log event names the job."""
+        fields = {"job": self.job_id}
+        if self.origin.request_id:
+            fields["request_id"] = self.origin.request_id.decode()
+        if self.origin.traceparent is not None:
+            fields["trace_id"] = self.origin.traceparent[3:35].decode()
+        if self.origin.account is not None:
+            fields["account"] = self.origin.account
+        return fields
 
 
-@define(eq=False)
 class Waiter:
-    """Somebody who waits for a job.
+    """A client that waits for a job.
 
-    :ivar until: :attr:`State.RUNNING` if the ack is enough.
-    :ivar takes_state: whether it wants to be told of the job's state at its deadline, and not of a
-        problem.
-    :ivar is_poll: whether it only looks how the job goes, and has no part in it.
-    :ivar deadline: when it is answered whatever happens.
+    It, its Deferred and its deadline refer to each other. The table breaks that circle when it
+    dismisses the waiter; otherwise each job would leave garbage for the cyclic collector.
+
+    :param seconds: the time until the deadline.
+    :param leave: is called with the waiter when its Deferred is cancelled.
+    :param expire: is called with the waiter at its deadline.
+    :ivar ack_is_enough: whether it is answered as soon as the start is acknowledged.
+    :ivar takes_state: whether it accepts the job's state, instead of a problem, at its deadline.
+    :ivar is_poll: whether it only asks about the job, and is no reason to start it.
+    :ivar answered: fires with the record, or fails with a :class:`ProblemError`.
+    :ivar deadline: when it is answered, whatever happens.
     """
 
-    record: JobRecord
-    until: State
-    takes_state: bool
-    is_poll: bool
-    answered: Deferred[JobRecord] = field(init=False)
-    deadline: Deadline = field(init=False)
+    __slots__ = ("ack_is_enough", "answered", "deadline", "is_poll", "record", "takes_state")
+
+    def __init__(
+        self,
+        record: JobRecord,
+        clock: IReactorTime,
+        seconds: float,
+        leave: Callable[["Waiter"], None],
+        expire: Callable[["Waiter"], None],
+        *,
+        ack_is_enough: bool,
+        takes_state: bool,
+        is_poll: bool,
+    ) -> None:
+        self.record = record
+        self.ack_is_enough = ack_is_enough
+        self.takes_state = takes_state
+        self.is_poll = is_poll
+        self.answered: Deferred[JobRecord] = Deferred(lambda _: leave(self))
+        self.deadline = Deadline(clock, seconds, lambda: expire(self))

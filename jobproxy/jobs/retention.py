@@ -1,8 +1,8 @@
-"""Where the jobs are kept that nobody waits for."""
+"""Retention: which records are kept while no client waits for them, and for how long."""
 
 from collections.abc import Callable
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -11,43 +11,54 @@ from jobproxy.util.expiring_map import ExpiringMap
 
 _log = Logger()
 
-#: Seconds that a job without an end is remembered once nobody waits: as long as its token is good.
-LIFETIME = 86_400.0
-#: How much is kept at most of each kind.
-MAX_NUMBER = 50_000
-MAX_BYTES = 64 * 2**20
-#: What an entry takes besides the body of its result, in bytes.
+#: Bytes that a record takes besides the body of its result.
 OVERHEAD = 1_024
+
+
+@frozen
+class Bounds:
+    """How much is kept at most.
+
+    :param number: of records.
+    :param size: in bytes.
+    """
+
+    number: int = 50_000
+    size: int = 64 * 2**20
 
 
 @define(eq=False)
 class Retention:
-    """Three shelves; each entry is on one at most, and knows which.
+    """Three maps. A record is in one of them at most, and refers to it.
 
-    :param retain: seconds that outcomes are kept.
-    :param drop: is called with each entry that had to go, by time or for want of room.
+    :param retain: seconds that results and problems are kept.
+    :param lifetime: seconds that jobs without an end are kept.
+    :param bounds: of each map.
+    :param forget: is called with each record that is removed, by time or for want of room.
     :ivar unattended: jobs that have not ended.
-    :ivar outcomes: jobs whose outcome somebody got, or can come and ask for.
-    :ivar orphans: jobs whose result came when nobody waited for it any more; they have room of
-        their own, so that no traffic pushes them out.
+    :ivar outcomes: jobs whose result or problem somebody got, or can ask for.
+    :ivar orphans: jobs whose result came when nobody waited; they have bounds of their own, so
+        that no traffic pushes them out.
     """
 
     _clock: IReactorTime
     _retain: float
-    _drop: Callable[[JobRecord], object]
+    _lifetime: float
+    _bounds: Bounds
+    _forget: Callable[[JobRecord], object]
     unattended: ExpiringMap[JobRecord] = field(init=False)
     outcomes: ExpiringMap[JobRecord] = field(init=False)
     orphans: ExpiringMap[JobRecord] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        bounds = (MAX_NUMBER, MAX_BYTES)
-        self.unattended = ExpiringMap(self._clock, LIFETIME, *bounds, self._drop)
-        self.outcomes = ExpiringMap(self._clock, self._retain, *bounds, self._drop)
-        self.orphans = ExpiringMap(self._clock, self._retain, *bounds, self._give_up)
+        bounds = (self._bounds.number, self._bounds.size)
+        self.unattended = ExpiringMap(self._clock, self._lifetime, *bounds, self._forget)
+        self.outcomes = ExpiringMap(self._clock, self._retain, *bounds, self._forget)
+        self.orphans = ExpiringMap(self._clock, self._retain, *bounds, self._forget_orphan)
 
     @property
     def retained(self) -> int:
-        """How many outcomes are kept."""
+        """How many jobs that have ended are kept."""
         return len(self.outcomes) + len(self.orphans)
 
     @property
@@ -56,19 +67,36 @@ class Retention:
         return self.outcomes.size + self.orphans.size
 
     def move(self, record: JobRecord, kept_in: ExpiringMap[JobRecord] | None) -> None:
-        """Put an entry on a shelf, or on none as somebody waits for it."""
+        """Put a record into a map, or into none as a client waits for it."""
         if record.kept_in is not None:
-            record.kept_in.take(record.job_id)
+            record.kept_in.remove(record.job_id)
         record.kept_in = kept_in
         if kept_in is not None:
-            size = OVERHEAD + (len(record.result.body) if record.result else 0)
+            result = record.result
+            size = OVERHEAD if result is None else OVERHEAD + len(result.body)
             kept_in.put(record.job_id, record, size)
+
+    def keep_ended(self, record: JobRecord, *, is_orphan: bool) -> None:
+        """Keep the record of a job that has just ended."""
+        self.move(record, self.orphans if is_orphan else self.outcomes)
+        if is_orphan:
+            when = "after its client had left"
+            if record.overdue is not None and record.ended is not None:
+                when = f"{record.ended - record.overdue:.3f} s too late"
+            _log.warn(
+                "the result of job {job} came {when}; it is kept", **record.log_fields, when=when
+            )
+
+    def find_orphan(self, job_id: str) -> bytes | None:
+        """Return the body of an orphan, if there is one with this job id."""
+        record = self.orphans.find(job_id)
+        return None if record is None or record.result is None else record.result.body
 
     def clear(self) -> None:
         """Keep nothing any more."""
-        for kept_in in (self.unattended, self.outcomes, self.orphans):
-            kept_in.clear()
+        for kept in (self.unattended, self.outcomes, self.orphans):
+            kept.clear()
 
-    def _give_up(self, record: JobRecord) -> None:
-        _log.warn("the result of job {job} is forgotten; nobody asked for it", **record.names)
-        self._drop(record)
+    def _forget_orphan(self, record: JobRecord) -> None:
+        _log.warn("the result of job {job} is forgotten; nobody asked for it", **record.log_fields)
+        self._forget(record)

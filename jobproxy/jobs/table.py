@@ -5,62 +5,74 @@ from typing import Any
 
 from attrs import define, field
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
-from jobproxy.jobs.events import JobEvents
-from jobproxy.jobs.record import NO_ORIGIN, Delivery, JobRecord, Origin, State, Waiter
-from jobproxy.jobs.retention import Retention
-from jobproxy.util.deadline import Deadline, do_nothing
+from jobproxy.jobs import outcomes
+from jobproxy.jobs.clients import WaitingClients
+from jobproxy.jobs.delivery import Delivery, judge
+from jobproxy.jobs.events import JobEvents, Observer, Source
+from jobproxy.jobs.index import PARKED, Index, TokenIndex, UpstreamIdIndex
+from jobproxy.jobs.record import NO_ORIGIN, Event, JobRecord, Origin, State
+from jobproxy.jobs.retention import Bounds, Retention
 from jobproxy.util.histogram import Histogram
-from jobproxy.util.idle import IdleNotifier
 from jobproxy.wire.jobs import Report
-from jobproxy.wire.problems import Draining, Problem
-
-_log = Logger()
+from jobproxy.wire.problems import Problem
+from jobproxy.wire.tokens import LIFETIME
 
 
 @define(eq=False)
 class CorrelationTable(Service):
     """Stores a Deferred for each held client and fires it when the job's callback arrives.
 
-    An entry is made before the start call, so that no callback can come too early. It has at most
-    one outcome. A deadline ends a client's wait, not the job: the entry stays, without anybody
-    waiting, until the callback comes or its token is no longer good, and then for as long as
-    results are retained.
+    A record is created before the start request, so that no callback can come too early. It gets at
+    most one result. A deadline ends a client's wait, not the job: the record stays, without any
+    client, until the callback comes or its token is no longer good, and then for as long as results
+    are retained.
 
-    :param retain: seconds that outcomes are kept.
+    :param retain: seconds that results are kept.
+    :param observer: is called after each change.
+    :param lifetime: seconds that a job without an end is kept once no client waits for it: by
+        default as long as its token is good.
+    :param bounds: of what is retained.
+    :param make_job_id: returns the job id for a result whose job nobody knows; given together with
+        ``park_time`` if callbacks are told apart by upstream ids.
+    :param park_time: seconds that a callback waits for the ack that tells whose it is.
+    :ivar retention: the records that no client waits for.
+    :ivar clients: those who wait.
+    :ivar durations: from the request for a job to its result.
     """
 
     _clock: IReactorTime
     _retain: float
-    _events: JobEvents = field(factory=JobEvents, kw_only=True)
+    _observer: Observer = field(factory=JobEvents, kw_only=True)
+    _lifetime: float = field(default=LIFETIME, kw_only=True)
+    _bounds: Bounds = field(factory=Bounds, kw_only=True)
+    _make_job_id: Callable[[], str] | None = field(default=None, kw_only=True)
+    _park_time: float = field(default=0.0, kw_only=True)
+    _parked_bounds: Bounds = field(default=PARKED, kw_only=True)
     _records: dict[str, JobRecord] = field(factory=dict, init=False, repr=False)
-    _keys: dict[bytes, JobRecord] = field(factory=dict, init=False, repr=False)
-    _retention: Retention = field(init=False, repr=False)
-    #: How many clients wait for their answer.
-    held: int = field(default=0, init=False)
-    #: From the request for a job to its result.
+    _by_key: dict[bytes, JobRecord] = field(factory=dict, init=False, repr=False)
+    _index: Index = field(init=False, repr=False)
+    retention: Retention = field(init=False, repr=False)
+    clients: WaitingClients = field(init=False, repr=False)
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
-    _idle: IdleNotifier = field(factory=IdleNotifier, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self._retention = Retention(self._clock, self._retain, self._forget)
+        self.retention = Retention(
+            self._clock, self._retain, self._lifetime, self._bounds, self._forget
+        )
+        self.clients = WaitingClients(
+            self._clock, self.retention, self._observer, self.fail, self._forget
+        )
+        self._index = TokenIndex()
+        if self._make_job_id is not None:
+            self._index = UpstreamIdIndex(
+                self._clock, self._park_time, self._keep_unclaimed, self._parked_bounds
+            )
 
     def __len__(self) -> int:
-        """Return how many jobs have not ended, those included that nobody waits for."""
-        return len(self._records) - self._retention.retained
-
-    @property
-    def retained(self) -> int:
-        """How many outcomes are kept."""
-        return self._retention.retained
-
-    @property
-    def retained_bytes(self) -> int:
-        """About how many bytes they take."""
-        return self._retention.retained_bytes
+        """Return how many jobs have not ended, with or without clients."""
+        return len(self._records) - self.retention.retained
 
     def create(
         self,
@@ -71,333 +83,224 @@ class CorrelationTable(Service):
         request_digest: bytes = b"",
         origin: Origin = NO_ORIGIN,
     ) -> JobRecord:
-        """Make a job's entry; to be called before it is started, and followed by :meth:`wait`.
+        """Create a job's record, before its start; a client that waits has to follow.
 
         :param job_id: not in use yet.
-        :param cancel_start: is called when the job ends, or its last client goes, before
-            it has been started.
-        :param key_digest: another name for it, taken away from the job that had it before.
-        :param origin: what the log is to know of it.
+        :param cancel_start: is called when the job ends, or its last client leaves, before it has
+            been started.
+        :param key_digest: finds the job too; it is taken away from a job that had it before.
+        :param origin: how the log names the job's request.
         """
         if job_id in self._records:
             raise ValueError("this job id is in use")
         record = JobRecord(
-            job_id, self._clock.seconds(), key_digest, request_digest, cancel_start, origin=origin
+            job_id, self._clock.seconds(), key_digest, request_digest, cancel_start, origin
         )
         self._records[job_id] = record
         if key_digest is not None:
-            self._keys[key_digest] = record
-        self._events.note(record)
+            self._by_key[key_digest] = record
+        self._observer.job_changed(record, Source.HERE)
         return record
-
-    def adopt(
-        self,
-        job_id: str,
-        ack: Report | None,
-        *,
-        key_digest: bytes | None = None,
-        request_digest: bytes = b"",
-    ) -> JobRecord:
-        """Make an entry for a job that may have been started elsewhere; others know more of it.
-
-        :param job_id: not in use here.
-        :param ack: the answer to its start, if that is known.
-        """
-        record = self.create(
-            job_id, do_nothing, key_digest=key_digest, request_digest=request_digest
-        )
-        self.hand_over(record, ack)
-        self._retention.move(record, self._retention.unattended)
-        return record
-
-    def hand_over(self, record: JobRecord, ack: Report | None) -> None:
-        """Note that a job may have been started elsewhere, and is not to be started here."""
-        if record.state is not State.ENDED:
-            record.runs_unattended, record.starts = True, 1
-            self.advance(record, State.RUNNING, ack=ack)
-
-    def wait(
-        self,
-        record: JobRecord,
-        seconds: float,
-        *,
-        until: State = State.ENDED,
-        takes_state: bool = False,
-        is_poll: bool = False,
-    ) -> Deferred[JobRecord]:
-        """Wait for a job; any number may.
-
-        :param seconds: the time until the deadline.
-        :param until: :attr:`State.RUNNING` if the ack is enough.
-        :param takes_state: whether to fire at the deadline too, with a job that has not ended; not
-            if it is not known whether it was started. Who is told so can come and ask for the
-            result, so that from then on the job goes on without anybody waiting.
-        :param is_poll: whether this is somebody who only asks how the job goes: it is told at the
-            deadline whatever that is, and is no reason to start the job.
-        :return: fires with the entry when it has a result, or fails with a :class:`Problem`.
-            Cancel it when the client has left.
-        """
-        if record.outcome is not None:
-            if record.kept_in is self._retention.orphans:
-                self._retention.move(record, self._retention.outcomes)
-            return fail(record.outcome) if isinstance(record.outcome, Problem) else succeed(record)
-        if until is State.RUNNING and record.ack is not None:
-            record.runs_unattended = True
-            return succeed(record)
-        self._retention.move(record, None)
-        waiter = Waiter(record, until, takes_state, is_poll)
-        waiter.answered = Deferred(lambda _: self._abandon(waiter))
-        waiter.deadline = Deadline(self._clock, seconds, lambda: self._expire(waiter))
-        record.waiters = (*record.waiters, waiter)
-        self.held += 1
-        return waiter.answered
 
     def find(self, job_id: str) -> JobRecord | None:
         """Return what is known of a job."""
         return self._records.get(job_id)
 
     def find_key(self, key_digest: bytes) -> JobRecord | None:
-        """Return the job that has this other name."""
-        return self._keys.get(key_digest)
+        """Return the job of an Idempotency-Key."""
+        return self._by_key.get(key_digest)
 
-    def advance(
+    def send(self, record: JobRecord) -> None:
+        """Note that a start request is about to be sent."""
+        if record.is_ended:
+            return
+        record.starts += 1
+        record.sent = record.sent or self._clock.seconds()
+        record.cancel_start = None
+        self._change(record, Event.SEND)
+
+    def acknowledge(
         self,
         record: JobRecord,
-        state: State,
+        ack: Report,
         *,
-        ack: Report | None = None,
         cancel_start: Callable[[], object] | None = None,
     ) -> None:
-        """Note how far a job has come; nothing happens if it has ended already.
+        """Note the ack of a start.
 
-        :param ack: the job server's answer to the start, once there is one. If it has an id, a
-            callback with another one is refused.
-        :param cancel_start: see :meth:`create`; given as long as the job can be kept from being
-            started (again).
+        :param ack: if it has an id, a callback with another one is refused.
+        :param cancel_start: see :meth:`create`; given if the job may be started again.
         """
-        if record.state is State.ENDED:
-            return
-        if ack is not None:
-            record.upstream_id = ack.upstream_id or record.upstream_id
-            record.ack = ack
-            record.heard = record.acked = self._clock.seconds()
-        self._set_state(record, state)
-        record.cancel_start = cancel_start
-        if state is State.STARTING:
-            record.starts += 1
-            record.sent = record.sent or self._clock.seconds()
-        if ack is not None:
-            for waiter in record.waiters:
-                if waiter.until is State.RUNNING:
-                    record.runs_unattended = True
-                    self._dismiss(waiter).callback(record)
-            self._tell_idle()
+        if not record.is_ended:
+            self._note_ack(record, ack)
+            record.cancel_start = cancel_start
+            self._change(record, Event.ACK, has_news=True)
+            self.clients.answer_acks(record)
+        self._add_upstream_id(record, ack)
 
     def conclude(self, record: JobRecord, ack: Report) -> None:
-        """Take an ack that is the job's result; nothing happens if it has one already."""
-        if record.state is not State.ENDED:
+        """Note an ack that is the job's result already."""
+        if not record.is_ended:
             record.upstream_id = ack.upstream_id or record.upstream_id
             record.acked = self._clock.seconds()
-            self._end(record, ack)
+            self._end(record, result=ack)
+        self._add_upstream_id(record, ack)
+
+    def doubt(self, record: JobRecord, *, cancel_start: Callable[[], object] | None = None) -> None:
+        """Note that a start request was ambiguous, or that no other will follow such a one."""
+        if not record.is_ended:
+            record.cancel_start = cancel_start
+            self._change(record, Event.DOUBT)
 
     def retract(self, record: JobRecord, cancel_start: Callable[[], object]) -> None:
-        """Note that the last start call certainly was not read, or was refused.
+        """Note that the last start request provably never left, or was refused."""
+        if not record.is_ended:
+            record.starts -= 1
+            record.cancel_start = cancel_start
+            self._change(record, Event.RETRACT)
 
-        :param cancel_start: see :meth:`create`.
+    def hand_over(self, record: JobRecord, ack: Report | None) -> None:
+        """Note that another node starts a job, or may have started it; this one never will.
+
+        :param ack: the ack of its start, if that is known.
         """
-        if record.state is State.ENDED:
+        if record.is_ended:
             return
-        record.starts -= 1
-        states = {"no": State.QUEUED, "unknown": State.UNCONFIRMED, "yes": State.RUNNING}
-        record.cancel_start = cancel_start
-        self._set_state(record, states[record.started])
+        record.runs_unattended, record.starts, record.cancel_start = True, 1, None
+        if ack is not None:
+            self._note_ack(record, ack)
+        self._change(record, Event.HAND_OVER)
+        if ack is not None:
+            self.clients.answer_acks(record)
+        if not record.waiters:
+            self.retention.move(record, self.retention.unattended)
 
-    def shorten(self, record: JobRecord, seconds: float) -> None:
-        """Bring the deadlines of all who wait forward, unless they are sooner.
+    def complete(
+        self, job_id: str | None, report: Report, source: Source = Source.HERE
+    ) -> Delivery:
+        """Receive a callback, and answer all clients if it ends the job.
 
-        :param seconds: the time from now until the new deadline.
+        :param job_id: the job that the callback's URL names; :data:`None` if it names none.
+        :param source: how it came.
+        :return: what became of it; nothing has changed if it is refused.
         """
-        at = self._clock.seconds() + seconds
-        for waiter in record.waiters:
-            waiter.deadline.bring_forward(at)
-
-    def complete(self, job_id: str, report: Report) -> Delivery:
-        """Take what the job server says of a job, and answer who waits if that ends the job.
-
-        :raises CallbackConflict: if it names another job than the ack did, or if the job has
-            another result already; nothing has changed.
-        """
-        record = self._records.get(job_id)
+        record = self._index.find(report) if job_id is None else self._records.get(job_id)
         if record is None:
+            if job_id is None:
+                return self._index.park(report)
             if report.is_progress:
                 return Delivery.LATE
-            # It was forgotten, or we were restarted.
-            record = self._records[job_id] = JobRecord(job_id, self._clock.seconds())
-            record.overdue = record.created
-        record.check_id(report)
-        if report.is_progress:
+            record = self._revive(job_id)
+        delivery = judge(record, report)
+        if delivery is Delivery.PROGRESS:
             record.heard = self._clock.seconds()
-            return Delivery.PROGRESS
-        if record.result is not None:
-            return record.compare(report)
-        is_over = record.overdue is not None or record.outcome is not None
-        delivery = Delivery.LATE if is_over and not record.waiters else Delivery.ACCEPTED
-        record.upstream_id = report.upstream_id or record.upstream_id
-        self._end(record, report)
+        elif not delivery.is_refused and delivery is not Delivery.DUPLICATE:
+            record.upstream_id = report.upstream_id or record.upstream_id
+            self._end(record, result=report, source=source)
         return delivery
 
     def fail(self, record: JobRecord, problem: Problem) -> None:
-        """End a job that was not started; nothing happens if it has ended already."""
-        if record.state is not State.ENDED:
-            problem.forget_origin()
-            self._end(record, record.mark(problem))
+        """End a job without a result; nothing happens if it has ended already."""
+        if not record.is_ended:
+            self._end(record, problem=outcomes.about(record, problem))
 
-    def fail_queued(self, make_problem: Callable[[], Problem]) -> None:
+    def fail_queued(self, problem: Problem) -> None:
         """End all jobs that have not been started."""
         for record in list(self._records.values()):
             if record.state is State.QUEUED:
-                self.fail(record, make_problem())
+                self.fail(record, problem)
 
     def unended(self) -> Iterator[JobRecord]:
         """Return the jobs that have not ended, the oldest first."""
-        return (record for record in self._records.values() if record.state is not State.ENDED)
+        return (record for record in self._records.values() if not record.is_ended)
 
     def keyed(self) -> list[JobRecord]:
-        """Return the jobs that can be asked for by another name."""
-        return list(self._keys.values())
-
-    def orphans(self) -> list[JobRecord]:
-        """Return the jobs whose result nobody waited for or asked for since, the oldest first."""
-        return list(self._retention.orphans)
-
-    def when_idle(self) -> Deferred[None]:
-        """Wait until nobody is held."""
-        return self._idle.wait(is_idle=not self.held)
-
-    def find_orphan(self, job_id: str) -> bytes | None:
-        """Return the body of an orphan, if there is one of this handle."""
-        record = self._retention.orphans.find(job_id)
-        return None if record is None or record.result is None else record.result.body
+        """Return the jobs that have an Idempotency-Key."""
+        return list(self._by_key.values())
 
     def drop_orphan(self, job_id: str) -> None:
         """Forget an orphan."""
-        record = self._retention.orphans.find(job_id)
+        record = self.retention.orphans.find(job_id)
         if record is not None:
-            self._retention.move(record, None)
+            self.retention.move(record, None)
             self._forget(record)
 
     def stopService(self) -> Any:
         """Answer every held client that the proxy stops, and forget everything."""
         for record in list(self._records.values()):
-            for waiter in record.waiters:
-                problem = Draining(
-                    "The proxy was stopped while the job was waited for.", retry_after=1
-                )
-                problem.started = record.started
-                self._dismiss(waiter).errback(record.mark(problem))
+            self.clients.answer_all(record, outcomes.stopped(record))
             self._forget(record)
-        self._retention.clear()
-        self._tell_idle()
+        self.retention.clear()
+        self._index.clear()
         return super().stopService()
 
-    def _end(self, record: JobRecord, outcome: Report | Problem) -> None:
-        """Give a job its outcome; it is on its shelf before anybody is told, who may ask again."""
+    def _note_ack(self, record: JobRecord, ack: Report) -> None:
+        record.upstream_id = ack.upstream_id or record.upstream_id
+        record.ack = ack
+        record.heard = record.acked = self._clock.seconds()
+
+    def _change(self, record: JobRecord, event: Event, *, has_news: bool = False) -> None:
+        """Change a record's state, and tell the observer if that or anything else is new."""
+        before = record.state
+        record.on(event)
+        if has_news or record.state is not before:
+            self._observer.job_changed(record, Source.HERE)
+
+    def _end(
+        self,
+        record: JobRecord,
+        *,
+        result: Report | None = None,
+        problem: Problem | None = None,
+        source: Source = Source.HERE,
+    ) -> None:
+        """End a job. It is retained before any client is answered, who may ask for it again."""
         waiters, cancel_start = record.waiters, record.cancel_start
-        is_orphan = isinstance(outcome, Report) and not (waiters or record.runs_unattended)
-        now = self._clock.seconds()
-        record.state, record.outcome, record.ended = State.ENDED, outcome, now
-        if record.sent is not None and isinstance(outcome, Report):
-            self.durations.observe(now - record.created)
-        self._events.note(record)
+        is_orphan = result is not None and not (waiters or record.runs_unattended)
+        record.on(Event.COMPLETE if problem is None else Event.FAIL)
+        record.result, record.problem = result, problem
+        record.ended = self._clock.seconds()
+        if record.sent is not None and result is not None:
+            self.durations.observe(record.ended - record.created)
+        self._observer.job_changed(record, source)
         record.ack = record.cancel_start = None
-        answers = [self._dismiss(waiter) for waiter in waiters]
-        self._retention.move(
-            record, self._retention.orphans if is_orphan else self._retention.outcomes
-        )
-        if is_orphan:
-            self._report_orphan(record, now)
+        answered = [self.clients.dismiss(waiter) for waiter in waiters]
+        self.retention.keep_ended(record, is_orphan=is_orphan)
         if cancel_start is not None:
             cancel_start()
-        for answer in answers:
-            if isinstance(outcome, Report):
-                answer.callback(record)
-            else:
-                answer.errback(outcome)
-        self._tell_idle()
-
-    def _set_state(self, record: JobRecord, state: State) -> None:
-        if record.state is not state:
-            record.state = state
-            self._events.note(record)
-
-    def _report_orphan(self, record: JobRecord, now: float) -> None:
-        when = "after its client had left"
-        if record.overdue is not None:
-            when = f"{now - record.overdue:.3f} s too late"
-        _log.warn("the result of job {job} came {when}; it is kept", **record.names, when=when)
+        self.clients.fire(answered, record, problem)
 
     def _forget(self, record: JobRecord) -> None:
-        """Know nothing of a job any more; an ack of its start may still come."""
+        """Remove a record; an ack of its start may still come."""
         cancel_start, record.cancel_start = record.cancel_start, None
-        self._set_state(record, State.ENDED)
+        was_ended = record.is_ended
+        record.on(Event.FORGET)
+        if not was_ended:
+            self._observer.job_changed(record, Source.HERE)
         record.kept_in = None
         del self._records[record.job_id]
-        if record.key_digest is not None and self._keys.get(record.key_digest) is record:
-            del self._keys[record.key_digest]
+        self._index.remove(record)
+        if record.key_digest is not None and self._by_key.get(record.key_digest) is record:
+            del self._by_key[record.key_digest]
         if cancel_start is not None:
             cancel_start()
 
-    def _dismiss(self, waiter: Waiter) -> Deferred[JobRecord]:
-        """Count somebody who waits no longer; who is told next may call us again.
+    def _add_upstream_id(self, record: JobRecord, ack: Report) -> None:
+        """Note the id that an ack gave, and receive the callback that came before it."""
+        if ack.upstream_id is not None and record.state is not State.FORGOTTEN:
+            parked = self._index.add(record, ack.upstream_id)
+            if parked is not None:
+                self.complete(record.job_id, parked)
 
-        :return: what is to be fired. The waiter knows it no longer: as it knows the waiter, so as
-            to be cancelled, both would be garbage that only the collector finds.
-        """
-        record = waiter.record
-        record.waiters = tuple(other for other in record.waiters if other is not waiter)
-        waiter.deadline.cancel()
-        self.held -= 1
-        stays = record.runs_unattended or record.state is not State.QUEUED
-        if stays and record.state is not State.ENDED and not record.waiters:
-            self._retention.move(record, self._retention.unattended)
-        answered = waiter.answered
-        del waiter.answered
-        return answered
+    def _keep_unclaimed(self, report: Report) -> JobRecord:
+        """Keep the result of a job whose ack never came."""
+        assert self._make_job_id is not None
+        job_id = self._make_job_id()
+        self.complete(job_id, report)
+        return self._records[job_id]
 
-    def _tell_idle(self) -> None:
-        """Tell who waits for it if nobody is held; called once those who were know their answer."""
-        if not self.held:
-            self._idle.notify()
-
-    def _abandon(self, waiter: Waiter) -> None:
-        record = waiter.record
-        self._dismiss(waiter)
-        if record.state is State.QUEUED and not record.is_wanted:
-            if record.waiters:
-                self._end(record, record.overrun())
-            else:
-                self._forget(record)
-        if record.state is not State.ENDED:
-            self._events.note_wait(record, "left")
-        self._tell_idle()
-
-    def _expire(self, waiter: Waiter) -> None:
-        record = waiter.record
-        wants_state = waiter.takes_state and record.state is not State.UNCONFIRMED
-        record.runs_unattended |= wants_state
-        answered = self._dismiss(waiter)
-        problem = record.overrun()
-        if record.is_wanted and problem.started == "no":
-            # It will be started for those who go on waiting.
-            problem.started = "unknown"
-        if not (waiter.is_poll or record.is_wanted):
-            record.overdue = self._clock.seconds()
-            if record.state is State.QUEUED:
-                self._end(record, problem)
-        if record.outcome is None and not waiter.is_poll:
-            self._events.note_wait(record, "has waited for as long as it may")
-        if (waiter.is_poll or wants_state) and record.outcome is None:
-            answered.callback(record)
-        else:
-            answered.errback(problem)
-        self._tell_idle()
+    def _revive(self, job_id: str) -> JobRecord:
+        """Return a record for a job of ours that was forgotten, or started before a restart."""
+        record = self._records[job_id] = JobRecord(job_id, self._clock.seconds())
+        record.overdue = record.created
+        return record

@@ -1,23 +1,23 @@
-"""The parts of a running proxy that can be asked how it is, for metrics and the status."""
+"""Probes: what the metrics and the status read from the parts of a running proxy."""
 
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from attrs import frozen
 
 from jobproxy.gateway import Gateway
-from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.server import ServerFactory
 from jobproxy.monitoring.traffic import Traffic
 from jobproxy.util.histogram import Histogram
 
-#: File descriptors that have to be free for a proxy that wants more clients.
+#: File descriptors that must be free for the proxy to accept new jobs.
 SPARE = 8
 
 
 def has_descriptors() -> bool:
-    """Whether this process can open some more files or sockets."""
+    """Return whether this process can open :data:`SPARE` more files or sockets."""
     opened: list[int] = []
     try:
         with suppress(OSError):
@@ -29,32 +29,48 @@ def has_descriptors() -> bool:
     return len(opened) == SPARE
 
 
+class Pool(Protocol):
+    """Connections to the job server."""
+
+    @property
+    def active(self) -> int:
+        """How many have a request under way."""
+
+    @property
+    def idle(self) -> int:
+        """How many wait for a request."""
+
+    def close_idle(self) -> None:
+        """Close all connections that wait for a request."""
+
+
 @frozen(eq=False)
 class Probes:
-    """The parts of a proxy that keep count of what they do.
+    """The parts of a proxy that count what they do.
 
-    :param factories: one for each kind of port; may still grow.
+    :param factories: one for each kind of port; may grow after this was made.
     :param traffic: the observer of all these factories.
-    :param lag: how late the event loop was.
-    :param count_dropped: returns how many log lines were dropped, by reason.
-    :param has_descriptors: says whether there are files that can be opened.
+    :param agent: the connections to the job server.
+    :param lag: the reactor lag.
+    :param count_dropped: returns the numbers of dropped log lines by reason.
+    :param has_descriptors: returns whether there are free file descriptors.
     """
 
     gateway: Gateway
     factories: Sequence[ServerFactory]
     traffic: Traffic
-    agent: PooledAgent
+    agent: Pool
     lag: Histogram
     count_dropped: Callable[[], dict[str, int]] = dict
     has_descriptors: Callable[[], bool] = has_descriptors
 
     @property
     def connections(self) -> int:
-        """How many connections to us there are."""
+        """The number of open connections to the proxy."""
         return sum(len(factory.connections) for factory in self.factories)
 
     def reasons_not_ready(self) -> list[str]:
-        """Return why jobs had better go to another proxy; none if this one wants them."""
+        """Return why the proxy does not accept new jobs; empty if it does."""
         reasons = self.gateway.reasons_not_ready()
         if not self.has_descriptors():
             reasons.append("no-file-descriptors")

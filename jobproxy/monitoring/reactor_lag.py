@@ -1,4 +1,4 @@
-"""How late the event loop is: what everybody waits for who waits for anything here."""
+"""Reactor lag: how late the timers of the reactor are, which delays everything it does."""
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -6,13 +6,16 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from jobproxy.util.histogram import Histogram
 
-#: Seconds between two looks.
+#: Seconds between two measurements.
 INTERVAL = 0.5
 
 
 @define(eq=False)
 class ReactorLag(Service):
-    """Measures by how much a timer is late, again and again."""
+    """Measures the reactor lag at intervals.
+
+    :ivar lag: the delays of its timer.
+    """
 
     _clock: IReactorTime
     lag: Histogram = field(factory=Histogram, init=False)
@@ -20,7 +23,7 @@ class ReactorLag(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._timer = self._clock.callLater(INTERVAL, self._look)
+        self._timer = self._clock.callLater(INTERVAL, self._measure)
 
     def stopService(self) -> None:
         super().stopService()
@@ -28,7 +31,7 @@ class ReactorLag(Service):
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         assert self._timer is not None
         self.lag.observe(max(0.0, self._clock.seconds() - self._timer.getTime()))
-        self._timer = self._clock.callLater(INTERVAL, self._look)
+        self._timer = self._clock.callLater(INTERVAL, self._measure)

@@ -1,4 +1,4 @@
-"""The status: all that is known of the proxy at one moment, as one JSON document."""
+"""The status of the proxy as one JSON document, and the feed of it."""
 
 import json
 from collections.abc import Callable
@@ -11,23 +11,23 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from jobproxy import __version__
-from jobproxy.cluster.coordinator import ClusterGateway
+from jobproxy.cluster.coordinator import ClusterStatus
 from jobproxy.http1.request import Request
 from jobproxy.monitoring.probes import Probes
 from jobproxy.util.histogram import BOUNDS, Histogram
-from jobproxy.wire.problems import Overloaded
+from jobproxy.wire.problems import Kind, Problem, ProblemError
 
 #: Seconds between two events of the feed.
 INTERVAL = 1.0
-#: How many may watch at once.
+#: The maximum number of clients of the feed.
 MAX_WATCHERS = 50
-#: How many of the longest queues are shown.
+#: The numbers of longest queues and of last refusals in the status.
 MAX_QUEUES = 10
 
 
 @define(eq=False)
 class Status:
-    """Says how the proxy is; all counts are since its start.
+    """Describes the proxy; all counts are since the start of the process.
 
     :param now: Unix time in seconds.
     """
@@ -41,7 +41,7 @@ class Status:
         self._since = self._clock.seconds()
 
     def describe(self) -> dict[str, Any]:
-        """Return the document."""
+        """Return the document, whose members the OpenAPI document describes."""
         probes = self._probes
         gateway = probes.gateway
         table, limiter, job_server = (
@@ -50,22 +50,22 @@ class Status:
             gateway.starter.job_server,
         )
         reasons = probes.reasons_not_ready()
-        shared = _describe_cluster(gateway) if isinstance(gateway, ClusterGateway) else {}
+        cluster = gateway.coordinator.status()
         return {
-            **shared,
+            **({} if cluster is None else {"cluster": _describe_cluster(cluster)}),
             "version": __version__,
             "time": round(self._now(), 3),
             "uptime": round(self._clock.seconds() - self._since, 3),
             "ready": not reasons,
             "reasons": reasons,
-            "held": table.held,
+            "held": table.clients.held,
             "maxHeld": gateway.max_held,
             "jobs": len(table),
             "queued": limiter.queued,
             "starting": limiter.running,
-            "retained": table.retained,
-            "retainedBytes": table.retained_bytes,
-            "orphans": len(table.orphans()),
+            "retained": table.retention.retained,
+            "retainedBytes": table.retention.retained_bytes,
+            "orphans": len(table.retention.orphans),
             "circuit": job_server.circuit.phase.value,
             "connections": {
                 "clients": probes.connections,
@@ -110,7 +110,7 @@ class Status:
 
 @define(eq=False)
 class Feed(Service):
-    """Sends the status to everybody who watches, again and again (server-sent events)."""
+    """Sends the status to its clients at intervals, as server-sent events."""
 
     _clock: IReactorTime
     _status: Status
@@ -122,14 +122,16 @@ class Feed(Service):
         self._ticks.clock = self._clock
 
     def watch(self, request: Request) -> Deferred[bytes]:
-        """Answer a request with the status, as long as somebody reads it.
+        """Respond with the status at once and then at intervals, until the client leaves.
 
-        :raises Overloaded: if too many watch already.
+        :return: fires when the service stops.
+        :raises Overloaded: if the feed has :data:`MAX_WATCHERS` clients already.
         """
         if len(self._watchers) >= MAX_WATCHERS:
-            raise Overloaded(f"{MAX_WATCHERS} watch already.", retry_after=1)
+            detail = f"The feed has {MAX_WATCHERS} clients already."
+            raise ProblemError(Problem(Kind.OVERLOADED, detail, retry_after=1))
         request.begin()
-        request.push(b"retry: 1000\n" + self._write())
+        request.push(b"retry: 1000\n" + self._render_event())
         watching: Deferred[bytes] = Deferred(lambda _: self._remove(request))
         self._watchers[request] = watching
         if not self._ticks.running:
@@ -149,17 +151,16 @@ class Feed(Service):
             self._ticks.stop()
 
     def _send(self) -> None:
-        event = self._write()
+        event = self._render_event()
         for request in list(self._watchers):
             request.push(event)
 
-    def _write(self) -> bytes:
+    def _render_event(self) -> bytes:
         return f"data: {json.dumps(self._status.describe())}\n\n".encode()
 
 
-def _describe_cluster(gateway: ClusterGateway) -> dict[str, Any]:
-    relays = dict(gateway.relays)
-    return {"cluster": {"node": gateway.node, "up": gateway.store.is_up, "relays": relays}}
+def _describe_cluster(cluster: ClusterStatus) -> dict[str, Any]:
+    return {"node": cluster.node, "up": cluster.is_up, "relays": cluster.relays}
 
 
 def _describe_histogram(histogram: Histogram) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Everything needed to try jobproxy on one machine: a job server, a load client and a demo."""
+"""What is needed to try jobproxy on one machine: a simulated job server, jobclient, a demo."""

@@ -1,4 +1,4 @@
-"""jobproxy-demo: the whole on this machine, with real processes, in a few seconds."""
+"""jobproxy-demo: a simulated job server, jobproxy and jobclient as processes on this machine."""
 
 import argparse
 import json
@@ -23,10 +23,11 @@ ACCOUNT = "example"
 
 @frozen
 class Outcome:
-    """
-    :param code: the exit code of jobclient.
-    :param total: the seconds it took, as jobclient measured them.
-    :param proof: the proof it printed; empty if it did not pass.
+    """The outcome of a run of jobclient.
+
+    :param code: its exit code.
+    :param total: its total duration in seconds, as it was printed.
+    :param proof: the proof that it printed; empty if it did not pass.
     """
 
     code: int
@@ -35,7 +36,7 @@ class Outcome:
 
 
 def run_client(url: str, jobs: int) -> Outcome:
-    """Run jobclient, and let what it prints be seen, but for most of the proof."""
+    """Run jobclient and print its output, with the proof cut short."""
     command = [find_script("jobclient"), "--url", url, "--account", ACCOUNT]
     command += ["--jobs", str(jobs), "--concurrency", str(jobs)]
     print(f"$ jobclient --url {url} --account {ACCOUNT}", flush=True)
@@ -49,7 +50,7 @@ def run_client(url: str, jobs: int) -> Outcome:
 
 
 def verify(server: DaemonProcess, proof: str) -> tuple[int, int]:
-    """Ask the simulator how many jobs a proof holds, and how many of them it really ran."""
+    """Return how many jobs a proof holds, and how many of them the simulator ran."""
     request = urllib.request.Request(f"{server.url}/verify", proof.encode())  # noqa: S310
     with urllib.request.urlopen(request) as response:  # noqa: S310
         verdict = json.load(response)
@@ -57,7 +58,7 @@ def verify(server: DaemonProcess, proof: str) -> tuple[int, int]:
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
-    """Show what the job server alone does if that is wanted, then what the proxy makes of it."""
+    """Run jobclient, with --compare first on the job server alone, then through the proxy."""
     job_server = {
         "latency": str(arguments.latency),
         "hold-slot": arguments.hold_slot,
@@ -68,11 +69,11 @@ def run_demo(arguments: argparse.Namespace) -> int:
     with run_pair(job_server, listen) as (server, proxy):
         print(f"A job server on {server.url}, and jobproxy in front of it on {proxy.url}.")
         print(
-            f"See what it does on http://127.0.0.1:{admin}/ (with --stay, for as long as you like)."
+            f"The live page is on http://127.0.0.1:{admin}/ (with --stay, until you stop the demo)."
         )
-        print("It serves one connection of an account at a time; a job takes 0.5 s.\n")
+        print("The job server serves one connection of an account at a time; a job takes 0.5 s.\n")
         if arguments.compare:
-            print("Without jobproxy (this takes a while):")
+            print("Without jobproxy (this takes about half a second per job):")
             run_client(f"{server.url}/start", arguments.jobs)
             print("\nWith jobproxy:")
         outcome = run_client(f"{proxy.url}/proxy", arguments.jobs)
@@ -90,10 +91,10 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 
 def stay(url: str) -> None:
-    """Leave all as it is until the user has seen enough."""
+    """Keep all processes running until the user presses Ctrl-C."""
     with suppress(KeyboardInterrupt):
         print(f"\nMore jobs: jobclient --url {url}/proxy --account {ACCOUNT}")
-        print("All of it goes on until you press Ctrl-C.", flush=True)
+        print("Press Ctrl-C to stop.", flush=True)
         signal.pause()
 
 
@@ -104,21 +105,27 @@ def main() -> None:
         description="Run a simulated job server, jobproxy and jobclient on this machine.",
     )
     parser.add_argument(
-        "--compare", action="store_true", help="first show the job server without jobproxy"
+        "--compare", action="store_true", help="first run jobclient without jobproxy"
     )
-    parser.add_argument("--jobs", type=int, default=50, metavar="N", help="%(default)s")
+    parser.add_argument(
+        "--jobs", type=int, default=50, metavar="N", help="number of jobs; %(default)s"
+    )
     parser.add_argument(
         "--latency",
         type=float,
         default=0.0,
         metavar="S",
-        help="seconds of network delay to the job server, each way; %(default)s",
+        help="seconds of network latency of the job server, each way; %(default)s",
     )
-    parser.add_argument("--hold-slot", default="request", help="request or connection")
     parser.add_argument(
-        "--stay", action="store_true", help="keep job server, proxy and its live page up"
+        "--hold-slot",
+        default="request",
+        help="what holds a slot of the job server: request or connection",
     )
-    parser.add_argument("--faults", default="", help="of the job server, as in early=1")
+    parser.add_argument(
+        "--stay", action="store_true", help="keep the job server and the proxy running"
+    )
+    parser.add_argument("--faults", default="", help="faults of the job server, as in early=1")
     try:
         raise SystemExit(run_demo(parser.parse_args()))
     except DaemonFailed as error:

@@ -1,30 +1,31 @@
-"""The faults that the simulator can be told to have, each with its rate."""
+"""The faults of the simulator, each with a rate."""
 
 import random
 
 from attrs import field, frozen
 
-#: Every fault, and the seconds of those that have any, by default.
+#: All faults, with the default of those that have a duration in seconds.
 KINDS: dict[str, float | None] = {
     "drop": None,  # the callback is never sent
     "duplicate": None,  # the callback is sent twice
-    "early": None,  # the callback is sent, and answered, before the ack
-    "late": 35.0,  # the callback is sent this much later
+    "early": None,  # the callback is sent, and gets its response, before the ack
+    "late": 35.0,  # the callback is sent so many seconds later
     "reset": None,  # the connection is reset instead of an ack; the job runs
-    "refused": 0.001,  # for so long whoever connects is refused; this job runs
+    "refused": 0.001,  # new connections are refused for so many seconds; the job runs
     "busy": 1.0,  # 503 with this many seconds as Retry-After; the job does not run
     "error": None,  # 500; the job does not run
     "garbage": None,  # the ack is not JSON; the job runs
-    "slow": 12.0,  # the ack is held back this long; the job runs
+    "slow": 12.0,  # the ack is delayed by so many seconds; the job runs
     "failed": None,  # the job ends with state failed
 }
 
 
 @frozen
 class Fault:
-    """
-    :param rate: the part of all jobs that have the fault, 0 to 1.
-    :param seconds: for faults that have to do with time, how much.
+    """A fault of some of the jobs.
+
+    :param rate: the fraction of jobs that have the fault, 0 to 1.
+    :param seconds: for faults with a duration.
     """
 
     rate: float
@@ -33,31 +34,34 @@ class Fault:
 
 @frozen
 class Faults:
-    """Draws the faults of each job, independently of each other."""
+    """Draws the faults of each job independently.
+
+    :param rates: by kind.
+    """
 
     rates: dict[str, Fault] = field(factory=dict)
 
     def draw(self, source: random.Random) -> dict[str, Fault]:
-        """Return the faults of the next job, by their kind."""
+        """Return the faults of the next job, by kind."""
         return {kind: fault for kind, fault in self.rates.items() if source.random() < fault.rate}
 
 
 def read_faults(text: str) -> Faults:
-    """Read ``kind=rate`` or ``kind=rate:seconds``, with commas between.
+    """Parse a list of ``kind=rate`` or ``kind=rate:seconds``, separated by commas.
 
-    :raises ValueError: if that is not what the text is.
+    :raises ValueError: with a message that follows the option's name.
     """
     rates: dict[str, Fault] = {}
     for part in filter(None, text.replace(" ", "").split(",")):
         kind, _, amount = part.partition("=")
         if kind not in KINDS:
-            raise ValueError(f"has no fault {kind!r}; there are {', '.join(KINDS)}")
+            raise ValueError(f"must name a known fault, not {kind!r}; there are {', '.join(KINDS)}")
         rate, _, seconds = amount.partition(":")
         try:
             fault = Fault(float(rate), float(seconds) if seconds else KINDS[kind] or 0.0)
         except ValueError:
             raise ValueError(f"must be like drop=0.01,slow=0.1:5, not {part!r}") from None
         if not (0 <= fault.rate <= 1 and 0 <= fault.seconds < float("inf")):
-            raise ValueError(f"must have rates from 0 to 1 and seconds from 0, unlike {part!r}")
+            raise ValueError(f"must have rates from 0 to 1 and seconds from 0, not {part!r}")
         rates[kind] = fault
     return Faults(rates)

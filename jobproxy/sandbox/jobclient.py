@@ -1,6 +1,6 @@
-"""jobclient: runs many jobs at once through any URL, and says whether that was fast enough.
+"""jobclient: runs many jobs at once through any URL, and passes if they end within a limit.
 
-It speaks the job server's own protocol with ``wait: true`` and knows nothing of jobproxy.
+It uses the job server's own protocol with ``wait: true`` and knows nothing of jobproxy.
 """
 
 import argparse
@@ -8,12 +8,11 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 from tqdm import tqdm
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -25,75 +24,27 @@ from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import JSON, PlainClient, read_body
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.sandbox.jobs import Job
-from jobproxy.sandbox.proofs import BadProof, pack_proof, unpack_proof
+from jobproxy.sandbox.proofs import BadProof, unpack_proof
+from jobproxy.sandbox.reports import Report
 
+#: Exit codes.
 PASSED, FAILED = 0, 1
+#: Bytes of a response at most.
 MAX_BODY = 1_000_000
 
 _BAR = "{n_fmt} / {total_fmt} [{bar:58}] {percentage:.2f} % {elapsed_s:.0f}s"
 
 
 class JobFailed(Exception):
-    """A job that did not succeed; the message is fit to be counted."""
-
-
-@frozen
-class Tally:
-    """How a run went.
-
-    :param durations: seconds that each job took that succeeded.
-    :param jobs: what is known of those jobs.
-    :param errors: how often each error was met.
-    :param total: seconds from the first request to the last answer.
-    :param limit: seconds that ``total`` may be.
-    """
-
-    durations: Sequence[float]
-    jobs: Sequence[Job]
-    errors: Counter[str]
-    total: float
-    limit: float
-
-    @property
-    def passed(self) -> bool:
-        return not self.errors and self.total <= self.limit
-
-    def to_text(self) -> str:
-        """Return the report for people."""
-        verdict = "PASSED" if self.passed else "FAILED"
-        lines = [f"Succeeded: {len(self.jobs)}"]
-        lines += [f"Failed: {count} ({error})" for error, count in self.errors.most_common()]
-        if self.durations:
-            lines.append(f"Average Duration: {fmean(self.durations):.9f} seconds")
-        lines += [f"Total Duration: {self.total:.9f} seconds", ""]
-        lines.append(f"WORK SAMPLE RESULT: {verdict}")
-        if self.passed:
-            lines += ["", "Proof:", pack_proof(self.jobs)]
-        return "\n".join(lines)
-
-    def to_json(self) -> str:
-        """Return the report for programs; durations are in seconds."""
-        report = {
-            "result": "PASSED" if self.passed else "FAILED",
-            "succeeded": len(self.jobs),
-            "failed": self.errors.total(),
-            "errors": dict(self.errors),
-            "total": self.total,
-            "limit": self.limit,
-            "average": fmean(self.durations) if self.durations else None,
-            **{f"p{percent}": _percentile(self.durations, percent) for percent in (50, 95, 99)},
-            "max": max(self.durations, default=None),
-            "proof": pack_proof(self.jobs),
-        }
-        return json.dumps(report, indent=2)
+    """A job did not succeed; equal messages are counted together."""
 
 
 @define(eq=False)
 class LoadClient:
-    """Runs jobs.
+    """Runs jobs at once and measures them.
 
-    :param concurrency: jobs that are waited for at once, each on a connection of its own.
-    :param timeout: seconds after which an answer is no longer waited for.
+    :param concurrency: the number of requests at once, each on a connection of its own.
+    :param timeout: seconds for one response.
     """
 
     _treq: PlainClient
@@ -106,8 +57,11 @@ class LoadClient:
     _jobs: list[Job] = field(factory=list, init=False)
     _errors: Counter[str] = field(factory=Counter, init=False)
 
-    async def run(self, jobs: int, limit: float, advance: Callable[[], Any]) -> Tally:
-        """Run this many jobs, and call ``advance`` after each."""
+    async def run(self, jobs: int, limit: float, advance: Callable[[], Any]) -> Report:
+        """Run so many jobs, and call ``advance`` after each.
+
+        :param limit: seconds within which they must end for the run to pass.
+        """
         todo = iter(range(jobs))
         begun = self._clock.seconds()
 
@@ -119,7 +73,7 @@ class LoadClient:
         workers = min(self._concurrency, jobs)
         await gatherResults([Deferred.fromCoroutine(work()) for _ in range(workers)])
         total = self._clock.seconds() - begun
-        return Tally(self._durations, self._jobs, self._errors, total, limit)
+        return Report(self._durations, self._jobs, self._errors, total, limit)
 
     async def _run_one(self) -> None:
         begun = self._clock.seconds()
@@ -136,7 +90,7 @@ class LoadClient:
         exchange.addTimeout(self._timeout, self._clock, onTimeoutCancel=_time_out)
         try:
             status, body = await exchange
-        except Exception as error:  # any failure of a job is a result to be counted
+        except Exception as error:  # any failure of a job is counted
             raise JobFailed(_name_failure(error)) from error
         if status != 200:
             raise JobFailed(f"status {status}: {_name_refusal(body)}")
@@ -145,11 +99,11 @@ class LoadClient:
             job = Job(result["id"], result["startedAt"], result["proof"])
             state = result["state"]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise JobFailed("an answer that is no result") from error
+            raise JobFailed("response is not a result") from error
         if not all(isinstance(part, str) for part in (job.job_id, job.started_at, job.proof)):
-            raise JobFailed("an answer that is no result")
+            raise JobFailed("response is not a result")
         if state != "completed":
-            raise JobFailed(f"a job with state {state}")
+            raise JobFailed(f"job ended with state {state}")
         return job
 
     async def _exchange(self) -> tuple[int, bytes]:
@@ -159,12 +113,12 @@ class LoadClient:
 
 
 def _time_out(_: object, seconds: float) -> None:
-    """Fail with what it is; a request that was cancelled has another name for it."""
-    raise TimeoutError(f"no answer after {seconds} s")
+    """Raise TimeoutError in place of the error of a cancelled request."""
+    raise TimeoutError(f"no response after {seconds} s")
 
 
 def _name_refusal(body: bytes) -> str:
-    """Return what an error says of its kind (RFC 9457), or else how it begins, in one line."""
+    """Return the title of a problem document, or the first characters of any other body."""
     try:
         text = str(json.loads(body)["title"])
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -173,16 +127,9 @@ def _name_refusal(body: bytes) -> str:
 
 
 def _name_failure(error: BaseException) -> str:
-    """Return the name of what went wrong, and not of what Twisted packs it in."""
+    """Return the name of the exception that Twisted has wrapped."""
     reasons = getattr(error, "reasons", None)
     return _name_failure(reasons[0].value) if reasons else type(error).__name__
-
-
-def _percentile(durations: Sequence[float], percent: int) -> float | None:
-    """Return the duration that so many percent of the jobs did not exceed (nearest rank)."""
-    if not durations:
-        return None
-    return sorted(durations)[math.ceil(len(durations) * percent / 100) - 1]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -202,25 +149,43 @@ def make_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="jobclient",
-        description="Run jobs that are waited for, and pass if all succeed within the limit.",
-        epilog="Exit codes: 0 passed, 1 failed, 2 wrong usage.",
-    )
-    parser.add_argument("--url", default="http://jobs.asgateway.com/start", help="%(default)s")
-    parser.add_argument("--account", help="whose jobs they are; required to run jobs")
-    parser.add_argument("--jobs", type=count, default=50, metavar="N", help="%(default)s")
-    parser.add_argument(
-        "--concurrency", type=count, default=50, metavar="N", help="jobs at once; %(default)s"
+        description="Run jobs and wait for their results; pass if all succeed within the limit.",
+        epilog="Exit codes: 0 passed, 1 failed, 2 usage error.",
     )
     parser.add_argument(
-        "--limit", type=seconds, default=5.0, metavar="S", help="seconds for all; %(default)s"
+        "--url",
+        default="http://jobs.asgateway.com/start",
+        help="where jobs are POSTed; %(default)s",
+    )
+    parser.add_argument("--account", help="account of the jobs; required to run jobs")
+    parser.add_argument(
+        "--jobs", type=count, default=50, metavar="N", help="number of jobs; %(default)s"
     )
     parser.add_argument(
-        "--timeout", type=seconds, default=120.0, metavar="S", help="seconds for one; %(default)s"
+        "--concurrency", type=count, default=50, metavar="N", help="requests at once; %(default)s"
     )
-    parser.add_argument("--json", action="store_true", help="report in JSON, with percentiles")
+    parser.add_argument(
+        "--limit",
+        type=seconds,
+        default=5.0,
+        metavar="S",
+        help="seconds for all jobs to pass; %(default)s",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=120.0,
+        metavar="S",
+        help="seconds for one response; %(default)s",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as JSON, with percentiles"
+    )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
     parser.add_argument(
-        "--check-proof", metavar="FILE", help="print the jobs of a proof (- for standard input)"
+        "--check-proof",
+        metavar="FILE",
+        help="print the jobs of a proof instead (- for standard input)",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
@@ -240,7 +205,7 @@ def check_proof(name: str, as_json: bool) -> int:
     else:
         for job in jobs:
             print(f"{job.job_id:>16}  {job.started_at}  {job.proof}")
-        print(f"{len(jobs)} jobs, {len(set(jobs))} of them different")
+        print(f"{len(jobs)} jobs, {len(set(jobs))} of them distinct")
     return PASSED
 
 
@@ -255,19 +220,19 @@ async def run_jobs(reactor: Any, arguments: argparse.Namespace) -> None:
         arguments.concurrency,
         arguments.timeout,
     )
-    is_idle = arguments.json or arguments.no_progress
-    is_watched = sys.stderr.isatty()
+    is_quiet = arguments.json or arguments.no_progress
+    is_terminal = sys.stderr.isatty()
     with tqdm(
         total=arguments.jobs,
         bar_format=_BAR,
         ascii=" =",
-        disable=is_idle,
-        mininterval=0.1 if is_watched else math.inf,
+        disable=is_quiet,
+        mininterval=0.1 if is_terminal else math.inf,
     ) as bar:
-        tally = await client.run(arguments.jobs, arguments.limit, bar.update)
-    print(tally.to_json() if arguments.json else f"\n{tally.to_text()}")
+        report = await client.run(arguments.jobs, arguments.limit, bar.update)
+    print(report.to_json() if arguments.json else f"\n{report.to_text()}")
     sys.stdout.flush()
-    raise SystemExit(PASSED if tally.passed else FAILED)
+    raise SystemExit(PASSED if report.passed else FAILED)
 
 
 def main() -> None:
@@ -279,7 +244,7 @@ def main() -> None:
     if not arguments.account:
         parser.error("--account is required")
     if not arguments.url.startswith(("http://", "https://")):
-        parser.error(f"--url must start with http:// or https://, unlike {arguments.url!r}")
+        parser.error(f"--url must start with http:// or https://, not {arguments.url!r}")
     raise_file_limit()
     react(lambda reactor: Deferred.fromCoroutine(run_jobs(reactor, arguments)))
 

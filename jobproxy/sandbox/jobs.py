@@ -1,4 +1,4 @@
-"""The simulator's jobs: ids, start times and proofs of the real server's shape."""
+"""The simulator's jobs: ids, start times and proofs in the real job server's format."""
 
 import hmac
 import random
@@ -23,11 +23,11 @@ class Job:
     proof: str
 
     def ack(self) -> dict[str, str]:
-        """Return the answer to a start that does not wait."""
+        """Return the ack of a start request."""
         return {"state": "running", "id": self.job_id}
 
     def result(self, state: str) -> dict[str, str]:
-        """Return what is known of the job at its end."""
+        """Return the result of the job, which is also the body of its callback."""
         return {
             "id": self.job_id,
             "state": state,
@@ -37,11 +37,10 @@ class Job:
 
 
 @define(eq=False)
-class Workshop:
-    """Makes jobs whose proofs only it can make, and knows its own again.
+class JobFactory:
+    """Makes jobs whose proofs are signed with a key of its own.
 
-    :param random: where ids and the key of the proofs come from; a seeded one makes the same
-        jobs again.
+    :param random: the source of the ids and the key; the same seed makes the same jobs.
     :param now: Unix time in seconds.
     """
 
@@ -52,16 +51,16 @@ class Workshop:
     def __attrs_post_init__(self) -> None:
         self._key = self._random.randbytes(32)
 
-    def start(self) -> Job:
+    def make_job(self) -> Job:
         """Return a new job."""
         job_id = f"{self._random.getrandbits(64):x}"
         moment = datetime.fromtimestamp(self._now(), timezone.utc)
         started_at = f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z"
-        return Job(job_id, started_at, self._prove(job_id, started_at))
+        return Job(job_id, started_at, self._sign(job_id, started_at))
 
     def is_genuine(self, job: Job) -> bool:
-        """Whether a job was made here."""
-        return job.proof == self._prove(job.job_id, job.started_at)
+        """Return whether a job was made with the same key."""
+        return job.proof == self._sign(job.job_id, job.started_at)
 
-    def _prove(self, job_id: str, started_at: str) -> str:
+    def _sign(self, job_id: str, started_at: str) -> str:
         return hmac.digest(self._key, f"{job_id} {started_at}".encode(), "sha1").hex().upper()

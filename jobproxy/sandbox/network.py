@@ -1,4 +1,4 @@
-"""Connections with the latency of a network, on a machine where there is none."""
+"""Connections with a simulated network latency."""
 
 from collections import deque
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from twisted.web.http import Request
 
 
 class Connection(ProtocolWrapper):
-    """An accepted connection whose bytes take their time, each way and in order.
+    """An accepted connection that delays bytes, each way and in order.
 
-    A connection is made one round trip after the client asked for it, and the client's first
-    bytes set out only then; the kernel has accepted it at once, so that time is added to them.
+    On a real network a connection is established after one round trip, and the client's first bytes
+    are sent only then. Here the kernel accepts it at once, so the round trip is added to them.
     """
 
-    factory: "LatentFactory"
+    factory: "LatencyFactory"
 
-    def __init__(self, factory: "LatentFactory", wrapped: Any) -> None:
+    def __init__(self, factory: "LatencyFactory", wrapped: Any) -> None:
         super().__init__(factory, wrapped)
         self._incoming = _Pipe(factory)
         self._outgoing = _Pipe(factory)
@@ -28,7 +28,7 @@ class Connection(ProtocolWrapper):
         self._is_closed = False
 
     def when_closed(self, call: Callable[[], None]) -> None:
-        """Call something once this end of the connection is closed, now if it is already."""
+        """Call a function when this end of the connection is closed, or now if it is."""
         if self._is_closed:
             call()
         else:
@@ -55,7 +55,7 @@ class Connection(ProtocolWrapper):
         self._close()
 
     def abortConnection(self) -> None:
-        """Reset the connection."""
+        """Reset the connection; the client sees it after the latency."""
         self._outgoing.send(cast(ITCPTransport, self.transport).abortConnection)
         self._close()
 
@@ -70,8 +70,8 @@ class Connection(ProtocolWrapper):
             call()
 
 
-class LatentFactory(WrappingFactory["Connection"]):
-    """Gives every connection of a factory some latency.
+class LatencyFactory(WrappingFactory["Connection"]):
+    """Wraps a factory so that its connections have a latency.
 
     :param latency: seconds each way.
     """
@@ -86,16 +86,16 @@ class LatentFactory(WrappingFactory["Connection"]):
 
 
 def connection_of(request: Request) -> Connection:
-    """Return the connection that a request came on."""
+    """Return the connection of a request."""
     connection = request.channel.transport
     assert isinstance(connection, Connection)
     return connection
 
 
 class _Pipe:
-    """Makes calls after the latency, in the order in which they were asked for."""
+    """Makes calls after the latency, in order."""
 
-    def __init__(self, factory: LatentFactory) -> None:
+    def __init__(self, factory: LatencyFactory) -> None:
         self._clock = factory.clock
         self._latency = factory.latency
         self._calls: deque[Callable[[], None]] = deque()

@@ -52,12 +52,14 @@ class DaemonProcess:
     :param port: the port of 127.0.0.1 that it serves on.
     :param logger: the full name of what makes twistd's log observer; by default the proxy's own,
         and Twisted's for the simulator.
+    :param words: more options of ``twistd`` itself.
     """
 
     plugin: str
     options: dict[str, str]
     port: int = field(factory=find_free_port)
     logger: str | None = None
+    words: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] = field(init=False, repr=False)
     _log: "tempfile._TemporaryFileWrapper[bytes]" = field(init=False, repr=False)
 
@@ -76,7 +78,7 @@ class DaemonProcess:
         command = [find_script("twistd"), "--nodaemon", "--pidfile="]
         logger = LOGGERS.get(self.plugin) if self.logger is None else self.logger
         command += [f"--logger={logger}"] if logger else []
-        command += [self.plugin]
+        command += [*self.words, self.plugin]
         command += [f"--listen=tcp:{self.port}:interface=127.0.0.1:backlog=4096"]
         command += [f"--{name}={value}" for name, value in self.options.items()]
         self.process = subprocess.Popen(

@@ -9,24 +9,24 @@ from collections.abc import Iterable
 
 from jobproxy.sandbox.jobs import Job
 
-#: Bytes that an unpacked proof may have: some 500,000 jobs.
+#: The maximum of bytes of an unpacked proof: about 500,000 jobs.
 MAX_UNPACKED = 50_000_000
 
 
 class BadProof(ValueError):
-    """The text is not a proof."""
+    """The text is not a valid proof."""
 
 
 def pack_proof(jobs: Iterable[Job]) -> str:
-    """Return the proof that these jobs ended."""
+    """Return the proof of some jobs."""
     rows = [[job.job_id, job.started_at, job.proof] for job in jobs]
     return b64encode(gzip.compress(json.dumps(rows).encode(), mtime=0)).decode()
 
 
 def unpack_proof(text: str) -> list[Job]:
-    """Return the jobs of a proof, as it says; white space in it does not count.
+    """Return the jobs of a proof, which may be forged; white space is ignored.
 
-    :raises BadProof: if it is not one.
+    :raises BadProof: if it cannot be unpacked.
     """
     try:
         packed = b64decode("".join(text.split()).encode("ascii", "replace"), validate=True)
@@ -37,7 +37,7 @@ def unpack_proof(text: str) -> list[Job]:
     except zlib.error as error:
         raise BadProof(f"not gzip: {error}") from error
     if not unzip.eof or unzip.unused_data:
-        raise BadProof("not gzip: cut short, too long, or followed by something else")
+        raise BadProof("not gzip: truncated, too long, or followed by other data")
     try:
         rows = json.loads(unpacked)
     except (ValueError, RecursionError) as error:

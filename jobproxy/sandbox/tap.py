@@ -13,21 +13,21 @@ from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.sandbox.faults import KINDS, read_faults
-from jobproxy.sandbox.jobs import Workshop
-from jobproxy.sandbox.network import LatentFactory
+from jobproxy.sandbox.jobs import JobFactory
+from jobproxy.sandbox.network import LatencyFactory
 from jobproxy.sandbox.server import Simulator
 from jobproxy.sandbox.slots import Slots
 
 
 def read_holding(text: str) -> str:
-    """Read what holds an account's slot."""
+    """Parse what holds a slot: ``request`` or ``connection``."""
     if text not in ("request", "connection"):
         raise ValueError(f"must be request or connection, not {text!r}")
     return text
 
 
 def read_seed(text: str) -> int:
-    """Read a whole number."""
+    """Parse an integer."""
     try:
         return int(text)
     except ValueError:
@@ -38,39 +38,46 @@ class Options(DaemonOptions):
     program = "jobserver"
     synopsis = "[options]"
     longdesc = (
-        "Simulates a job server that is hard to wait for. POST /start runs a job, GET /stats "
-        "says what happened, POST /verify checks the proof that jobclient prints."
+        "Simulates a job server that serves one connection of an account at a time. POST /start "
+        "runs a job, GET /stats counts them, POST /verify checks the proof of jobclient."
     )
     table = (
         Option(
             "listen",
             "tcp:9000:interface=127.0.0.1:backlog=4096",
             read_endpoints,
-            "endpoint to serve on (strports); may come several times",
+            "endpoint to serve on (strports); may be repeated",
             repeatable=True,
         ),
         Option("duration", "0.5", read_delay, "seconds that a job takes"),
-        Option("jitter", "0", read_delay, "seconds by which that varies, up and down"),
-        Option("latency", "0", read_delay, "seconds of network delay, each way"),
-        Option("slots-per-account", "1", read_count, "connections of an account served at once"),
+        Option(
+            "jitter", "0", read_delay, "seconds by which the duration of a job varies, up and down"
+        ),
+        Option("latency", "0", read_delay, "seconds of network latency, each way"),
+        Option(
+            "slots-per-account",
+            "1",
+            read_count,
+            "connections of an account that are served at once",
+        ),
         Option(
             "hold-slot",
             "request",
             read_holding,
-            "what holds a slot: a request until its answer, or a connection until its end",
+            "what holds a slot: a request until its response, or a connection until its close",
         ),
         Option(
             "faults",
             "",
             read_faults,
-            f"kind=rate or kind=rate:seconds, with commas between; kinds: {', '.join(KINDS)}",
+            f"kind=rate or kind=rate:seconds, separated by commas; kinds: {', '.join(KINDS)}",
         ),
-        Option("seed", None, read_seed, "makes ids, proofs and faults the same each time"),
+        Option("seed", None, read_seed, "seed of ids, proofs and faults, for repeatable runs"),
     )
 
 
 class QuietSite(Site):
-    """A site whose log is its ``/stats``."""
+    """A site without an access log; ``/stats`` has the counts."""
 
     noisy = False
 
@@ -93,7 +100,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     simulator = Simulator(
         PlainClient(PooledAgent(reactor, ClientLimits(connect_time=10, connections=1_000))),
         reactor,
-        Workshop(source),
+        JobFactory(source),
         Slots(config["slots-per-account"], config["hold-slot"]),
         random=source,
         faults=config["faults"],
@@ -102,9 +109,9 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         latency=config["latency"],
     )
     site = QuietSite(simulator.resource(), reactor=reactor)
-    factory = LatentFactory(site, reactor, config["latency"])
+    factory = LatencyFactory(site, reactor, config["latency"])
 
-    daemon = lifecycle.Daemon("jobserver")
+    daemon = lifecycle.Daemon("jobserver", None, reactor.callWhenRunning, reactor.callFromThread)
     for description in config["listen"]:
         strports.service(description, factory, reactor).setServiceParent(daemon)
     return daemon

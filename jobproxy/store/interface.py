@@ -4,14 +4,17 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import field, frozen
-from twisted.application.service import IService
-from twisted.internet.defer import Deferred
-from zope.interface import Attribute
+from twisted.internet.defer import Deferred, succeed
+from zope.interface import Attribute, Interface
 
 from jobproxy.util.histogram import Histogram
+
+
+class StoreUnreachable(Exception):
+    """The store did not answer in time; what was asked of it may have been done all the same."""
 
 
 class Kind(Enum):
@@ -100,8 +103,8 @@ class Placement(Enum):
 class Listener(Protocol):
     """Who gets the messages to a node."""
 
-    def take(self, message: Message) -> None:
-        """Take a message."""
+    def receive(self, message: Message) -> None:
+        """Receive a message."""
 
     def catch_up(self) -> "Deferred[None]":
         """Ask the store for all that may have been said while the node could not hear.
@@ -110,19 +113,37 @@ class Listener(Protocol):
         """
 
 
-class IStore(IService):
+class NobodyListens:
+    """The listener of a store that is not open."""
+
+    def receive(self, message: Message) -> None:
+        """Drop the message."""
+
+    def catch_up(self) -> "Deferred[None]":
+        return succeed(None)
+
+
+class IStore(Interface):
     """A store that the nodes of a cluster share, and that carries messages between them.
 
-    It is a service: as long as it runs it hears what others say to its node. Everything that
-    returns a Deferred fails with :class:`jobproxy.wire.problems.StoreUnreachable`, in bounded
-    time, if the store cannot be reached; what was asked may have been done all the same.
+    As long as it is open it receives what other nodes send to this one. Everything that
+    returns a Deferred fails with :class:`StoreUnreachable`, in bounded time, if the store cannot
+    be reached.
     """
 
-    listener: Listener = Attribute("Gets the messages; set once, before the service starts.")
     is_joined: bool = Attribute("Whether the node has ever heard what others say to it.")
     is_up: bool = Attribute("Whether the store can be reached, and the node hears.")
     calls: Counter[str] = Attribute("How many times the store was asked, by how that went.")
     durations: Histogram = Attribute("How long it took to answer.")
+
+    def open(listener: Listener) -> None:
+        """Connect, now and whenever the connection is lost.
+
+        :param listener: receives the messages to this node.
+        """
+
+    def close() -> "Deferred[Any]":
+        """Receive nothing any more; fires once the connections are closed."""
 
     def claim(key_digest: bytes, claim: Claim) -> "Deferred[Claim]":
         """Have the right to start a job, unless somebody has it.
@@ -173,7 +194,7 @@ class IStore(IService):
     def discard(job_id: str) -> "Deferred[None]":
         """Forget a result."""
 
-    def tell(node: str, message: Message) -> "Deferred[bool]":
+    def send(node: str, message: Message) -> "Deferred[bool]":
         """Say something to a node.
 
         :return: fires with whether it lives.

@@ -1,7 +1,9 @@
 """How long things last in a store, in seconds, and how much is told; the same in every store."""
 
+from jobproxy.wire.tokens import LIFETIME
+
 #: That a job was claimed or noted: as long as its token is good.
-CLAIM_TIME = 86_400.0
+CLAIM_TIME = LIFETIME
 #: That a node lives, after its last beat.
 LEASE_TIME = 10.0
 #: Between two beats.

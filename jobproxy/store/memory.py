@@ -2,19 +2,27 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from attrs import define, field, frozen
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, succeed
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from jobproxy.store.interface import Claim, IStore, Kind, Listener, Message, Orphan, Placement
+from jobproxy.store.interface import (
+    Claim,
+    IStore,
+    Kind,
+    Listener,
+    Message,
+    NobodyListens,
+    Orphan,
+    Placement,
+    StoreUnreachable,
+)
 from jobproxy.store.limits import CLAIM_TIME, MAX_LISTED
 from jobproxy.util.histogram import Histogram
 from jobproxy.wire.jobs import parse_report
-from jobproxy.wire.problems import StoreUnreachable
 
 Kept = TypeVar("Kept")
 Told = TypeVar("Told")
@@ -74,7 +82,7 @@ class Shared:
 
 @implementer(IStore)
 @define(eq=False)
-class MemoryStore(Service):
+class MemoryStore:
     """One node's end of it.
 
     :ivar is_up: set it to have the store away for this node.
@@ -82,30 +90,34 @@ class MemoryStore(Service):
 
     _shared: Shared
     node: str
-    listener: Listener = field(init=False)
     is_joined: bool = field(default=False, init=False)
     is_up: bool = field(default=False, init=False)
     calls: Counter[str] = field(factory=Counter, init=False)
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
+    _listener: Listener = field(factory=NobodyListens, init=False)
 
-    def startService(self) -> None:
-        super().startService()
+    def open(self, listener: Listener) -> None:
+        self._listener = listener
         self.come_back()
 
-    def stopService(self) -> None:
-        super().stopService()
+    def close(self) -> Deferred[Any]:
         self.go_away()
+        return succeed(None)
 
     def go_away(self) -> None:
-        """Hear nothing any more, and reach nobody."""
+        """Receive nothing any more, and reach nobody."""
         self._shared.nodes.pop(self.node, None)
         self.is_up = False
 
     def come_back(self) -> None:
-        """Hear again."""
+        """Receive again."""
         self._shared.nodes[self.node] = self
         self.is_up = self.is_joined = True
-        self.listener.catch_up()
+        self._listener.catch_up()
+
+    def receive(self, message: Message) -> None:
+        """Hand a message to whoever opened this store."""
+        self._listener.receive(message)
 
     def claim(self, key_digest: bytes, claim: Claim) -> Deferred[Claim]:
         def act() -> Claim:
@@ -189,7 +201,7 @@ class MemoryStore(Service):
 
         return self._do(act)
 
-    def tell(self, node: str, message: Message) -> Deferred[bool]:
+    def send(self, node: str, message: Message) -> Deferred[bool]:
         return self._do(lambda: self._send(node, message))
 
     def list_orphans(self) -> Deferred[list[Orphan]]:
@@ -255,5 +267,5 @@ class MemoryStore(Service):
         """Have a node take a message soon, as it would from a network."""
         store = self._shared.nodes.get(node)
         if store is not None:
-            self._shared.clock.callLater(0, store.listener.take, message)
+            self._shared.clock.callLater(0, store.receive, message)
         return store is not None

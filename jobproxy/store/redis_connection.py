@@ -20,13 +20,13 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txredisapi import ConnectionError as LostConnection
-from txredisapi import RedisProtocol, ResponseError
+from txredisapi import RedisProtocol, ResponseError, SubscriberProtocol
 from zope.interface import implementer
 
+from jobproxy.store.interface import StoreUnreachable
 from jobproxy.store.limits import ANSWER_TIME
 from jobproxy.store.redis_address import Address
 from jobproxy.util.tls_names import WRONG_NAME, check_name
-from jobproxy.wire.problems import StoreUnreachable
 
 _log = Logger()
 
@@ -172,7 +172,7 @@ class Link(Service):
         raise NotUsable(f"no sentinel knows the master {service} ({'; '.join(reasons)})")
 
     async def _ask(self, host: str, port: int, service: str) -> tuple[str, int]:
-        factory = Factory.forProtocol(lambda: RedisProtocol(charset=None, convertNumbers=False))
+        factory = Factory.forProtocol(make_protocol)
         sentinel: Any = await self._make_endpoint(host, port).connect(factory)
         try:
             found = await within(sentinel.sentinel_get_master_addr_by_name(service), self._clock)
@@ -181,6 +181,29 @@ class Link(Service):
         if not found:
             raise NotUsable("it does not know it")
         return found[0].decode(), int(found[1])
+
+
+class Subscriber(SubscriberProtocol):
+    """Receives messages.
+
+    :param receive: is called with each.
+    """
+
+    def __init__(self, receive: Callable[[bytes], None]) -> None:
+        super().__init__(charset=None, convertNumbers=False)
+        self._receive = receive
+
+    def messageReceived(self, pattern: object, channel: object, message: bytes) -> None:
+        self._receive(message)
+
+
+def make_protocol() -> RedisProtocol:
+    """Return a protocol that leaves bytes as they are."""
+    return RedisProtocol(charset=None, convertNumbers=False)
+
+
+async def accept_as_is(protocol: object) -> None:
+    """Prepare nothing: a connection for commands can be used at once."""
 
 
 def explain(error: Exception) -> str:

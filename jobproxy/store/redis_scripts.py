@@ -91,7 +91,7 @@ return {body, redis.call('get', KEYS[3])}
 DISCARD = "redis.call('del', KEYS[1]); redis.call('zrem', KEYS[2], ARGV[1])"
 
 #: KEYS nodes; ARGV node, its channel, message. Returns how many heard it, if the node lives.
-TELL = (
+SEND = (
     _NOW
     + """
 local receivers = redis.call('publish', ARGV[2], ARGV[3])
@@ -139,7 +139,7 @@ return redis.call('zscore', KEYS[1], ARGV[1]) and redis.call('get', KEYS[2])
 #: KEYS nodes. Returns those that live.
 LIST_NODES = _NOW + "return redis.call('zrangebyscore', KEYS[1], now, '+inf')"
 
-#: KEYS places; ARGV how many there are, for how long one is taken (ms), the name of this one.
+#: KEYS slots; ARGV how many there are, for how long one is taken (ms), the name of this one.
 ACQUIRE = (
     _NOW
     + """

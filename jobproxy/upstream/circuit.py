@@ -1,4 +1,4 @@
-"""The circuit breaker: once the job server is dead, nobody has to wait to be told."""
+"""The circuit breaker: refuses start requests at once while the job server is down."""
 
 import math
 from collections.abc import Callable
@@ -9,99 +9,122 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from jobproxy.wire.problems import UpstreamUnreachable
+from jobproxy.upstream.outcomes import Health, NotStarted
+from jobproxy.util.backoff import Backoff
+from jobproxy.util.deadline import do_nothing
+from jobproxy.wire.problems import Kind, Problem
 
 _log = Logger()
 
-#: Start calls in a row that got no answer, or an error of the server, until it counts as dead.
+#: Start requests in a row without a response, or with a server error, that open the circuit.
 THRESHOLD = 10
-#: Seconds until it is tried again; twice as many each time.
+#: Seconds until the first probe, and until any later one at most; jitter shortens them by up to
+#: half.
 FIRST_PAUSE = 1.0
 MAX_PAUSE = 30.0
 
 
 class Phase(Enum):
-    """What the circuit lets through."""
+    """The states of the circuit."""
 
+    #: All start requests are sent.
     CLOSED = "closed"
+    #: None is sent until the pause is over; the first one after it is the probe.
     OPEN = "open"
-    #: One start is on its way to see whether the job server is back.
+    #: The probe is under way, and no other start request is sent.
     HALF_OPEN = "half-open"
 
 
 @define(eq=False)
 class Circuit:
-    """Refuses start calls while the job server is dead, but for one now and then that tries it.
+    """Opens after :data:`THRESHOLD` failures in a row; after each pause it lets one probe through.
 
-    :param random: varies the pauses, so that several proxies do not come back at once.
-    :ivar when_open: is called when the job server is found dead.
+    :param random: the source of the jitter, so that several proxies do not probe at once.
+    :param on_open: is called when the circuit opens, but not when a probe fails.
     """
 
     _clock: IReactorTime
     _random: Random
+    _on_open: Callable[[], object] = do_nothing
     phase: Phase = field(default=Phase.CLOSED, init=False)
-    when_open: Callable[[], object] = field(default=lambda: None, init=False)
     _failures: int = field(default=0, init=False)
-    _pause: float = field(default=FIRST_PAUSE, init=False)
-    _until: float = field(default=0.0, init=False)
+    _failed_probes: int = field(default=0, init=False)
+    #: When the next probe may be sent, in seconds on the clock.
+    _retry_at: float = field(default=0.0, init=False)
+    _backoff: Backoff = field(init=False)
+
+    @_backoff.default
+    def _make_backoff(self) -> Backoff:
+        return Backoff(FIRST_PAUSE, MAX_PAUSE, self._random, least=0.5)
 
     @property
     def allows(self) -> bool:
-        """Whether a start that comes now is let through, be it to try the job server."""
-        is_due = self._until <= self._clock.seconds()
-        return self.phase is Phase.CLOSED or (self.phase is Phase.OPEN and is_due)
+        """Whether a start request may be sent now, be it as the probe."""
+        if self.phase is Phase.CLOSED:
+            return True
+        return self.phase is Phase.OPEN and self._retry_at <= self._clock.seconds()
 
     def check_allowed(self) -> None:
-        """Look whether a job that comes now has a chance.
+        """Raise if a start request may not be sent now.
 
-        :raises UpstreamUnreachable: if not.
+        :raises NotStarted: with ``retry_after`` in whole seconds.
         """
         if not self.allows:
-            left = self._until - self._clock.seconds()
-            raise UpstreamUnreachable(
-                f"The job server has not answered the last {self._failures} starts, and is not "
-                "tried again at once; the job was not started.",
+            left = self._retry_at - self._clock.seconds()
+            problem = Problem(
+                Kind.UPSTREAM_UNREACHABLE,
+                f"The last {self._failures} start requests failed, so none is sent until the job "
+                "server responds to a probe; the job was not started.",
                 retry_after=max(1, math.ceil(left)),
             )
+            raise NotStarted(problem, "circuit-open", Health.UNKNOWN, may_retry=True)
 
     def before_call(self) -> bool:
-        """Begin a start call; exactly one of the ``record_`` methods has to follow.
+        """Admit a start request; exactly one of the ``record_`` methods has to follow.
 
-        :return: whether it is the one that tries whether the job server is back.
-        :raises UpstreamUnreachable: if there must be none now.
+        :return: whether it is the probe, to be passed to the ``record_`` method.
+        :raises NotStarted: if it may not be sent.
         """
+        if self.phase is Phase.CLOSED:
+            return False
         self.check_allowed()
-        is_probe = self.phase is Phase.OPEN
-        if is_probe:
-            self.phase = Phase.HALF_OPEN
-        return is_probe
+        self.phase = Phase.HALF_OPEN
+        return True
 
     def record_success(self) -> None:
-        """Note that the job server has answered, whatever it said."""
+        """Record that the job server responded, with whatever but a server error.
+
+        Closes the circuit, also when the start request was sent before it opened.
+        """
         self._failures = 0
         if self.phase is not Phase.CLOSED:
-            _log.info("the job server is back; circuit closed")
-            self.phase, self._pause = Phase.CLOSED, FIRST_PAUSE
+            _log.info("job server is reachable again; circuit closed")
+            self.phase, self._failed_probes = Phase.CLOSED, 0
 
     def record_failure(self, *, is_probe: bool) -> None:
-        """Note that a start call got no answer, or an error of the server.
+        """Record that a start request got no response, or a server error.
 
         :param is_probe: what :meth:`before_call` returned.
         """
         self._failures += 1
         if is_probe and self.phase is Phase.HALF_OPEN:
-            self._pause = min(2 * self._pause, MAX_PAUSE)
+            self._failed_probes += 1
             self._open()
         elif self.phase is Phase.CLOSED and self._failures >= THRESHOLD:
-            _log.error("no answer to {count} starts in a row; circuit open", count=self._failures)
+            _log.error("{count} start requests in a row failed; circuit open", count=self._failures)
             self._open()
-            self.when_open()
+            self._on_open()
 
     def record_nothing(self, *, is_probe: bool) -> None:
-        """Note that a start call said nothing about the job server."""
+        """Record that a start request ended without news of the job server.
+
+        The next start request then becomes the probe in its place.
+
+        :param is_probe: what :meth:`before_call` returned.
+        """
         if is_probe and self.phase is Phase.HALF_OPEN:
             self.phase = Phase.OPEN
 
     def _open(self) -> None:
         self.phase = Phase.OPEN
-        self._until = self._clock.seconds() + self._pause * self._random.uniform(0.5, 1.0)
+        self._retry_at = self._clock.seconds() + self._backoff.pause(self._failed_probes + 1)

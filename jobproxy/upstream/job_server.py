@@ -4,12 +4,9 @@ import errno
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import timezone
-from email.utils import parsedate_to_datetime
-from math import ceil
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet import error as errors
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -23,25 +20,14 @@ from twisted.web.iweb import IResponse
 
 from jobproxy.http1.agent import UNTRUSTED
 from jobproxy.http1.client import CLOSE, JSON, BodyTooBig, PlainClient, read_body
+from jobproxy.upstream.acks import MAX_ACK, read_ack
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.keepalive import KeepAlivePolicy
+from jobproxy.upstream.outcomes import AmbiguousStart, Health, NotStarted
 from jobproxy.util.deadline import Deadline
 from jobproxy.util.histogram import Histogram
-from jobproxy.wire.jobs import Report, parse_report
-from jobproxy.wire.problems import (
-    InvalidJson,
-    Overloaded,
-    Problem,
-    UpstreamAuth,
-    UpstreamBusy,
-    UpstreamRedirect,
-    UpstreamRejected,
-    UpstreamUnreachable,
-    UpstreamUntrusted,
-)
-
-MAX_ACK = 65_536
-MAX_RETRY_AFTER = 3_600
+from jobproxy.wire.jobs import Report
+from jobproxy.wire.problems import Kind, Problem
 
 _NEVER_SENT = (
     errors.ConnectError,
@@ -55,30 +41,9 @@ _CAUSES = {
     errors.DNSLookupError: "dns",
     errors.TimeoutError: "no-connection",
 }
-_REJECTIONS = frozenset({400, 404, 409, 410, 422})
 _NO_SOCKETS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 Headers = Sequence[tuple[bytes, bytes]]
-
-
-class AmbiguousStart(Exception):
-    """The start may have reached the job server, although no usable ack came back.
-
-    :param kind: one word for it.
-    :param is_alive: whether the job server seems to be well nevertheless.
-    """
-
-    def __init__(self, reason: str, kind: str, *, is_alive: bool = False) -> None:
-        super().__init__(reason)
-        self.kind = kind
-        self.is_alive = is_alive
-
-
-@frozen
-class _Answer:
-    response: IResponse
-    #: None if it did not come to its end, or was too big.
-    body: bytes | None
 
 
 @define(eq=False)
@@ -111,18 +76,18 @@ class JobServer:
         :param headers: what else the job server is told.
         :return: the ack; without an id and a state if the job server left them out.
         :raises AmbiguousStart: if it is not known whether the job was started.
-        :raises Problem: if it certainly was not: one of the ``Upstream…`` kinds.
+        :raises NotStarted: if it certainly was not.
         """
         is_probe = self.circuit.before_call()
         call = self._keepalive.begin(account)
         began = self._clock.seconds()
         is_acknowledged = False
         try:
-            report = self._read(await self._exchange(body, headers, call.may_keep))
+            response, ack = await self._exchange(body, headers, call.may_keep)
+            report = read_ack(response, ack, self._now)
             is_acknowledged = True
         except BaseException as error:
-            self._judge(error, is_probe)
-            self.results[_name_failure(error)] += 1
+            self._record_end(error, is_probe)
             raise
         finally:
             self._keepalive.end(call, is_acknowledged)
@@ -131,19 +96,26 @@ class JobServer:
         self.results[_name_ack(report)] += 1
         return report
 
-    def _judge(self, error: BaseException, is_probe: bool) -> None:
-        """Tell the circuit what a start call's failure says about the job server."""
-        if isinstance(error, UpstreamUnreachable) or (
-            isinstance(error, AmbiguousStart) and not error.is_alive
-        ):
-            self.circuit.record_failure(is_probe=is_probe)
-        elif isinstance(error, Problem | AmbiguousStart) and not isinstance(error, Overloaded):
+    def _record_end(self, error: BaseException, is_probe: bool) -> None:
+        """Count how a start request failed, and let the circuit know."""
+        health, result = Health.UNKNOWN, "crash"
+        if isinstance(error, NotStarted | AmbiguousStart):
+            health, result = error.health, error.result
+        self.results[result] += 1
+        if health is Health.ALIVE:
             self.circuit.record_success()
+        elif health is Health.DEAD:
+            self.circuit.record_failure(is_probe=is_probe)
         else:
             self.circuit.record_nothing(is_probe=is_probe)
 
-    async def _exchange(self, body: bytes, headers: Headers, may_keep: bool) -> _Answer:
-        """Return the job server's answer; one deadline covers all of it."""
+    async def _exchange(
+        self, body: bytes, headers: Headers, may_keep: bool
+    ) -> tuple[IResponse, bytes | None]:
+        """Return the job server's response, and its body if that is whole and not too large.
+
+        One deadline covers all of it.
+        """
         common = JSON if may_keep else (*JSON, *CLOSE)
         waiting: Deferred[Any] = self._treq.request(
             "POST", self._url, headers=(*common, *headers), data=body
@@ -160,76 +132,26 @@ class JobServer:
             response: IResponse = await waiting
             waiting = read_body(response, MAX_ACK)
             try:
-                return _Answer(response, await waiting)
+                return response, await waiting
             except (BodyTooBig, *_PERHAPS_SENT):
-                return _Answer(response, None)
+                return response, None
         except _NEVER_SENT as error:
-            if getattr(error, "osError", None) in _NO_SOCKETS:
-                raise Overloaded(
-                    "The proxy has no socket left for the start; the job was not started.",
-                    retry_after=1,
-                ) from error
-            raise UpstreamUnreachable(
-                "No connection to the job server could be made; the job was not started.",
-                retry_after=1,
-            ) from error
+            raise _never_sent(error) from error
         except _PERHAPS_SENT as error:
+            head = getattr(error, "response", None)
+            if head is not None:
+                # A refusal is one without its body too.
+                return head, None
             if _is_tls_failure(error):
-                raise UpstreamUntrusted(
-                    "The job server's TLS certificate or protocol was not accepted."
-                ) from error
-            raise AmbiguousStart(f"no answer: {type(error).__name__}", kind) from error
+                problem = Problem(
+                    Kind.UPSTREAM_UNTRUSTED,
+                    "The job server's TLS certificate or protocol was not accepted.",
+                )
+                raise NotStarted(problem, "untrusted", Health.ALIVE) from error
+            reason = f"no answer: {type(error).__name__}"
+            raise AmbiguousStart(reason, kind, Health.DEAD) from error
         finally:
             deadline.cancel()
-
-    def _read(self, answer: _Answer) -> Report:
-        """Tell what an answer of the job server means for the job."""
-        status = answer.response.code
-        if 200 <= status < 300:
-            if answer.body is None:
-                raise AmbiguousStart(f"status {status}, half an ack", "invalid", is_alive=True)
-            try:
-                return parse_report(answer.body)
-            except InvalidJson as error:
-                raise AmbiguousStart(
-                    f"status {status}, no usable ack", "invalid", is_alive=True
-                ) from error
-        if status in _REJECTIONS:
-            raise UpstreamRejected(
-                "The job server did not accept the job; see upstreamBody.",
-                upstream_status=status,
-                upstream_body=answer.body or b"",
-            )
-        if status in (401, 403):
-            raise UpstreamAuth(
-                "The job server does not let this proxy start jobs; its operator has to be told.",
-                upstream_status=status,
-            )
-        if 300 <= status < 400:
-            raise UpstreamRedirect(
-                "The job server's URL, as the proxy was given it, has moved.",
-                upstream_status=status,
-            )
-        if status in (429, 503):
-            raise UpstreamBusy(
-                "The job server takes no jobs at the moment; the job was not started.",
-                upstream_status=status,
-                retry_after=self._retry_after(answer.response),
-            )
-        raise AmbiguousStart(f"status {status}", "error", is_alive=status < 500)
-
-    def _retry_after(self, response: IResponse) -> int | None:
-        """Return the seconds that the job server asks to wait, within reason (RFC 9110, 10.2.3)."""
-        values = response.headers.getRawHeaders(b"retry-after") or [b""]
-        text = values[0].decode("latin-1")
-        if text.isascii() and text.isdigit():
-            return min(int(text[:9]), MAX_RETRY_AFTER)
-        try:
-            date = parsedate_to_datetime(text)
-        except (ValueError, OverflowError):
-            return None
-        seconds = date.replace(tzinfo=timezone.utc).timestamp() - self._now()
-        return max(0, min(ceil(seconds), MAX_RETRY_AFTER))
 
 
 def _name_ack(report: Report) -> str:
@@ -238,15 +160,22 @@ def _name_ack(report: Report) -> str:
     return "acknowledged" if report.upstream_id is not None else "no-id"
 
 
-def _name_failure(error: BaseException) -> str:
-    if isinstance(error, AmbiguousStart):
-        return error.kind
-    if isinstance(error, Overloaded):
-        return "no-socket"
-    for cause, name in _CAUSES.items():
-        if isinstance(error.__cause__, cause):
-            return name
-    return error.slug.removeprefix("upstream-") if isinstance(error, Problem) else "crash"
+def _never_sent(error: Exception) -> NotStarted:
+    """Return what it means that there was no connection for a start request."""
+    if getattr(error, "osError", None) in _NO_SOCKETS:
+        problem = Problem(
+            Kind.OVERLOADED,
+            "The proxy has no socket left for the start; the job was not started.",
+            retry_after=1,
+        )
+        return NotStarted(problem, "no-socket", Health.UNKNOWN)
+    problem = Problem(
+        Kind.UPSTREAM_UNREACHABLE,
+        "No connection to the job server could be made; the job was not started.",
+        retry_after=1,
+    )
+    results = [word for cause, word in _CAUSES.items() if isinstance(error, cause)]
+    return NotStarted(problem, (*results, "unreachable")[0], Health.DEAD, may_retry=True)
 
 
 def _is_tls_failure(error: BaseException) -> bool:

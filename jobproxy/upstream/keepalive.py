@@ -1,10 +1,10 @@
-"""Finds out whether connections to the job server may be kept for the next start.
+"""Keep-alive: whether an idle connection to the job server may be kept for the next start request.
 
-The job server serves one connection of an account at a time. Whether one that is idle counts is not
-known beforehand. If it does, keeping it stops all other starts of the account; if it does not, to
-close it is a waste. So one is kept on trial: when another start of its account is acknowledged
-meanwhile, the idle one did not count. When starts of the account hang, it is closed, and none is
-kept for some time.
+The job server serves one connection of an account at a time. Whether an idle connection counts as
+one is not known beforehand. If it does, keeping it blocks all other start requests of the account;
+if it does not, closing it is a waste. So one connection is kept on trial. If another start request
+of its account is acknowledged while it is idle, idle connections do not count, and all are kept. If
+start requests of the account hang, it is closed, and none is kept for some time.
 """
 
 from collections.abc import Callable
@@ -14,32 +14,37 @@ from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from jobproxy.util.backoff import Backoff
+
 _log = Logger()
 
-#: Seconds without an ack after which starts count as hanging: at least, and by the time that the
-#: first one took.
-MIN_PATIENCE = 0.05
+#: A start request hangs when it has no ack after so many times the duration of the first one, and
+#: after so many seconds at least.
 PATIENCE = 2.0
-#: Seconds until the next trial after one that failed; twice as many each time.
-FIRST_PAUSE = 60.0
-MAX_PAUSE = 3_600.0
+MIN_PATIENCE = 0.05
+#: Seconds until the next trial after the first one that failed, and after later ones at most.
+BACKOFF = Backoff(first=60.0, maximum=3_600.0)
 
 
 class _Phase(Enum):
+    #: The next start request is the candidate: its connection is kept on trial.
     UNTRIED = "untried"
-    #: The start whose connection is to be kept is under way.
+    #: The candidate is under way.
     STARTING = "starting"
-    #: Its connection is idle, and other starts of the account are watched.
+    #: The candidate's connection is idle, and other start requests of its account are watched.
     WATCHING = "watching"
+    #: Idle connections do not count: all are kept.
     SAFE = "safe"
+    #: Idle connections count: none is kept until the next trial.
     UNSAFE = "unsafe"
 
 
 @define(eq=False)
 class Call:
-    """One start call.
+    """One start request.
 
-    :ivar may_keep: whether its connection may be one that was kept, and be kept again.
+    :ivar sent: when it was sent, in seconds on the clock.
+    :ivar may_keep: whether it may use an idle connection, and its own may be kept afterwards.
     """
 
     account: str = field(repr=False)
@@ -49,10 +54,10 @@ class Call:
 
 @define(eq=False)
 class KeepAlivePolicy:
-    """Says for each start call whether its connection may be kept.
+    """Decides for each start request whether its connection may be kept.
 
-    :param close_idle: closes all connections that are idle.
-    :param idle_time: seconds that idle connections are kept; 0: none is, ever.
+    :param close_idle: closes all idle connections.
+    :param idle_time: seconds that an idle connection is kept; 0: none is ever kept.
     """
 
     _clock: IReactorTime
@@ -60,24 +65,24 @@ class KeepAlivePolicy:
     _idle_time: float
     _phase: _Phase = field(default=_Phase.UNTRIED, init=False)
     _account: str = field(default="", init=False, repr=False)
-    #: The calls of the account on trial that have no ack yet.
+    #: The start requests of the account on trial that have not ended.
     _calls: set[Call] = field(factory=set, init=False)
     _watching_since: float = field(default=0.0, init=False)
-    #: When the trial's account last had an ack.
+    #: When the account on trial last had an ack.
     _last_ack: float = field(default=0.0, init=False)
     _patience: float = field(default=0.0, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
-    _trial_from: float = field(default=0.0, init=False)
-    _pause: float = field(default=FIRST_PAUSE, init=False)
+    _next_trial: float = field(default=0.0, init=False)
+    _failed_trials: int = field(default=0, init=False)
 
     def begin(self, account: str) -> Call:
-        """Note that a start call is about to be sent."""
+        """Record that a start request is about to be sent; :meth:`end` has to follow."""
         now = self._clock.seconds()
         if self._phase is _Phase.SAFE or not self._idle_time:
             return Call(account, now, may_keep=self._phase is _Phase.SAFE)
         if self._phase is _Phase.WATCHING and now > self._watching_since + self._idle_time:
             self._stop(_Phase.UNTRIED)
-        if self._phase is _Phase.UNSAFE and now >= self._trial_from:
+        if self._phase is _Phase.UNSAFE and now >= self._next_trial:
             self._phase = _Phase.UNTRIED
         is_candidate = self._phase is _Phase.UNTRIED
         if is_candidate:
@@ -89,12 +94,12 @@ class KeepAlivePolicy:
         return call
 
     def end(self, call: Call, is_acknowledged: bool) -> None:
-        """Note that a start call was answered, or that it failed."""
+        """Record that a start request ended, with an ack or without."""
         self._calls.discard(call)
         if self._phase is _Phase.STARTING and call.may_keep:
             if not is_acknowledged:
                 self._stop(_Phase.UNTRIED)
-                # An answer that is no ack leaves the connection idle, with nobody to watch it.
+                # A response that is no ack leaves the connection idle, and no trial watches it.
                 self._close_idle()
                 return
             now = self._clock.seconds()
@@ -109,29 +114,32 @@ class KeepAlivePolicy:
         ):
             return
         elif call.sent < self._watching_since:
-            # The account's other starts wait for each other, not for the idle connection.
+            # Start requests sent before wait for each other, not for the idle connection.
             self._last_ack = self._clock.seconds()
         elif self._clock.seconds() < self._watching_since + self._idle_time:
-            _log.info("connections to the job server are kept for the next start")
+            _log.info("idle connections to the job server are kept from now on")
             self._stop(_Phase.SAFE)
 
     def _watch(self) -> None:
-        """See to it that calls that hang are found, while there are any."""
+        """Set the timer for the first start request that may hang, if any is watched."""
         if self._phase is _Phase.WATCHING and self._calls and self._timer is None:
             then = min(map(self._hangs_from, self._calls))
             self._timer = self._clock.callLater(max(0.0, then - self._clock.seconds()), self._check)
 
     def _hangs_from(self, call: Call) -> float:
-        """Return when a call without an ack counts as hanging."""
+        """Return when a start request without an ack counts as hanging."""
         return max(call.sent, self._last_ack) + self._patience
 
     def _check(self) -> None:
         self._timer = None
         now = self._clock.seconds()
         if any(self._hangs_from(call) <= now for call in self._calls):
-            _log.info("the job server counts idle connections, so that none is kept")
-            self._trial_from = self._clock.seconds() + self._pause
-            self._pause = min(2 * self._pause, MAX_PAUSE)
+            self._failed_trials += 1
+            pause = BACKOFF.pause(self._failed_trials)
+            _log.info(
+                "the job server counts idle connections; none is kept for {pause} s", pause=pause
+            )
+            self._next_trial = now + pause
             self._stop(_Phase.UNSAFE)
             self._close_idle()
         else:

@@ -1,7 +1,8 @@
-"""Lanes: how many starts may run at once, bounded for each account and in all, and fair.
+"""The account limiter: how many start requests run at once, per account and in all.
 
-The job server serves one connection of an account at a time, so more starts at once than a few
-only wait there; and no account's flood may keep another account's first job waiting.
+The job server serves one connection of an account at a time, so more than a few start requests of
+an account at once would only queue there. Accounts take turns, so that a flood of one account does
+not delay the first job of another.
 """
 
 import heapq
@@ -12,30 +13,40 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from jobproxy.wire.problems import AccountQueueFull
+from jobproxy.wire.problems import Kind, Problem, ProblemError
 
-#: Seconds that a client is told to come back after, at most.
+#: The largest ``Retry-After`` in seconds.
 MAX_RETRY_AFTER = 60
 
 
 @define(eq=False)
 class _AccountQueue:
+    """The slots of one account, and the start requests that wait for one.
+
+    It exists as long as the account has a start request or a pause.
+
+    :ivar since: when it was made, in seconds on the clock.
+    :ivar running: start requests that hold a slot.
+    :ivar released: slots that were released since it was made.
+    :ivar waiting: one Deferred for each start request that waits, the first one first.
+    :ivar pause: is active while the account gets no slots.
+    """
+
     account: str
-    #: Since when it has had something to do.
     since: float
     running: int = 0
-    #: How many starts have left.
-    done: int = 0
-    queue: OrderedDict[Deferred[None], None] = field(factory=OrderedDict)
-    #: Runs while nothing may be started.
+    released: int = 0
+    waiting: OrderedDict[Deferred[None], None] = field(factory=OrderedDict)
     pause: IDelayedCall | None = None
 
 
 @frozen
 class QueueState:
-    """How it goes in one lane.
+    """A snapshot of one account's queue.
 
-    :param paused: the seconds for which nothing more is started.
+    :param queued: start requests that wait for a slot.
+    :param running: start requests that hold a slot.
+    :param paused: seconds until the account gets slots again; 0.0 if it is not paused.
     """
 
     account: str
@@ -46,48 +57,53 @@ class QueueState:
 
 @define(eq=False)
 class AccountLimiter:
-    """Gives out places to run a start in; accounts that wait take turns.
+    """Grants slots to start requests; accounts that wait take turns.
 
-    :param per_account: starts of one account that may run at once.
-    :param queue_per_account: starts of one account that may wait.
-    :param total: starts of all accounts that may run at once.
+    :param per_account: start requests of one account that may run at once.
+    :param queue_per_account: start requests of one account that may wait.
+    :param total: start requests of all accounts that may run at once.
+    :ivar running: start requests that hold a slot.
+    :ivar queued: start requests that wait for one.
     """
 
     _clock: IReactorTime
     _per_account: int
     _queue_per_account: int
     _total: int
-    #: How many starts run, and how many wait.
     running: int = field(default=0, init=False)
     queued: int = field(default=0, init=False)
     _queues: dict[str, _AccountQueue] = field(factory=dict, init=False, repr=False)
-    #: The lanes that have both a waiting start and room for it, the one to be served next first.
+    #: The queues with a waiting start request and a free slot; the one whose turn is next is first.
     _turns: OrderedDict[_AccountQueue, None] = field(factory=OrderedDict, init=False, repr=False)
     _dispatching: bool = field(default=False, init=False)
 
     def __len__(self) -> int:
-        """Return how many accounts have a start that runs or waits, or are paused."""
+        """Return the number of accounts with a start request that runs or waits, or a pause."""
         return len(self._queues)
 
     def acquire(self, account: str) -> Deferred[None]:
-        """Ask for a place.
+        """Wait for a slot, behind the other start requests of the account.
 
-        :return: fires when the place is there; who gets it has to :meth:`release`. Cancelling it
-            before gives up the wait; after, it does nothing.
-        :raises AccountQueueFull: if too many starts of the account wait already.
+        :return: fires when the slot is granted; the caller then has to :meth:`release` it. Cancel
+            it to leave the queue; once it has fired, cancelling has no effect.
+        :raises ProblemError: if the queue of the account is full.
         """
         queue = self._queues.get(account) or _AccountQueue(account, self._clock.seconds())
-        has_room = self._has_room(queue) and self.running < self._total
-        if len(queue.queue) >= self._queue_per_account and not (has_room and not queue.queue):
-            raise AccountQueueFull(
-                f"{len(queue.queue)} jobs of this account wait to be started; "
-                "send the next one when some of them are done.",
+        has_slot = self._has_free_slot(queue) and self.running < self._total
+        if len(queue.waiting) >= self._queue_per_account and not (has_slot and not queue.waiting):
+            problem = Problem(
+                Kind.ACCOUNT_QUEUE_FULL,
+                f"{len(queue.waiting)} jobs of this account are queued; "
+                "send the next one when some of them have been started.",
                 retry_after=self._estimate(queue),
             )
+            raise ProblemError(problem)
         return self._enqueue(queue)
 
     def requeue(self, account: str) -> Deferred[None]:
-        """Ask for a place once more, as the first one of the account, for a start that failed.
+        """Wait for a slot again, before the other start requests of the account.
+
+        For a start request that is sent again; it is queued even if the queue is full.
 
         :return: as :meth:`acquire` does.
         """
@@ -95,17 +111,17 @@ class AccountLimiter:
         return self._enqueue(queue, is_first=True)
 
     def release(self, account: str) -> None:
-        """Give a place back; to be called once for each place that was got."""
+        """Release a slot; must be called once for each slot that was granted."""
         queue = self._queues[account]
         queue.running -= 1
-        queue.done += 1
+        queue.released += 1
         self.running -= 1
-        self._take_turn(queue)
-        self._tidy(queue)
+        self._add_turn(queue)
+        self._forget_if_unused(queue)
         self._dispatch()
 
     def pause(self, account: str, seconds: float) -> None:
-        """Give an account no places for some time; a pause that is longer already stays."""
+        """Grant an account no slots for some seconds; never shortens a pause."""
         queue = self._queues.setdefault(account, _AccountQueue(account, self._clock.seconds()))
         if queue.pause is None:
             self._turns.pop(queue, None)
@@ -114,19 +130,24 @@ class AccountLimiter:
             queue.pause.reset(seconds)
 
     def paused_for(self, account: str) -> float:
-        """Return the seconds for which an account gets no places."""
+        """Return the seconds until an account gets slots again; 0.0 if it is not paused."""
         queue = self._queues.get(account)
         if queue is None or queue.pause is None:
             return 0.0
         return queue.pause.getTime() - self._clock.seconds()
 
     def longest_queues(self, number: int) -> list[QueueState]:
-        """Return how it goes in the lanes where most wait, those first."""
-        longest = heapq.nlargest(number, self._queues.values(), key=lambda queue: len(queue.queue))
+        """Return the state of the longest queues, the longest first.
+
+        :param number: how many at most.
+        """
+        longest = heapq.nlargest(
+            number, self._queues.values(), key=lambda queue: len(queue.waiting)
+        )
         return [
             QueueState(
                 queue.account,
-                len(queue.queue),
+                len(queue.waiting),
                 queue.running,
                 round(self.paused_for(queue.account), 3),
             )
@@ -135,58 +156,58 @@ class AccountLimiter:
 
     def _enqueue(self, queue: _AccountQueue, *, is_first: bool = False) -> Deferred[None]:
         self._queues[queue.account] = queue
-        place: Deferred[None] = Deferred(lambda place: self._give_up(queue, place))
-        queue.queue[place] = None
+        slot: Deferred[None] = Deferred(lambda slot: self._remove(queue, slot))
+        queue.waiting[slot] = None
         self.queued += 1
         if is_first:
-            queue.queue.move_to_end(place, last=False)
-        self._take_turn(queue)
+            queue.waiting.move_to_end(slot, last=False)
+        self._add_turn(queue)
         self._dispatch()
-        return place
+        return slot
 
-    def _give_up(self, queue: _AccountQueue, place: Deferred[None]) -> None:
-        del queue.queue[place]
+    def _remove(self, queue: _AccountQueue, slot: Deferred[None]) -> None:
+        del queue.waiting[slot]
         self.queued -= 1
-        if not queue.queue:
+        if not queue.waiting:
             self._turns.pop(queue, None)
-        self._tidy(queue)
+        self._forget_if_unused(queue)
 
     def _resume(self, queue: _AccountQueue) -> None:
         queue.pause = None
-        self._take_turn(queue)
-        self._tidy(queue)
+        self._add_turn(queue)
+        self._forget_if_unused(queue)
         self._dispatch()
 
-    def _take_turn(self, queue: _AccountQueue) -> None:
-        if queue.queue and self._has_room(queue):
+    def _add_turn(self, queue: _AccountQueue) -> None:
+        if queue.waiting and self._has_free_slot(queue):
             self._turns.setdefault(queue)
 
-    def _has_room(self, queue: _AccountQueue) -> bool:
+    def _has_free_slot(self, queue: _AccountQueue) -> bool:
         return queue.running < self._per_account and queue.pause is None
 
     def _dispatch(self) -> None:
-        # A start that fails at once leaves, and so comes back here, while its place is still
-        # being given: the loop that runs already goes on, as recursion would have no bound.
+        # A start request that fails at once releases its slot while it is being granted, and so
+        # calls this again: the outer loop goes on, as unbounded recursion would overflow the stack.
         if self._dispatching:
             return
         self._dispatching = True
         try:
             while self._turns and self.running < self._total:
                 queue, _ = self._turns.popitem(last=False)
-                place, _ = queue.queue.popitem(last=False)
+                slot, _ = queue.waiting.popitem(last=False)
                 self.queued -= 1
                 queue.running += 1
                 self.running += 1
-                self._take_turn(queue)
-                place.callback(None)
+                self._add_turn(queue)
+                slot.callback(None)
         finally:
             self._dispatching = False
 
-    def _tidy(self, queue: _AccountQueue) -> None:
-        if not queue.queue and not queue.running and queue.pause is None:
+    def _forget_if_unused(self, queue: _AccountQueue) -> None:
+        if not queue.waiting and not queue.running and queue.pause is None:
             del self._queues[queue.account]
 
     def _estimate(self, queue: _AccountQueue) -> int:
-        """Return the seconds in which the queue will be gone, at the rate seen so far."""
-        rate = queue.done / max(self._clock.seconds() - queue.since, 1.0)
-        return min(math.ceil(len(queue.queue) / rate), MAX_RETRY_AFTER) if rate else 1
+        """Return the seconds until the queue is empty, at the account's rate so far."""
+        rate = queue.released / max(self._clock.seconds() - queue.since, 1.0)
+        return min(math.ceil(len(queue.waiting) / rate), MAX_RETRY_AFTER) if rate else 1

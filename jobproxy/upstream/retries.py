@@ -1,27 +1,29 @@
-"""Retries: when a start may be sent again, and after how long."""
+"""Retries: which start requests are sent again, and after what pause."""
 
 from enum import Enum
 from random import Random
 
 from attrs import field, frozen
 
-#: Seconds up to which the first pause may take; twice as many for each next one.
+from jobproxy.util.backoff import Backoff
+
+#: Seconds of the first pause, and of any later one, at most; the jitter is full.
 FIRST_PAUSE = 0.2
 MAX_PAUSE = 5.0
 
 
-class Retry(Enum):
-    """Which starts are sent again."""
+class RetryMode(Enum):
+    """Which start requests are sent again: the values of ``--retry``."""
 
     NEVER = "never"
-    #: Those that certainly were not read: at most once.
+    #: Those that the job server certainly did not read: at most once.
     NOT_SENT = "not-sent"
-    #: Those too whose outcome is not known: at least once.
+    #: Ambiguous ones too: at least once.
     ALWAYS = "always"
 
 
 class OnLost(Enum):
-    """What becomes of a job that was started and whose callback does not come."""
+    """What happens to a started job whose callback does not come: the values of ``--on-lost``."""
 
     FAIL = "fail"
     RESTART = "restart"
@@ -29,25 +31,37 @@ class OnLost(Enum):
 
 @frozen
 class RetryPolicy:
-    """Says whether and when a start is sent again.
+    """Decides whether and when a start request is sent again.
 
-    :param attempts: start calls for one job, for whatever reason.
-    :param lost_after: seconds without a word of a job until it is started again; :data:`None`: it
-        never is.
-    :param random: spreads the pauses, so that what failed together does not come back together.
+    :param attempts: the maximum number of start requests for one job, for whatever reason.
+    :param lost_after: seconds without any news of a started job after which it is started again;
+        :data:`None`: never.
+    :param random: the source of the jitter, so that what failed together is not retried together.
     """
 
-    retry: Retry
+    retry: RetryMode
     attempts: int
     lost_after: float | None
     random: Random = field(repr=False)
+    _backoff: Backoff = field(init=False, repr=False)
+
+    @_backoff.default
+    def _make_backoff(self) -> Backoff:
+        return Backoff(FIRST_PAUSE, MAX_PAUSE, self.random)
 
     def allows(self, attempts: int, *, is_ambiguous: bool) -> bool:
-        """Return whether another start call may follow those that were made."""
-        least = Retry.ALWAYS if is_ambiguous else Retry.NOT_SENT
-        order = list(Retry)
+        """Return whether another start request may be sent.
+
+        :param attempts: how many were sent.
+        :param is_ambiguous: whether one of them may have been read.
+        """
+        least = RetryMode.ALWAYS if is_ambiguous else RetryMode.NOT_SENT
+        order = list(RetryMode)
         return attempts < self.attempts and order.index(self.retry) >= order.index(least)
 
     def pause(self, attempts: int) -> float:
-        """Return the seconds until the next start call: exponential, with full jitter."""
-        return self.random.uniform(0.0, min(MAX_PAUSE, FIRST_PAUSE * 2 ** (attempts - 1)))
+        """Return the seconds until the next start request.
+
+        :param attempts: how many were sent, 1 or more.
+        """
+        return self._backoff.pause(attempts)

@@ -1,9 +1,9 @@
-"""Has jobs started: in their lane, again where that is safe, and with every doubt told."""
+"""Starts jobs: waits for a slot, sends the start request, and again where that is safe."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from attrs import define, field
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -13,59 +13,80 @@ from twisted.python.failure import Failure
 from jobproxy.jobs.record import JobRecord, State
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.upstream.circuit import Phase
-from jobproxy.upstream.job_server import AmbiguousStart, Headers, JobServer
+from jobproxy.upstream.job_server import Headers, JobServer
 from jobproxy.upstream.limiter import AccountLimiter
+from jobproxy.upstream.outcomes import AmbiguousStart, NotStarted
 from jobproxy.upstream.retries import RetryPolicy
 from jobproxy.wire.jobs import Job, Report
-from jobproxy.wire.problems import (
-    Internal,
-    Problem,
-    UpstreamBusy,
-    UpstreamProblem,
-    UpstreamUnreachable,
-)
+from jobproxy.wire.problems import Kind, Problem, ProblemError
 
 _log = Logger()
+
+
+class Slots(Protocol):
+    """Grants the right to have one start request under way."""
+
+    def acquire(self, account: str) -> Deferred[None]:
+        """Wait for a slot; who gets it has to :meth:`release` it. See :class:`AccountLimiter`."""
+
+    def requeue(self, account: str) -> Deferred[None]:
+        """Wait for a slot once more, as the first of the account."""
+
+    def release(self, account: str) -> None:
+        """Give a slot back."""
+
+
+@frozen
+class StartRequest:
+    """What a start request says besides the job itself.
+
+    :param callback_url: where the job server calls back.
+    :param secret: the part of it that clients must not see in the job server's words.
+    :param headers: more headers.
+    """
+
+    callback_url: str = field(repr=False)
+    secret: str = field(repr=False)
+    headers: Headers = ()
 
 
 @define(eq=False)
 class Starter:
     """What every start needs.
 
-    :param grace: seconds that a callback is still waited for when it is not known whether the
-        start reached the job server.
-    :ivar guard: is asked before a job is started that has an alias, unless an earlier start of it
-        may have worked; fires with whether it may be started, or fails with the :class:`Problem`
-        that ends the job.
+    :param limiter: knows the queues of all accounts.
+    :param slots: the limiter itself, or what asks other nodes too.
+    :param grace: seconds for which a callback is waited for after an ambiguous start.
+    :param claim: is called before a job with an Idempotency-Key is started, unless an earlier start
+        of it may have worked; fires with whether it may be started here, or fails with the
+        :class:`ProblemError` that ends the job.
     """
 
     clock: IReactorTime
     table: CorrelationTable
     limiter: AccountLimiter
+    slots: Slots
     job_server: JobServer
     policy: RetryPolicy
     grace: float
-    guard: Callable[[JobRecord], Deferred[bool]] | None = field(default=None, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.job_server.circuit.when_open = self._tell_queued
+    claim: Callable[[JobRecord], Deferred[bool]]
 
     def queue(self, job: Job) -> "Start":
-        """Queue a job; its start is to be begun as soon as it has an entry.
+        """Queue a job; :meth:`Start.begin` has to follow as soon as it has a record.
 
-        :raises UpstreamUnreachable: if the job server is known to be dead.
-        :raises AccountQueueFull: if too many jobs of the account wait.
+        :raises ProblemError: if the circuit is open, or too many jobs of the account wait.
         """
-        self.job_server.circuit.check_allowed()
-        return Start(self, job, self.limiter.acquire(job.account))
+        try:
+            self.job_server.circuit.check_allowed()
+        except NotStarted as error:
+            raise ProblemError(error.problem) from None
+        return Start(self, job, self.slots.acquire(job.account))
 
-    def _tell_queued(self) -> None:
-        """Have nobody wait for their turn at a job server that is dead."""
-        self.table.fail_queued(
-            lambda: UpstreamUnreachable(
-                "The job server does not answer; the job was not started.", retry_after=1
-            )
-        )
+
+def circuit_opened(table: CorrelationTable) -> None:
+    """Fail all jobs that wait for their turn at a job server that does not answer."""
+    detail = "The job server does not answer; the job was not started."
+    table.fail_queued(Problem(Kind.UPSTREAM_UNREACHABLE, detail, retry_after=1))
 
 
 @define(eq=False)
@@ -74,24 +95,20 @@ class Start:
 
     _starter: Starter
     _job: Job
-    #: The place in the lane, or the pause before it; a start call is never cancelled.
+    #: The wait for a slot, or the pause before it; a start request is never cancelled.
     _waiting: Deferred[Any]
     _attempts: int = field(default=0, init=False)
 
-    def cancel_start(self) -> None:
-        """Make no (further) start call; to be called while none is under way."""
+    def cancel(self) -> None:
+        """Send no (further) start request; to be called while none is under way."""
         self._waiting.cancel()
 
-    def begin(self, record: JobRecord, callback_url: str, headers: Headers) -> None:
-        """Start the job in the background; its entry tells how that goes.
-
-        :param callback_url: where the job server is to call back.
-        :param headers: more headers of the start call.
-        """
-        running = Deferred.fromCoroutine(self._run(record, callback_url, headers))
+    def begin(self, record: JobRecord, request: StartRequest) -> None:
+        """Start the job in the background; its record tells how that goes."""
+        running = Deferred.fromCoroutine(self._run(record, request))
         running.addErrback(self._crash, record)
 
-    async def _run(self, record: JobRecord, callback_url: str, headers: Headers) -> None:
+    async def _run(self, record: JobRecord, request: StartRequest) -> None:
         starter, account = self._starter, self._job.account
         while True:
             try:
@@ -99,112 +116,111 @@ class Start:
             except CancelledError:
                 return
             self._attempts += 1
-            is_guarded = starter.guard is not None and record.key_digest and record.started == "no"
-            if is_guarded and not await self._ask(record):
+            if (
+                record.key_digest is not None
+                and record.started == "no"
+                and not await self._claim(record)
+            ):
                 return
-            starter.table.advance(record, State.STARTING)
+            starter.table.send(record)
             try:
-                body = self._job.to_start(callback_url)
-                ack = await starter.job_server.start(account, body, headers)
-                pause = self._accept(record, ack)
-            except AmbiguousStart as error:
-                _log.warn("start of job {job} is ambiguous: {error}", **record.names, error=error)
-                pause = self._doubt(record)
-            except (UpstreamBusy, UpstreamUnreachable) as problem:
-                pause = self._defer(record, problem)
-            except Problem as problem:
-                if isinstance(problem, UpstreamProblem):
-                    # A job server may quote what it was sent; the end of the URL is the secret.
-                    problem.redact(callback_url.rpartition("/")[2])
-                starter.table.retract(record, self.cancel_start)
-                self._give_up(record, problem)
-                pause = None
+                pause = await self._send(record, request)
             finally:
-                starter.limiter.release(account)
-            if pause is None or record.state is State.ENDED or not await self._rest(record, pause):
+                starter.slots.release(account)
+            if pause is None or record.is_ended or not await self._rest(record, pause):
                 return
-            self._waiting = starter.limiter.requeue(account)
+            self._waiting = starter.slots.requeue(account)
 
-    async def _ask(self, record: JobRecord) -> bool:
-        """Return whether the job may be started here; if not, its place is given back."""
-        assert self._starter.guard is not None
-        self._waiting = asking = self._starter.guard(record)
+    async def _send(self, record: JobRecord, request: StartRequest) -> float | None:
+        """Send one start request.
+
+        :return: the seconds until the next one, if there is to be one.
+        """
+        try:
+            body = self._job.to_start(request.callback_url)
+            ack = await self._starter.job_server.start(self._job.account, body, request.headers)
+        except AmbiguousStart as error:
+            _log.warn("start of job {job} is ambiguous: {error}", **record.log_fields, error=error)
+            return self._doubt(record)
+        except NotStarted as error:
+            self._starter.table.retract(record, self.cancel)
+            if error.may_retry:
+                return self._defer(record, error.problem)
+            self._give_up(record, _redact(error.problem, request.secret))
+            return None
+        return self._accept(record, ack)
+
+    async def _claim(self, record: JobRecord) -> bool:
+        """Return whether the job may be started here; if not, its slot is given back."""
+        self._waiting = claiming = self._starter.claim(record)
         may_start = False
         try:
-            may_start = await asking
+            may_start = await claiming
         except CancelledError:
             pass
-        except Problem as problem:
-            self._starter.table.fail(record, problem)
+        except ProblemError as error:
+            self._starter.table.fail(record, error.problem)
         finally:
             if not may_start:
-                self._starter.limiter.release(self._job.account)
+                self._starter.slots.release(self._job.account)
         return may_start
 
     def _accept(self, record: JobRecord, ack: Report) -> float | None:
-        """Take an ack; return the seconds after which the job counts as lost, if it ever does."""
+        """Note an ack; return the seconds after which the job counts as lost, if it ever does."""
         policy, table = self._starter.policy, self._starter.table
         if not (ack.is_ended or ack.is_progress or ack.state is None):
-            _log.warn("the ack of job {job} has a state that is not known", **record.names)
+            _log.warn("the ack of job {job} has a state that is not known", **record.log_fields)
         is_last = policy.lost_after is None or self._attempts >= policy.attempts
         if ack.is_ended or self._job.own_start is not None:
             table.conclude(record, ack)
         else:
-            cancel_start = None if is_last else self.cancel_start
-            table.advance(record, State.RUNNING, ack=ack, cancel_start=cancel_start)
+            table.acknowledge(record, ack, cancel_start=None if is_last else self.cancel)
         return None if is_last else policy.lost_after
 
     def _doubt(self, record: JobRecord) -> float | None:
-        """Take note that the job may run; return the pause if it is to be started once more."""
+        """Note that the job may run; return the pause if it is to be started once more."""
         starter = self._starter
         pause = starter.policy.pause(self._attempts)
         is_allowed = starter.policy.allows(self._attempts, is_ambiguous=True)
         if is_allowed and self._is_wanted(record, pause):
-            state = State.UNCONFIRMED if record.acked is None else State.RUNNING
-            starter.table.advance(record, state, cancel_start=self.cancel_start)
+            starter.table.doubt(record, cancel_start=self.cancel)
             return pause
         self._listen(record)
         return None
 
-    def _defer(
-        self, record: JobRecord, problem: UpstreamBusy | UpstreamUnreachable
-    ) -> float | None:
-        """Take note that the start was not read; return the pause if it is to be made again."""
-        starter = self._starter
-        starter.table.retract(record, self.cancel_start)
+    def _defer(self, record: JobRecord, problem: Problem) -> float | None:
+        """Return the pause before a start request that was not read is sent again, if it is."""
+        starter, account = self._starter, self._job.account
         pause = starter.policy.pause(self._attempts)
-        if isinstance(problem, UpstreamBusy) and problem.retry_after:
-            # The account's lane has the pause, so that nothing else of the account is sent either.
-            starter.limiter.pause(self._job.account, problem.retry_after)
+        if problem.kind is Kind.UPSTREAM_BUSY and problem.retry_after:
+            # The account has the pause, so that nothing else of the account is sent either.
+            starter.limiter.pause(account, problem.retry_after)
             pause = 0.0
-        problem.retry_after = problem.retry_after or 1
-        until_start = max(pause, starter.limiter.paused_for(self._job.account))
+        until_start = max(pause, starter.limiter.paused_for(account))
         is_allowed = starter.policy.allows(self._attempts, is_ambiguous=False)
         is_alive = starter.job_server.circuit.phase is Phase.CLOSED
         if not (is_allowed and is_alive and self._is_wanted(record, until_start)):
-            self._give_up(record, problem)
+            self._give_up(record, evolve(problem, retry_after=problem.retry_after or 1))
             return None
-        _log.info("start of job {job} is put off: {slug}", **record.names, slug=problem.slug)
+        _log.info("start of job {job} is put off: {slug}", **record.log_fields, slug=problem.slug)
         return pause
 
     def _give_up(self, record: JobRecord, problem: Problem) -> None:
         """End a job that cannot be started, unless an earlier start of it may have worked."""
         if record.started == "no":
-            _log.warn("job {job} was not started: {slug}", **record.names, slug=problem.slug)
+            _log.warn("job {job} was not started: {slug}", **record.log_fields, slug=problem.slug)
             self._starter.table.fail(record, problem)
         else:
             self._listen(record)
 
     def _listen(self, record: JobRecord) -> None:
         """Wait for the callback of a job that may run."""
-        if record.acked is not None:
-            self._starter.table.advance(record, State.RUNNING)
-            return
-        self._starter.table.advance(record, State.UNCONFIRMED)
-        self._starter.table.shorten(record, self._starter.grace)
+        self._starter.table.doubt(record)
+        if record.state is State.UNCONFIRMED:
+            self._starter.table.clients.shorten(record, self._starter.grace)
 
     async def _rest(self, record: JobRecord, seconds: float) -> bool:
-        """Pause before the next start call; return whether there is to be one."""
+        """Pause before the next start request; return whether there is to be one."""
         clock = self._starter.clock
         while seconds > 0:
             self._waiting = deferLater(clock, seconds)
@@ -219,7 +235,7 @@ class Start:
             lost_after = self._starter.policy.lost_after or 0.0
             seconds = record.heard + lost_after - clock.seconds()
             if seconds <= 0:
-                _log.warn("job {job} is lost; it is started again", **record.names)
+                _log.warn("job {job} is lost; it is started again", **record.log_fields)
         return self._is_wanted(record, 0.0)
 
     def _is_wanted(self, record: JobRecord, seconds: float) -> bool:
@@ -227,7 +243,12 @@ class Start:
         return record.wanted_until > self._starter.clock.seconds() + seconds
 
     def _crash(self, failure: Failure, record: JobRecord) -> None:
-        _log.failure("start of job {job} crashed", failure, LogLevel.critical, **record.names)
-        problem = Internal("The proxy failed while it started the job.")
-        problem.started = "unknown"
-        self._starter.table.fail(record, problem)
+        _log.failure("start of job {job} crashed", failure, LogLevel.critical, **record.log_fields)
+        detail = "The proxy failed while it started the job."
+        self._starter.table.fail(record, Problem(Kind.INTERNAL, detail, started="unknown"))
+
+
+def _redact(problem: Problem, secret: str) -> Problem:
+    """Hide a secret where a job server quotes the request that it refuses."""
+    body = problem.upstream_body.replace(secret.encode(), b"[hidden]")
+    return problem if body == problem.upstream_body else evolve(problem, upstream_body=body)

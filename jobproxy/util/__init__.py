@@ -1,1 +1,1 @@
-"""Small general parts that know nothing of jobs."""
+"""General-purpose parts that know nothing of jobs."""

@@ -1,23 +1,28 @@
-"""Deadlines that what has arrived in time always meets, also after a stall of the process."""
+"""Deadlines that count all that arrived in time, also after a stall of the process.
+
+When the time has come, sockets may hold bytes that arrived before it but were not read yet. So a
+deadline lets the reactor loop turn some more times before it calls its function.
+"""
 
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
-#: Turns of the loop between the time and the verdict. Twisted runs the timers first. After a stall,
-#: which may have ended a while before the time, it then accepts one connection in the first turn,
-#: and 20 more in each next one, until the longest queue of a listening socket is empty; these are
-#: enough for that, and cost some microseconds each.
+#: Turns of the reactor loop between the time and the call. Twisted runs timers first. After a
+#: stall, which may have ended a while before the time, it accepts one connection in the first turn
+#: and 20 more in each of the next, until the queue of the listening socket is empty. So many turns
+#: are enough for the longest queue, and cost some microseconds each.
 TURNS = 24
 
 
 def do_nothing() -> None:
-    """Stand for something that there is no need of."""
+    """Replace the function of a deadline that was cancelled."""
 
 
 class Deadline:
-    """Calls something when its time has come, unless it is cancelled.
+    """Calls a function once, at its time and some turns of the loop, unless it is cancelled.
 
+    :param seconds: from now.
     :ivar at: the time, in seconds on the clock.
     """
 
@@ -31,17 +36,20 @@ class Deadline:
         self._timer = clock.callLater(seconds, self._check)
 
     def bring_forward(self, at: float) -> None:
-        """Move it to an earlier time; nothing happens if it is no later already."""
+        """Move the deadline to an earlier time; a later one is ignored.
+
+        :param at: in seconds on the clock; may be in the past.
+        """
         if at < self.at:
             self.at = at
             self._timer.reset(max(0.0, at - self._clock.seconds()))
 
     def cancel(self) -> None:
-        """Have nothing called; may come after the call too."""
+        """Do not call the function; has no effect after the call."""
         if self._timer.active():
             self._timer.cancel()
-        # What is called mostly holds this; together they would be garbage that only the collector
-        # finds.
+        # The function mostly refers to the object that holds this deadline: without this line they
+        # would be a cycle, which only the garbage collector frees.
         self._call = do_nothing
 
     def _check(self) -> None:

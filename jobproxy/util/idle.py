@@ -1,4 +1,4 @@
-"""Waiting until there is nothing left to wait for."""
+"""Waiting until something is idle: no client is held, no connection is open."""
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -6,12 +6,15 @@ from twisted.internet.defer import Deferred
 
 @define(eq=False)
 class IdleNotifier:
-    """Tells whoever waits for it that something has come to rest."""
+    """Holds the Deferreds that wait until its owner is idle."""
 
     _waiting: list[Deferred[None]] = field(factory=list, init=False)
 
     def wait(self, *, is_idle: bool) -> Deferred[None]:
-        """Return a Deferred that fires at once if it is quiet already, and else when it is told."""
+        """Return a Deferred that fires at the next :meth:`notify`, or at once.
+
+        :param is_idle: whether the owner is idle now, so that the Deferred fires at once.
+        """
         waiting: Deferred[None] = Deferred(self._waiting.remove)
         if is_idle:
             waiting.callback(None)
@@ -20,7 +23,7 @@ class IdleNotifier:
         return waiting
 
     def notify(self) -> None:
-        """Have all know who wait."""
-        told, self._waiting = self._waiting, []
-        for waiting in told:
-            waiting.callback(None)
+        """Fire all waiting Deferreds."""
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:
+            deferred.callback(None)

@@ -1,20 +1,20 @@
-"""What crosses the wire, as frozen values: bytes in, values out, and back.
+"""A client's job, and what the job server says of it, as frozen values.
 
-Requests of clients are read strictly, since what we let pass here another program has to read
-the same way. Bodies of the job server are read for the two members that we need and otherwise
-passed on as they are: to refuse the result of a finished job over its style would help nobody.
+Clients' requests are read strictly. Bodies of the job server are read for the two members that we
+need and otherwise passed on as they are: to refuse the result of a finished job over its style
+would help nobody.
 """
 
-import json
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from hashlib import blake2b
+from typing import Any
 
 from attrs import field, frozen
 
-from jobproxy.wire.problems import CallbackNotAllowed, FieldError, InvalidJson, InvalidRequest
+from jobproxy.wire import strict_json
+from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError
 
-MAX_DEPTH = 64
 MAX_ACCOUNT = 254
 MAX_ID = 128
 
@@ -24,9 +24,6 @@ PROGRESS = frozenset({"queued", "pending", "running"})
 ENDED = frozenset({"completed", "failed", "rejected", "cancelled", "canceled", "error"})
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 @frozen
@@ -50,7 +47,7 @@ class Job:
         """Return the body of the start call: the client's parameters, then ours."""
         if self.own_start is not None:
             return self.own_start
-        ours = f'"wait":false,"callback":{json.dumps(callback_url)}'
+        ours = f'"wait":false,"callback":{strict_json.write_string(callback_url)}'
         return f"{{{self.parameters},{ours}}}".encode()
 
 
@@ -79,31 +76,28 @@ class Report:
 
 
 def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
-    """Read the body of a client's request.
+    """Parse the body of a client's request.
 
-    :param allows_callbacks: whether a client may want to be called back itself.
-    :raises InvalidJson: if it is not strict JSON (RFC 8259, and RFC 7493 for duplicate names and
-        lone surrogates), not an object, or nested deeper than ``MAX_DEPTH``.
-    :raises InvalidRequest: if a member that we understand has a value that we do not.
-    :raises CallbackNotAllowed: if the client wants to be called back itself.
+    :param allows_callbacks: whether a client may name a callback URL of its own.
+    :raises ProblemError: if the body is not strict JSON, not an object, nested too deeply, has a
+        member of ours with a value that we do not understand, or a callback that is not allowed.
     """
-    text = _decode(body)
-    members = _parse_strictly(text)
-    errors = list(_find_faults(members))
+    text = strict_json.decode(body)
+    members = strict_json.parse_strictly(text)
+    errors = tuple(_find_errors(members))
     is_held = members.get("wait", True)
     has_callback = is_held is False and "callback" in members
     if has_callback and not allows_callbacks:
-        raise CallbackNotAllowed(
+        detail = (
             "This proxy lets the job server call no one but itself: leave out callback, and ask "
             "for the result at the Location of the answer."
         )
+        raise ProblemError(Problem(Kind.CALLBACK_NOT_ALLOWED, detail))
     if errors:
-        raise InvalidRequest(
-            "; ".join(f"{error_.pointer[1:]} {error_.detail}" for error_ in errors) + ".",
-            errors=errors,
-        )
+        detail = "; ".join(f"{error.pointer[1:]} {error.detail}" for error in errors) + "."
+        raise ProblemError(Problem(Kind.INVALID_REQUEST, detail, errors=errors))
     parameters = ",".join(
-        raw for name, raw in _split_members(text) if name not in ("wait", "callback")
+        [raw for raw, name in strict_json.split_members(text) if name not in ("wait", "callback")]
     )
     return Job(
         account=members["account"],
@@ -114,28 +108,34 @@ def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
 
 
 def parse_report(body: bytes) -> Report:
-    """Read an ack or a callback; only that it is a JSON object is demanded.
+    """Parse an ack or a callback; it only has to be a JSON object.
 
-    :raises InvalidJson: if it is not.
+    :raises ProblemError: if it is not.
     """
-    text = _decode(body)
-    try:
-        members = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidJson(f"The body is not JSON: {_explain(error)}.") from error
-    if not isinstance(members, dict):
-        raise InvalidJson("The body is JSON, but not an object.")
+    members = strict_json.parse_leniently(strict_json.decode(body))
     upstream_id, state = members.get("id"), members.get("state")
-    return Report(
-        body=body,
-        upstream_id=upstream_id
-        if isinstance(upstream_id, str) and 0 < len(upstream_id) <= MAX_ID
-        else None,
-        state=state if isinstance(state, str) else None,
-    )
+    if not isinstance(upstream_id, str) or not 0 < len(upstream_id) <= MAX_ID:
+        upstream_id = None
+    return Report(body, upstream_id, state if isinstance(state, str) else None)
 
 
-def _find_faults(members: dict[str, Any]) -> Iterator[FieldError]:
+def key_digest_of(job: Job, key: str) -> bytes:
+    """Return what stands for an account's Idempotency-Key."""
+    # Neither can hold a zero byte, so that no two pairs look alike.
+    return _digest(f"{job.account}\0{key}")
+
+
+def request_digest_of(job: Job) -> bytes:
+    """Return what stands for all that makes a job what it is."""
+    # Whether the client waits does not make it another job.
+    return _digest(job.parameters if job.own_start is None else job.own_start.decode())
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=16).digest()
+
+
+def _find_errors(members: dict[str, Any]) -> Iterator[FieldError]:
     account = members.get("account")
     if "account" not in members:
         yield FieldError("/account", "is missing")
@@ -147,85 +147,3 @@ def _find_faults(members: dict[str, Any]) -> Iterator[FieldError]:
         yield FieldError("/account", "must not contain control characters")
     if not isinstance(members.get("wait", True), bool):
         yield FieldError("/wait", "must be true, false or left out")
-
-
-def _decode(body: bytes) -> str:
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidJson(f"The body is not UTF-8: byte {error.start} is wrong.") from error
-    if text.startswith("\ufeff"):
-        raise InvalidJson("The body starts with a byte order mark, which JSON does not allow.")
-    if _is_too_deep(text):
-        raise InvalidJson(f"The body is nested deeper than {MAX_DEPTH} levels.")
-    return text
-
-
-def _is_too_deep(text: str) -> bool:
-    if text.count("{") + text.count("[") <= MAX_DEPTH:
-        return False
-    depth = 0
-    for character in _STRING.sub("", text):
-        if character in "{[":
-            depth += 1
-            if depth > MAX_DEPTH:
-                return True
-        elif character in "}]":
-            depth -= 1
-    return False
-
-
-def _parse_strictly(text: str) -> dict[str, Any]:
-    try:
-        members = _STRICT.decode(text)
-        if _SURROGATE.search(text):
-            json.dumps(members, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise InvalidJson("The body escapes half a surrogate pair.") from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidJson(f"The body is not JSON: {_explain(error)}.") from error
-    if not isinstance(members, dict):
-        raise InvalidJson("The body is JSON, but not an object.")
-    return members
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg[0].lower()}{error.msg[1:]} at character {error.pos}"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("an object has the same member twice")
-    return members
-
-
-_STRICT = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
-
-
-def _split_members(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the name and the raw text, name and value, of each member of a valid JSON object."""
-    at = text.index("{")
-    while True:
-        start = _skip_space(text, at + 1)
-        if text[start] == "}":
-            return
-        name, at = _STRICT.raw_decode(text, start)
-        colon = _skip_space(text, at)
-        _, end = _STRICT.raw_decode(text, _skip_space(text, colon + 1))
-        yield name, text[start:end]
-        at = _skip_space(text, end)
-        if text[at] == "}":
-            return
-
-
-def _skip_space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    assert match is not None
-    return match.end()

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
-from jobproxy.wire.problems import InvalidRequest
+from jobproxy.wire.problems import Kind, Problem, ProblemError
 
 _KEY = re.compile(r'"([\x20-\x7e]{1,255})"|(?!")([\x21-\x7e]{1,255})')
 #: One preference of a list; a comma in quotes does not end it.
@@ -40,7 +40,7 @@ def parse_preferences(headers: Iterable[tuple[bytes, bytes]]) -> Preferences:
     """Read the headers of a request; preferences that are not understood do not count (RFC 7240).
 
     :param headers: with lower-case names.
-    :raises InvalidRequest: if there is an unusable ``Idempotency-Key``: to do the job without it
+    :raises ProblemError: if there is an unusable ``Idempotency-Key``: to do the job without it
         would break a promise.
     """
     found: dict[bytes, list[bytes]] = {}
@@ -74,7 +74,8 @@ def _read_key(values: list[bytes]) -> str | None:
         return None
     match = _KEY.fullmatch(values[0].decode("latin-1").strip())
     if len(values) > 1 or match is None:
-        raise InvalidRequest("Send one Idempotency-Key of 1 to 255 printable ASCII characters.")
+        detail = "Send one Idempotency-Key of 1 to 255 printable ASCII characters."
+        raise ProblemError(Problem(Kind.INVALID_REQUEST, detail))
     return match[1] or match[2]
 
 

@@ -1,4 +1,4 @@
-"""The operator's side: the status, the feed of it, the jobs under way, and the order to drain."""
+"""The operator's routes: status, feed, list of jobs, drain."""
 
 import json
 from typing import Any
@@ -17,8 +17,8 @@ class AdminTestCase(ProxyTestCase):
 
 
 class StatusTests(AdminTestCase):
-    def test_agrees(self) -> None:
-        """The status says how many are held, queued, starting and done, of which outcome."""
+    def test_status_counts_what_has_happened(self) -> None:
+        """The status counts held clients, jobs, starts, callbacks and responses by outcome."""
         clients = [self.submit() for _ in range(4)]
         self.starts[0].ack("1")
         self.call_back(self.starts[0], result_of("1"))
@@ -37,16 +37,16 @@ class StatusTests(AdminTestCase):
         for client in clients:
             client.leave()
 
-    def test_time(self) -> None:
-        """The status says when it was, and since when the process runs."""
+    def test_status_has_time_and_uptime(self) -> None:
+        """The status has the time and the uptime of the process."""
         before = self.read("/status")
         self.clock.advance(2.5)
         after = self.read("/status")
         self.assertEqual(after["time"] - before["time"], 2.5)
         self.assertEqual(after["uptime"] - before["uptime"], 2.5)
 
-    def test_accounts(self) -> None:
-        """The longest queues come first, and do not say whose they are."""
+    def test_longest_queues_are_first_and_without_accounts(self) -> None:
+        """The longest queues are first, and do not show the account."""
         clients = [self.submit(account) for account in "aaabbbbb"]
         accounts = self.read("/status")["accounts"]
         self.assertEqual(accounts["count"], 2)
@@ -58,24 +58,24 @@ class StatusTests(AdminTestCase):
         for client in clients:
             client.leave()
 
-    def test_refusals(self) -> None:
-        """The last refusals come first, each with the id of its request."""
+    def test_last_refusals_have_their_request_id(self) -> None:
+        """The last refusals are listed with the ids of their requests."""
         self.connect().request(body=b"[]", headers={"X-Request-Id": "one"})
         self.connect().request("/nowhere", headers={"X-Request-Id": "two"})
         refusals = self.read("/status")["refusals"]
         found = [(each["status"], each["outcome"], each["requestId"]) for each in refusals]
         self.assertEqual(sorted(found), [(400, "invalid-json", "one"), (404, "not-found", "two")])
 
-    def test_not_ready(self) -> None:
-        """L5: a process that can open no more files says that it wants no jobs, and why."""
+    def test_proxy_without_free_descriptors_is_not_ready(self) -> None:
+        """L5: a process without free file descriptors is not ready, with that reason."""
         self.has_descriptors = False
-        response = self.connect().get("/readyz").response
+        response = self.operate().get("/readyz").response
         self.assertEqual(response.status, 503)
         self.assertEqual(response.json["reasons"], ["no-file-descriptors"])
         self.assertEqual(self.read("/status")["reasons"], ["no-file-descriptors"])
 
-    def test_circuit(self) -> None:
-        """S1: the status tells that the job server is dead."""
+    def test_status_shows_the_open_circuit(self) -> None:
+        """S1: the status shows that the circuit is open."""
         self.fail_starts(error.ConnectionRefusedError())
         for _ in range(10):
             client = self.submit()
@@ -83,19 +83,19 @@ class StatusTests(AdminTestCase):
             self.assertEqual(client.response.status, 503)
         self.assertEqual(self.read("/status")["circuit"], "open")
 
-    def test_log_dropped(self) -> None:
-        """L7: the status and the metrics tell how many lines were dropped."""
+    def test_dropped_log_lines_are_counted(self) -> None:
+        """L7: the status and the metrics count the log lines that were dropped."""
         self.log_dropped = {"full": 2, "limited": 3}
         self.assertEqual(self.read("/status")["logDropped"], 5)
-        metrics = self.connect().get("/metrics").response.body.decode()
+        metrics = self.operate().get("/metrics").response.body.decode()
         self.assertIn('jobproxy_log_dropped_total{reason="full"} 2.0', metrics)
 
 
 class AccountTests(AdminTestCase):
-    options = {"shows_accounts": True}
+    settings = {"log_accounts": True}
 
-    def test_accounts(self) -> None:
-        """Lanes and jobs say whose they are if that may be shown."""
+    def test_queues_and_jobs_show_their_account_if_allowed(self) -> None:
+        """Queues and jobs show their account with --log-accounts."""
         client = self.submit("somebody")
         self.assertEqual(self.read("/status")["accounts"]["longest"][0]["account"], "somebody")
         self.assertEqual(self.read("/jobs")["jobs"][0]["account"], "somebody")
@@ -107,7 +107,7 @@ class FeedTests(AdminTestCase):
         return self.operate().get("/events")
 
     def read_events(self, client: Client) -> list[Any]:
-        """Return the events that a watcher has got so far."""
+        """Return the events that a client has received so far."""
         head, _, body = client.transport.value().partition(b"\r\n\r\n")
         self.assertTrue(head.startswith(b"HTTP/1.1 200 OK\r\n"))
         self.assertIn(b"Content-Type: text/event-stream", head)
@@ -116,8 +116,8 @@ class FeedTests(AdminTestCase):
         self.assertEqual(chunks.pop(), "")
         return [json.loads(chunk.removeprefix("data: ")) for chunk in chunks]
 
-    def test_events(self) -> None:
-        """There is an event at once, and then one every second, with what is so then."""
+    def test_event_is_sent_at_once_and_every_second(self) -> None:
+        """There is an event at once and then every second, each with the current status."""
         watcher = self.watch()
         self.assertEqual(len(self.read_events(watcher)), 1)
         client = self.submit()
@@ -127,8 +127,8 @@ class FeedTests(AdminTestCase):
         self.clock.advance(1)
         self.assertEqual(self.read_events(watcher)[-1]["held"], 0)
 
-    def test_leaves(self) -> None:
-        """Nothing is left of a watcher that leaves, and it does not count as a client lost."""
+    def test_client_that_leaves_is_forgotten(self) -> None:
+        """A client that leaves the feed is forgotten, and does not count as a client that left."""
         watchers = [self.watch(), self.watch()]
         watchers[0].leave()
         self.clock.advance(1)
@@ -137,8 +137,8 @@ class FeedTests(AdminTestCase):
         outcomes = [each["outcome"] for each in self.read("/status")["responses"]]
         self.assertEqual(outcomes, ["ok"])
 
-    def test_does_not_read(self) -> None:
-        """A watcher that does not read gets no more, and is closed after a while."""
+    def test_client_that_does_not_read_is_closed(self) -> None:
+        """A client that does not read gets no more events, and is closed after a while."""
         watcher = self.watch()
         assert watcher.transport.producer is not None
         watcher.transport.producer.pauseProducing()
@@ -148,22 +148,22 @@ class FeedTests(AdminTestCase):
         self.clock.pump([1.0] * 120)
         self.assertFalse(watcher.transport.connected)
 
-    def test_stop(self) -> None:
-        """The feed ends with the process, so that nobody who watches keeps it alive."""
+    def test_feed_ends_with_the_process(self) -> None:
+        """The feed ends with the process, so that its clients do not keep it alive."""
         watcher = self.watch()
         self.feed.stopService()
         self.assertFalse(watcher.transport.connected)
         self.clock.advance(5)
         self.assertEqual(len(self.read_events(watcher)), 1)
 
-    def test_too_many(self) -> None:
-        """There is a limit to those who watch."""
+    def test_number_of_clients_is_bounded(self) -> None:
+        """There is a maximum number of clients of the feed."""
         watchers = [self.watch() for _ in range(MAX_WATCHERS)]
         self.assert_problem(self.watch().response, 503, "overloaded")
         for watcher in watchers:
             watcher.leave()
 
-    def test_head(self) -> None:
+    def test_head_gets_no_events(self) -> None:
         """HEAD gets no events."""
         client = self.operate().request("/events", None, method="HEAD")
         self.assertIn(b"text/event-stream", client.transport.value())
@@ -172,7 +172,7 @@ class FeedTests(AdminTestCase):
 
 
 class JobListTests(AdminTestCase):
-    def test_jobs(self) -> None:
+    def test_list_has_the_jobs_that_have_not_ended(self) -> None:
         """The list has the jobs that have not ended, the oldest first."""
         clients = [self.submit() for _ in range(3)]
         self.starts[1].ack("2")
@@ -191,8 +191,8 @@ class JobListTests(AdminTestCase):
         for client in clients:
             client.leave()
 
-    def test_query(self) -> None:
-        """The list can be of one state, and of some jobs only; it says how many there are."""
+    def test_list_can_be_filtered_by_state_and_limited(self) -> None:
+        """The list can be filtered by state and limited; its total counts all that match."""
         clients = [self.submit() for _ in range(5)]
         self.assertEqual(self.read("/jobs?state=queued")["total"], 3)
         listed = self.read("/jobs?limit=2&state=queued")
@@ -200,8 +200,8 @@ class JobListTests(AdminTestCase):
         for client in clients:
             client.leave()
 
-    def test_bad_query(self) -> None:
-        """Q2: a query that means nothing is refused, with what to change."""
+    def test_invalid_query_is_refused_with_a_pointer(self) -> None:
+        """Q2: an invalid query is refused with a pointer to the parameter."""
         for query, pointer in (
             ("state=ended", "/state"),
             ("limit=0", "/limit"),
@@ -217,23 +217,23 @@ class JobListTests(AdminTestCase):
 
 
 class DrainTests(AdminTestCase):
-    def test_drain(self) -> None:
-        """The order to drain is given on once, and answered."""
+    def test_drain_stops_the_process_once(self) -> None:
+        """A request to drain stops the process once; a second one gets the same response."""
         client = self.submit()
         for _ in range(2):
             response = self.operate().request("/drain", None).response
             self.assertEqual(
                 (response.status, response.json), (202, {"status": "draining", "held": 1})
             )
-        self.assertEqual(self.is_told_to_stop, 1)
+        self.assertEqual(self.stops_requested, 1)
         client.leave()
 
-    def test_not_by_a_page(self) -> None:
-        """A web page can neither end the process nor drop an orphan."""
+    def test_web_page_can_neither_drain_nor_drop_an_orphan(self) -> None:
+        """A web page can neither drain the process nor drop an orphan."""
         origin = {"Origin": "http://evil.example"}
         response = self.operate().request("/drain", None, headers=origin).response
         self.assert_problem(response, 403, "forbidden")
-        self.assertEqual(self.is_told_to_stop, 0)
+        self.assertEqual(self.stops_requested, 0)
         token = self.signer.mint()
         self.connect().request(f"/callback/{token.text}", result_of("1"))
         path = f"/orphans/{token.job_id}"
@@ -241,7 +241,7 @@ class DrainTests(AdminTestCase):
         self.assert_problem(response, 403, "forbidden")
         self.assertEqual(self.operate().get(path).response.body, result_of("1"))
 
-    def test_get(self) -> None:
-        """Q23: to look at the order does not give it."""
+    def test_get_does_not_drain(self) -> None:
+        """Q23: a GET does not drain."""
         self.assert_problem(self.operate().get("/drain").response, 405, "method-not-allowed")
-        self.assertEqual(self.is_told_to_stop, 0)
+        self.assertEqual(self.stops_requested, 0)

@@ -1,6 +1,7 @@
 """Jobs whose clients do not wait for the result, and the resource at which they find it."""
 
-from tests.support.proxy import JSON, Client, ProxyTestCase, Start, result_of
+from tests.support.job_server import Start
+from tests.support.proxy import JSON, Client, ProxyTestCase, result_of
 
 #: Oddly spaced, so that a copy that is not exact shows.
 ACK = b'{ "state":"running",\t"id":"1" }\n'
@@ -43,7 +44,7 @@ class AsyncTestCase(ProxyTestCase):
 class AcceptedTests(AsyncTestCase):
     """Clients that want no more than to know that their job was started."""
 
-    options = {"per_account": 1, "wait": 15.0}
+    settings = {"starts_per_account": 1, "wait": 15.0}
 
     def test_prefers_it(self) -> None:
         """Q3: with respond-async a client gets the ack's bytes as soon as they are there."""
@@ -145,7 +146,7 @@ class AcceptedTests(AsyncTestCase):
 class QueueTests(AsyncTestCase):
     """Jobs that are queued without anybody being held for them."""
 
-    options = {"per_account": 1, "max_held": 3}
+    settings = {"starts_per_account": 1, "max_held": 3}
 
     def test_bounded(self) -> None:
         """Q3, L3: as many jobs are queued as clients would be held, whatever their accounts."""
@@ -164,7 +165,7 @@ class QueueTests(AsyncTestCase):
 class WaitTests(AsyncTestCase):
     """Clients that wait for a while, and then want to know where the result will be."""
 
-    options = {"per_account": 1}
+    settings = {"starts_per_account": 1}
 
     def test_in_time(self) -> None:
         """Q3: a result that comes in time is the answer; the ack is not."""
@@ -229,7 +230,7 @@ class WaitTests(AsyncTestCase):
 class ClientCallbackTests(AsyncTestCase):
     """Q4: clients that may want to be called back themselves."""
 
-    options = {"allows_callbacks": True}
+    settings = {"allow_client_callbacks": True}
     body = b'{ "callback":"http://client.example/",\t"wait":false, "account":"example" }\n'
 
     def test_passed_through(self) -> None:
@@ -272,7 +273,7 @@ class ClientCallbackTests(AsyncTestCase):
 class JobResourceTests(AsyncTestCase):
     """Q3: what can be read of a job at its Location."""
 
-    options = {"per_account": 1, "max_held": 4}
+    settings = {"starts_per_account": 1, "max_held": 4}
 
     def look(self, start: Start, prefer: str = "") -> Client:
         """Have a client ask for a job."""
@@ -354,7 +355,7 @@ class JobResourceTests(AsyncTestCase):
         self.starts[0].respond(ACK)
         self.call_back(self.starts[0], result_of("1"))
         for count in (1, 0):
-            self.assertEqual(len(self.connect().get("/orphans").response.json["orphans"]), count)
+            self.assertEqual(len(self.operate().get("/orphans").response.json["orphans"]), count)
             self.assert_result(self.look(self.starts[0]), result_of("1"), self.starts[0])
 
     def test_result_from_before_a_restart(self) -> None:

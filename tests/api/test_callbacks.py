@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from jobproxy.wire.tokens import TokenSigner
-from tests.support.proxy import Answer, Client, ProxyTestCase, Start, result_of
+from tests.support.job_server import Start
+from tests.support.proxy import Answer, Client, ProxyTestCase, result_of
 
 RETAIN = 300
 LIFETIME = 86_400
@@ -34,7 +35,7 @@ class CallbackTestCase(ProxyTestCase):
 
     def orphans(self) -> list[str]:
         """Return the ids of the orphans."""
-        response = self.connect().get("/orphans").response
+        response = self.operate().get("/orphans").response
         return [orphan["id"] for orphan in response.json["orphans"]]
 
 
@@ -273,7 +274,7 @@ class ForgedTests(CallbackTestCase):
                 self.check_forged(f"forged.{number}")
         self.assertEqual(tell(events), "")
         self.assertEqual(self.orphans(), [])
-        self.assertEqual((len(self.table), self.table.retained), (1, 0))
+        self.assertEqual((len(self.table), self.table.retention.retained), (1, 0))
         self.assertTrue(self.client.is_held)
 
 

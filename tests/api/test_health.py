@@ -1,4 +1,4 @@
-"""Health, as load balancers and supervisors see it, and what draining means for each client."""
+"""Health and readiness, as load balancers see them, and what draining means for each client."""
 
 from twisted.internet import error
 
@@ -7,8 +7,8 @@ from tests.support.proxy import JSON, Answer, Client, ProxyTestCase, result_of
 
 class HealthTestCase(ProxyTestCase):
     def check(self, path: str, status: int, document: dict[str, object]) -> Answer:
-        """Check what a health route says."""
-        response = self.connect().get(path).response
+        """Check the response of a health route."""
+        response = self.operate().get(path).response
         self.assertEqual((response.status, response.json), (status, document))
         self.assertEqual(response.headers["content-type"], JSON)
         return response
@@ -21,11 +21,11 @@ class HealthTestCase(ProxyTestCase):
 
 
 class HealthTests(HealthTestCase):
-    """A proxy at work."""
+    """A proxy that is not draining."""
 
-    options = {"max_held": 1}
+    settings = {"max_held": 1}
 
-    def test_at_work(self) -> None:
+    def test_proxy_is_healthy_and_ready(self) -> None:
         """A proxy is healthy and ready, with and without jobs."""
         for _ in range(2):
             self.check("/healthz", 200, {"status": "ok"})
@@ -33,89 +33,89 @@ class HealthTests(HealthTestCase):
             self.submit()
         self.starts[0].respond(result_of("1"))
 
-    def test_full(self) -> None:
-        """L3: a proxy that can hold no more clients still tells how it is."""
+    def test_full_proxy_is_healthy(self) -> None:
+        """L3: a proxy that can hold no more clients is still healthy."""
         self.submit()
         self.assert_problem(self.submit().response, 503, "overloaded")
         self.check("/healthz", 200, {"status": "ok"})
         self.starts[0].respond(result_of("1"))
 
-    def test_methods(self) -> None:
-        """Q23: health can be asked for with GET and HEAD alone."""
+    def test_only_get_and_head_are_allowed(self) -> None:
+        """Q23: only GET and HEAD are allowed for health and readiness."""
         for path in ("/healthz", "/readyz"):
-            client = self.connect().request(path, None, method="HEAD")
+            client = self.operate().request(path, None, method="HEAD")
             self.assertTrue(client.transport.value().startswith(b"HTTP/1.1 200 OK\r\n"))
-            response = self.connect().request(path, b"{}").response
+            response = self.operate().request(path, b"{}").response
             self.assert_problem(response, 405, "method-not-allowed")
             self.assertEqual(response.headers["allow"], "GET, HEAD")
 
-    def test_ids(self) -> None:
-        """Every answer has the request's id."""
-        response = self.connect().get("/healthz", X_Request_Id="mine").response
+    def test_response_has_the_request_id(self) -> None:
+        """Every response has the request's id."""
+        response = self.operate().get("/healthz", X_Request_Id="mine").response
         self.assertEqual(response.headers["x-request-id"], "mine")
 
 
-class DeadJobServerTests(HealthTestCase):
-    """A proxy whose job server does not answer."""
+class JobServerDownTests(HealthTestCase):
+    """A proxy whose job server is down."""
 
-    def kill(self) -> None:
-        """Have so many starts fail that the job server counts as dead for another half second."""
+    def open_circuit(self) -> None:
+        """Let so many starts fail that the circuit is open for another half second."""
         self.fail_starts(error.ConnectionRefusedError())
         for number in range(10):
             self.submit(f"account {number}")
         self.clock.advance(0.5)
 
-    def test_not_ready(self) -> None:
-        """S23, G7: while no start is made, jobs had better go to another proxy."""
-        self.kill()
+    def test_proxy_is_not_ready_while_the_circuit_is_open(self) -> None:
+        """S23, G7: while the circuit is open the proxy is not ready."""
+        self.open_circuit()
         self.check_not_ready("job-server-unreachable")
         self.check("/healthz", 200, {"status": "ok"})
         self.assert_problem(self.submit().response, 503, "upstream-unreachable")
         self.clock.advance(0.4)
         self.check_not_ready("job-server-unreachable")
 
-    def test_takes_the_job_that_tries(self) -> None:
-        """S23: once a start would be made, the proxy is ready, else none would ever come."""
-        self.kill()
+    def test_proxy_is_ready_for_the_probe(self) -> None:
+        """S23: once a probe may be sent the proxy is ready, as else no job would come."""
+        self.open_circuit()
         self.clock.advance(0.5)
         self.check_ready()
         self.assert_problem(self.submit().response, 503, "upstream-unreachable")
         self.check_not_ready("job-server-unreachable")
 
-    def test_both_reasons(self) -> None:
-        """G1, S23: all reasons are told."""
-        self.kill()
+    def test_all_reasons_are_listed(self) -> None:
+        """G1, S23: all reasons for not being ready are listed."""
+        self.open_circuit()
         self.gateway.drain()
         self.check_not_ready("draining", "job-server-unreachable")
 
 
 class DrainTests(HealthTestCase):
-    """G1: a proxy that is about to stop."""
+    """G1: a proxy that drains."""
 
-    options = {"per_account": 1}
+    settings = {"starts_per_account": 1}
 
     def check_refused(self, client: Client) -> None:
-        """Check that a client is told that its job was not started, and to go elsewhere."""
+        """Check that a client is told to go elsewhere, as its job was not started."""
         self.assert_problem(client.response, 503, "draining", started="no")
         self.assertEqual(client.response.headers["connection"], "close")
         self.assertEqual(client.response.headers["retry-after"], "1")
         self.assertFalse(client.transport.connected)
 
-    def test_health(self) -> None:
-        """G1: a proxy that drains is not ready, and healthy."""
+    def test_draining_proxy_is_healthy_but_not_ready(self) -> None:
+        """G1: a proxy that drains is healthy, but not ready."""
         self.gateway.drain()
         self.check_not_ready("draining")
         self.check("/healthz", 200, {"status": "ok"})
 
-    def test_new_jobs(self) -> None:
+    def test_new_job_is_refused_and_its_connection_closed(self) -> None:
         """G1: a new job is refused, and its connection closed."""
         self.gateway.drain()
         self.check_refused(self.submit())
         self.check_refused(self.connect().request(headers={"Prefer": "respond-async"}))
         self.assertEqual(self.starts, [])
 
-    def test_queued_jobs(self) -> None:
-        """G1: queued jobs are refused and not started, also when there is room for them."""
+    def test_queued_jobs_are_refused(self) -> None:
+        """G1: queued jobs are refused and not started, also when a slot becomes free."""
         held = self.submit()
         queued = [self.submit(), self.submit("example")]
         queued.append(self.connect().request(headers={"Prefer": "respond-async"}))
@@ -128,8 +128,8 @@ class DrainTests(HealthTestCase):
         self.call_back(self.starts[0], result_of("1"))
         self.assertEqual(held.response.body, result_of("1"))
 
-    def test_jobs_to_be_tried_again(self) -> None:
-        """G1, S17: a job that waits for another try is refused, and not tried again."""
+    def test_job_that_waits_for_its_retry_is_refused(self) -> None:
+        """G1, S17: a job that waits for its retry is refused, and not sent again."""
         client = self.submit()
         self.starts[0].respond(b"", 503, retry_after="2")
         self.assertTrue(client.is_held)
@@ -138,7 +138,7 @@ class DrainTests(HealthTestCase):
         self.clock.advance(5)
         self.assertEqual(len(self.starts), 1)
 
-    def test_held_clients(self) -> None:
+    def test_started_jobs_go_on(self) -> None:
         """G1: started jobs go on, whether or not their ack has come."""
         clients = [self.submit("a"), self.submit("b")]
         self.starts[0].ack("0")
@@ -149,30 +149,30 @@ class DrainTests(HealthTestCase):
             self.call_back(self.starts[number], result_of(str(number)))
             self.assertEqual(client.response.body, result_of(str(number)))
 
-    def test_connections(self) -> None:
-        """G1, G2: held clients' connections end with their answers, and idle ones at once."""
-        held, idle = self.submit(), self.connect().get("/healthz")
+    def test_connections_of_held_clients_end_with_their_response(self) -> None:
+        """G1, G2: held clients' connections end with their response, and idle ones at once."""
+        held, idle = self.submit(), self.connect().get("/elsewhere")
         self.starts[0].ack("1")
         self.gateway.drain()
         self.site.drain()
         self.assertTrue(held.is_held)
         self.assertFalse(idle.transport.connected)
-        taken = self.call_back(self.starts[0], result_of("1"))
-        self.assertEqual((taken.status, taken.headers["connection"]), (200, "close"))
+        received = self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual((received.status, received.headers["connection"]), (200, "close"))
         self.assertEqual(held.response.body, result_of("1"))
         self.assertEqual(held.response.headers["connection"], "close")
         self.assertFalse(held.transport.connected)
 
-    def test_kept_alive_without_draining_connections(self) -> None:
-        """G1: only what is refused costs a client its connection."""
+    def test_only_a_refused_client_loses_its_connection(self) -> None:
+        """G1: while connections do not drain, only a refused client loses its connection."""
         held = self.submit()
         self.gateway.drain()
         self.starts[0].respond(result_of("1"))
         self.assertNotIn("connection", held.response.headers)
         self.assertTrue(held.transport.connected)
 
-    def test_results(self) -> None:
-        """G1, Q3: what is known of jobs can be asked for, and polls are answered."""
+    def test_results_can_still_be_polled(self) -> None:
+        """G1, Q3: results can still be polled, and long polls get their response."""
         client = self.connect().request(headers={"Prefer": "respond-async"})
         self.starts[0].ack("1")
         location = client.response.headers["location"]
@@ -183,8 +183,8 @@ class DrainTests(HealthTestCase):
         self.assertEqual(polling.response.body, result_of("1"))
         self.assertEqual(self.connect().get(location).response.body, result_of("1"))
 
-    def test_keys(self) -> None:
-        """G1: who comes again with a key gets the result, or is told that the job was started."""
+    def test_client_that_repeats_its_key_gets_the_result(self) -> None:
+        """G1: a client that repeats its key gets the result, or that the job was started."""
         keyed = {"Idempotency-Key": "k"}
         first = self.connect().request(headers=keyed)
         self.starts[0].ack("1")
@@ -196,8 +196,8 @@ class DrainTests(HealthTestCase):
         self.assertEqual(first.response.body, replayed.body)
         self.assertEqual(replayed.headers["content-location"], problem["instance"])
 
-    def test_outcome_of_queued_jobs(self) -> None:
-        """G1, Q3: who asks for a job that was queued is told that it was not started."""
+    def test_poll_for_a_refused_job_says_that_it_was_not_started(self) -> None:
+        """G1, Q3: a poll for a job that was queued says that it was not started."""
         self.submit()
         client = self.connect().request(headers={"Prefer": "respond-async, wait=1"})
         self.clock.advance(1)

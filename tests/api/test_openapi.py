@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, whole, and about what is really served."""
+"""The OpenAPI document: valid, complete, and about the routes that are served."""
 
 import json
 import re
@@ -8,36 +8,30 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.api.openapi import read_document
-from jobproxy.wire.problems import Problem
+from jobproxy.wire.problems import Kind
 from tests.support.proxy import ProxyTestCase
 
 DOCUMENT: dict[str, Any] = json.loads(read_document())
 METHODS = {"get", "post", "delete", "put", "patch"}
 
 
-def list_kinds(kind: type[Problem] = Problem) -> list[type[Problem]]:
-    """Return all kinds of problems."""
-    own = [kind] if hasattr(kind, "slug") else []
-    return own + [each for child in kind.__subclasses__() for each in list_kinds(child)]
-
-
 class DocumentTests(SynchronousTestCase):
-    def test_valid(self) -> None:
-        """The document is OpenAPI 3.1."""
+    def test_document_is_valid(self) -> None:
+        """The document is valid OpenAPI 3.1."""
         errors = list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors())
         self.assertEqual(errors, [])
 
-    def test_problems(self) -> None:
-        """Every kind of problem is there, with the status that it has."""
+    def test_every_problem_is_documented(self) -> None:
+        """Every kind of problem is in the document, with its status."""
         types = DOCUMENT["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
-        slugs = {kind.slug for kind in list_kinds()}
+        slugs = {kind.slug for kind in Kind}
         self.assertEqual({name.rpartition(":")[2] for name in types}, slugs)
         responses = DOCUMENT["components"]["responses"].values()
-        told = " ".join(response["description"] for response in responses)
-        self.assertEqual({slug for slug in slugs if f"`{slug}`" not in told}, set())
+        described = " ".join(response["description"] for response in responses)
+        self.assertEqual({slug for slug in slugs if f"`{slug}`" not in described}, set())
 
-    def test_nothing_unused(self) -> None:
-        """Everything that is defined is referred to."""
+    def test_every_component_is_referenced(self) -> None:
+        """Every component of the document is referenced."""
         text = json.dumps(DOCUMENT)
         for kind, parts in DOCUMENT["components"].items():
             for name in parts:
@@ -45,15 +39,15 @@ class DocumentTests(SynchronousTestCase):
 
 
 class ServedTests(ProxyTestCase):
-    def test_served(self) -> None:
-        """The document is served, with the version of what serves it."""
-        response = self.connect().get("/openapi.json").response
+    def test_document_is_served_with_the_version(self) -> None:
+        """The document is served, with the version of the package."""
+        response = self.operate().get("/openapi.json").response
         self.assertEqual(response.headers["content-type"], "application/json")
         self.assertEqual(response.json, DOCUMENT)
         self.assertNotEqual(DOCUMENT["info"]["version"], "0")
 
     def list_rules(self) -> set[tuple[str, str]]:
-        """Return the methods and paths that are served on one port or another."""
+        """Return the methods and paths that are served on any port."""
         rules = set()
         for site in (self.site, self.admin_site):
             resource: Any = site.resource
@@ -62,8 +56,8 @@ class ServedTests(ProxyTestCase):
                 rules |= {(method.lower(), path) for method in rule.methods}
         return {(method, path) for method, path in rules if method in METHODS}
 
-    def test_all_is_there(self) -> None:
-        """What is served is in the document, and nothing else."""
+    def test_document_has_exactly_the_served_routes(self) -> None:
+        """The document has all routes that are served, and no others."""
         described = {
             (method, path)
             for path, operations in DOCUMENT["paths"].items()

@@ -4,9 +4,9 @@ from typing import Any
 
 from twisted.logger import capturedLogs, formatEvent
 
-from jobproxy.jobs import retention
-from jobproxy.jobs.retention import OVERHEAD
-from tests.support.proxy import JSON, Answer, ProxyTestCase, Start, result_of
+from jobproxy.jobs.retention import OVERHEAD, Bounds
+from tests.support.job_server import Start
+from tests.support.proxy import JSON, Answer, ProxyTestCase, result_of
 
 RETAIN = 300
 
@@ -27,7 +27,7 @@ class OrphanTestCase(ProxyTestCase):
         return start.callback_path.removeprefix("/callback/").split(".")[0]
 
     def orphans(self) -> list[dict[str, Any]]:
-        response = self.connect().get("/orphans").response
+        response = self.operate().get("/orphans").response
         self.assertEqual((response.status, response.headers["content-type"]), (200, JSON))
         self.assertEqual(list(response.json), ["orphans"])
         orphans: list[dict[str, Any]] = response.json["orphans"]
@@ -37,7 +37,7 @@ class OrphanTestCase(ProxyTestCase):
         return [orphan["id"] for orphan in self.orphans()]
 
     def drop(self, job_id: str) -> Answer:
-        return self.connect().request(f"/orphans/{job_id}", None, method="DELETE").response
+        return self.operate().request(f"/orphans/{job_id}", None, method="DELETE").response
 
 
 class AdminTests(OrphanTestCase):
@@ -52,7 +52,7 @@ class AdminTests(OrphanTestCase):
         self.assertEqual(client.response.status, 200)
         self.assertEqual(self.orphans(), [])
         job_id = self.job_id_of(self.starts[0])
-        self.assert_problem(self.connect().get(f"/orphans/{job_id}").response, 404, "not-found")
+        self.assert_problem(self.operate().get(f"/orphans/{job_id}").response, 404, "not-found")
         self.assert_problem(self.drop(job_id), 404, "not-found")
         self.assertEqual(self.connect().get(f"/jobs/{job_id}").response.body, result_of("1"))
 
@@ -79,7 +79,7 @@ class AdminTests(OrphanTestCase):
         """B4: an orphan is shown byte for byte, as often as one likes, and stays."""
         job_id = self.orphan("1")
         for _ in range(2):
-            shown = self.connect().get(f"/orphans/{job_id}").response
+            shown = self.operate().get(f"/orphans/{job_id}").response
             self.assertEqual((shown.status, shown.body), (200, result_of("1")))
             self.assertEqual(shown.headers["content-type"], JSON)
         self.assertEqual(self.ids(), ["1"])
@@ -108,10 +108,10 @@ class AdminTests(OrphanTestCase):
         running = self.submit()
         job_id = self.job_id_of(self.starts[0])
         for name in ("x", self.signer.mint().job_id, job_id):
-            self.assert_problem(self.connect().get(f"/orphans/{name}").response, 404, "not-found")
+            self.assert_problem(self.operate().get(f"/orphans/{name}").response, 404, "not-found")
             self.assert_problem(self.drop(name), 404, "not-found")
         for path, allowed in (("/orphans", "GET"), ("/orphans/x", "DELETE, GET")):
-            refused = self.connect().request(path, b"{}").response
+            refused = self.operate().request(path, b"{}").response
             self.assert_problem(refused, 405, "method-not-allowed")
             self.assertEqual(
                 set(refused.headers["allow"].split(", ")) - {"HEAD"}, set(allowed.split(", "))
@@ -129,7 +129,7 @@ class CollectingTests(OrphanTestCase):
         self.clock.advance(RETAIN - 1)
         self.assertEqual(self.connect().get(f"/jobs/{job_id}").response.body, result_of("1"))
         self.assertEqual(self.orphans(), [])
-        self.assert_problem(self.connect().get(f"/orphans/{job_id}").response, 404, "not-found")
+        self.assert_problem(self.operate().get(f"/orphans/{job_id}").response, 404, "not-found")
         self.clock.advance(RETAIN - 1)
         self.assertEqual(self.connect().get(f"/jobs/{job_id}").response.body, result_of("1"))
         self.clock.advance(1)
@@ -194,23 +194,10 @@ class CollectingTests(OrphanTestCase):
         self.assertEqual(found.body, result_of("1"))
 
 
-class BoundTestCase(OrphanTestCase):
-    """A proxy that keeps less.
-
-    :cvar bound: what of the table is smaller than usual, and how small.
-    """
-
-    bound: tuple[str, int]
-
-    def setUp(self) -> None:
-        self.patch(retention, *self.bound)
-        super().setUp()
-
-
-class NumberTests(BoundTestCase):
+class NumberTests(OrphanTestCase):
     """How many are kept at most."""
 
-    bound = ("MAX_NUMBER", 3)
+    bounds = Bounds(number=3)
 
     def test_oldest_goes(self) -> None:
         """B4: past so many orphans the oldest is forgotten, and the log says so."""
@@ -237,10 +224,10 @@ class NumberTests(BoundTestCase):
         self.assertEqual(self.connect().get(location).response.status, 404)
 
 
-class SizeTests(BoundTestCase):
+class SizeTests(OrphanTestCase):
     """How many bytes are kept at most."""
 
-    bound = ("MAX_BYTES", 2 * (OVERHEAD + 1_000))
+    bounds = Bounds(size=2 * (OVERHEAD + 1_000))
 
     def test_oldest_goes(self) -> None:
         """B4: as many of the oldest orphans are forgotten as the newest needs."""

@@ -18,9 +18,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy import __version__, tap
 from jobproxy.app import options as options_module
+from jobproxy.app.settings import CorrelateBy, SlotScope
 from jobproxy.daemon.options import DaemonOptions
 from jobproxy.sandbox import tap as sandbox_tap
-from jobproxy.upstream.retries import OnLost, Retry
+from jobproxy.upstream.retries import OnLost, RetryMode
 from tests.support.proxy import Client
 
 NEEDED = ["--callback-url=http://proxy.example/callback"]
@@ -76,11 +77,11 @@ class ProxyOptionsTests(OptionsTestCase):
                 "ambiguous-grace": 2.0,
                 "drain-timeout": 30.0,
                 "retain": 300.0,
-                "retry": Retry.NOT_SENT,
+                "retry": RetryMode.NOT_SENT,
                 "start-attempts": 3,
                 "on-lost": OnLost.FAIL,
                 "lost-after": None,
-                "correlate-by": options_module.CorrelateBy.TOKEN,
+                "correlate-by": CorrelateBy.TOKEN,
                 "max-held": 10_000,
                 "starts-per-account": 16,
                 "queue-per-account": 1_000,
@@ -90,7 +91,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "secret-file": None,
                 "cluster": None,
                 "cluster-password-file": None,
-                "slot-scope": options_module.SlotScope.NODE,
+                "slot-scope": SlotScope.NODE,
                 "allow-client-callbacks": False,
                 "log-accounts": False,
             },
@@ -176,11 +177,11 @@ class ProxyOptionsTests(OptionsTestCase):
             ("--job-server-url=http://[::1/", f"--job-server-url {url} 'http://[::1/'"),
             (
                 "--callback-url=http://a/?b=c",
-                "--callback-url must have no query and no fragment, unlike 'http://a/?b=c'",
+                "--callback-url must have no query and no fragment, not 'http://a/?b=c'",
             ),
             (
                 "--callback-url=http://a/<b>",
-                f"--callback-url {path}, unlike 'http://a/<b>'",
+                f"--callback-url {path}, not 'http://a/<b>'",
             ),
             ("--listen=8080x", f"--listen {endpoint} '8080x'"),
             ("--listen=tcp:x", f"--listen {endpoint} 'tcp:x'"),
@@ -271,13 +272,13 @@ class TogetherTests(OptionsTestCase):
         for path, told in (("", "/"), ("/", "/"), ("/proxy", "/proxy"), ("/start/", "/start")):
             url = f"--callback-url=http://proxy.example{path}"
             line = (
-                "--correlate-by id needs a --callback-url with a path of its own, "
-                f"best one that nobody can guess, not {told}"
+                "--correlate-by id needs a --callback-url with a path of its own that "
+                f"cannot be guessed, not {told}"
             )
             self.check_refused([url, "--correlate-by=id"], line)
             self.parse(url)
         options = self.parse("--callback-url=http://proxy.example/x7Kq", "--correlate-by=id")
-        self.assertIs(options["correlate-by"], options_module.CorrelateBy.ID)
+        self.assertIs(options["correlate-by"], CorrelateBy.ID)
 
 
 class SecretFileTests(OptionsTestCase):
@@ -326,13 +327,13 @@ class SimulatorOptionsTests(OptionsTestCase):
             ),
             ("--hold-slot=both", "--hold-slot must be request or connection, not 'both'"),
             ("--seed=x", "--seed must be a whole number, not 'x'"),
-            ("--faults=gone=1", f"--faults has no fault 'gone'; there are {kinds}"),
+            ("--faults=gone=1", f"--faults must name a known fault, not 'gone'; there are {kinds}"),
             ("--faults=drop", f"--faults {example} 'drop'"),
             ("--faults=drop=x", f"--faults {example} 'drop=x'"),
             ("--faults=slow=1:x", f"--faults {example} 'slow=1:x'"),
             (
                 "--faults=drop=2",
-                "--faults must have rates from 0 to 1 and seconds from 0, unlike 'drop=2'",
+                "--faults must have rates from 0 to 1 and seconds from 0, not 'drop=2'",
             ),
         ):
             self.check_refused([argument], line, kind=sandbox_tap.Options)
@@ -494,7 +495,7 @@ class ClusterOptionsTests(OptionsTestCase):
         self.patch(options_module, "find_spec", lambda name: None)
         self.check_refused(
             [*self.needed, "--cluster=redis://host"],
-            "--cluster needs more: pip install 'jobproxy[redis]'",
+            "--cluster needs txredisapi: pip install 'jobproxy[redis]'",
         )
 
     def test_needs_tokens(self) -> None:
@@ -502,7 +503,7 @@ class ClusterOptionsTests(OptionsTestCase):
         by_id = ["--correlate-by=id", "--callback-url=http://proxy.example/secret-path"]
         self.check_refused(
             [*self.needed, "--cluster=redis://host", *by_id],
-            "--cluster does not go together with --correlate-by id",
+            "--cluster cannot be used with --correlate-by id",
         )
 
     def test_without_a_cluster(self) -> None:
@@ -522,6 +523,6 @@ class ClusterOptionsTests(OptionsTestCase):
 
     def test_lane_scope(self) -> None:
         """Starts are counted for each node or for all."""
-        for scope in options_module.SlotScope:
+        for scope in SlotScope:
             arguments = ["--cluster=redis://host", f"--slot-scope={scope.value}"]
             self.assertIs(self.parse(*self.needed, *arguments)["slot-scope"], scope)

@@ -3,7 +3,8 @@
 from typing import Any
 
 from tests.support.cluster import ClusterTestCase, job_id_of
-from tests.support.proxy import Client, Start, result_of
+from tests.support.job_server import Start
+from tests.support.proxy import Client, result_of
 
 
 class StoreAwayTests(ClusterTestCase):
@@ -267,15 +268,15 @@ class ObservingTests(ClusterTestCase):
     def test_ready(self) -> None:
         """X1: a node is ready once it has joined, and stays so when the store goes."""
         node = self.cluster.add_node()
-        not_ready = node.connect().get("/readyz").response
+        not_ready = node.operate().get("/readyz").response
         self.assertEqual(not_ready.status, 503)
         self.assertEqual(not_ready.json["reasons"], ["store-unreachable"])
         self.assertEqual(node.read_metric("jobproxy_store_up"), 0)
-        node.store.startService()
-        self.assertEqual(node.connect().get("/readyz").response.status, 200)
+        node.start()
+        self.assertEqual(node.operate().get("/readyz").response.status, 200)
         self.assertEqual(node.read_metric("jobproxy_store_up"), 1)
         node.store.go_away()
-        self.assertEqual(node.connect().get("/readyz").response.status, 200)
+        self.assertEqual(node.operate().get("/readyz").response.status, 200)
         self.assertEqual(node.read_metric("jobproxy_store_up"), 0)
 
     def test_relays(self) -> None:
@@ -296,17 +297,18 @@ class ObservingTests(ClusterTestCase):
         node.store.come_back()
         node.call_back(self.starts[1], result_of("1"))
         expected = {
-            "invalid-json": 1,
             "progress": 1,
             "taken": 1,
             "duplicate": 1,
-            "callback-conflict": 1,
+            "conflict": 1,
             "store-unreachable": 1,
             "orphaned": 1,
         }
         for result, count in expected.items():
             name = f'jobproxy_relays_total{{result="{result}"}}'
             self.assertEqual(node.read_metric(name), count)
+        malformed = 'jobproxy_callbacks_total{result="malformed"}'
+        self.assertEqual(node.read_metric(malformed), 1)
 
     def test_gaps(self) -> None:
         """X2: gaps and what was found after them are counted; so is what could not be told."""
@@ -324,7 +326,7 @@ class ObservingTests(ClusterTestCase):
         self.assertEqual(self.count(), (2, 1, 1))
 
     def count(self) -> tuple[float, ...]:
-        names = ("store_gaps_total", "store_found_total", "untold_total")
+        names = ("store_gaps_total", "store_found_total", "unsent_total")
         return tuple(self.nodes[0].read_metric(f"jobproxy_{name}") for name in names)
 
     def test_calls(self) -> None:

@@ -204,7 +204,7 @@ class SameKeyTests(ClusterTestCase):
 class LaneTests(ClusterTestCase):
     """Keys of jobs that wait for their turn."""
 
-    options = {"per_account": 1}
+    settings = {"starts_per_account": 1}
 
     def test_waits_elsewhere(self) -> None:
         """A job that waits in a lane of one node is started by another that has its turn."""

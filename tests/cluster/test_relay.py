@@ -1,5 +1,6 @@
 """A callback that lands on a node that does not hold the client."""
 
+from jobproxy.upstream.retries import OnLost
 from tests.support.cluster import ClusterTestCase, job_id_of
 from tests.support.proxy import result_of
 
@@ -173,7 +174,7 @@ class DuplicateTests(ClusterTestCase):
 class RestartTests(ClusterTestCase):
     """Jobs that are started again when their callback does not come."""
 
-    options = {"lost_after": 3.0}
+    settings = {"on_lost": OnLost.RESTART, "lost_after": 3.0}
 
     def test_progress_counts(self) -> None:
         """B15: what another node hears of a job keeps it from being lost."""

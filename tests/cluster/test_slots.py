@@ -6,8 +6,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.cluster.slots import MAX_PAUSE, SharedLimiter
+from jobproxy.cluster.slots import MAX_PAUSE, ClusterSlots
 from jobproxy.store.memory import MemoryStore, Shared
+from jobproxy.upstream.limiter import AccountLimiter
 from tests.support.stores import Ear
 
 LEASE = 20.0
@@ -20,22 +21,20 @@ class ClusterLanesTests(SynchronousTestCase):
         shared = Shared(self.clock, 60.0)
         self.stores = [MemoryStore(shared, f"node-{number}") for number in range(3)]
         for store in self.stores:
-            store.listener = Ear()
-            store.startService()
-        self.limiter = [
-            SharedLimiter(
-                self.clock, 2, 100, 100, store=store, lease=LEASE, random=random.Random(1)
-            )
-            for store in self.stores
+            store.open(Ear())
+        self.limiters = [AccountLimiter(self.clock, 2, 100, 100) for _ in self.stores]
+        self.slots = [
+            ClusterSlots(self.clock, limiter, store, 2, LEASE, random.Random(1))
+            for limiter, store in zip(self.limiters, self.stores, strict=True)
         ]
 
     def tearDown(self) -> None:
         super().tearDown()
-        self.assertEqual([len(limiter) for limiter in self.limiter], [0, 0, 0])
+        self.assertEqual([len(limiter) for limiter in self.limiters], [0, 0, 0])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def acquire(self, node: int, account: str = "a") -> Deferred[None]:
-        return self.limiter[node].acquire(account)
+        return self.slots[node].acquire(account)
 
     def wait(self) -> None:
         """Let everybody who waits ask again."""
@@ -48,7 +47,7 @@ class ClusterLanesTests(SynchronousTestCase):
             got = [number for number, place in waiting.items() if place.called]
             self.assertEqual(len(got), min(2, rest))
             del waiting[got[0]]
-            self.limiter[got[0] % 3].release("a")
+            self.slots[got[0] % 3].release("a")
             self.wait()
 
     def test_accounts(self) -> None:
@@ -56,7 +55,7 @@ class ClusterLanesTests(SynchronousTestCase):
         places = [self.acquire(0, account) for account in "aabb"]
         self.assertTrue(all(place.called for place in places))
         for account in "aabb":
-            self.limiter[0].release(account)
+            self.slots[0].release(account)
 
     def test_cancelled(self) -> None:
         """Who gives up waiting leaves nothing behind, wherever it waited."""
@@ -67,7 +66,7 @@ class ClusterLanesTests(SynchronousTestCase):
             self.failureResultOf(place, CancelledError)
         for place in places:
             self.successResultOf(place)
-            self.limiter[0].release("a")
+            self.slots[0].release("a")
         self.wait()
 
     def test_dead_node(self) -> None:
@@ -83,7 +82,7 @@ class ClusterLanesTests(SynchronousTestCase):
         self.successResultOf(place)
         for node, each in ((0, taken[0]), (0, taken[1]), (1, place)):
             self.successResultOf(each)
-            self.limiter[node].release("a")
+            self.slots[node].release("a")
 
     def test_store_is_away(self) -> None:
         """X1: without the store each node gives out as many places as it has by itself."""
@@ -92,18 +91,18 @@ class ClusterLanesTests(SynchronousTestCase):
         places = [self.acquire(node) for node in (0, 0, 1, 1, 0)]
         self.assertEqual([place.called for place in places], [True] * 4 + [False])
         for node in (0, 0, 1, 1, 0):
-            self.limiter[node].release("a")
+            self.slots[node].release("a")
 
     def test_comes_back(self) -> None:
         """A start that failed gets its place again as any other does."""
         self.successResultOf(self.acquire(0))
-        self.limiter[0].release("a")
-        place = self.limiter[0].requeue("a")
+        self.slots[0].release("a")
+        place = self.slots[0].requeue("a")
         self.successResultOf(place)
         others = [self.acquire(1), self.acquire(2)]
         self.wait()
         self.assertEqual(sum(other.called for other in others), 1)
-        self.limiter[0].release("a")
+        self.slots[0].release("a")
         self.wait()
         for node in (1, 2):
-            self.limiter[node].release("a")
+            self.slots[node].release("a")

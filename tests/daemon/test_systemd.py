@@ -1,10 +1,9 @@
-"""What the service manager is told, and when: a real socket, and a reactor in memory."""
+"""Notifications to the service manager: a real socket, and a reactor in memory."""
 
 import os
 import socket
 import tempfile
 from pathlib import Path
-from select import POLLIN, poll
 from typing import Any, cast
 from unittest import mock
 
@@ -16,39 +15,11 @@ from jobproxy.daemon.systemd import Notifier
 from jobproxy.util.deadline import TURNS
 from tests.app.test_options import NEEDED, Reactor
 from tests.support.proxy import Client
-
-
-class Manager:
-    """What listens on ``$NOTIFY_SOCKET``.
-
-    :param address: a path, or an abstract name that starts with a null character.
-    """
-
-    def __init__(self, address: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.setblocking(False)
-        self.socket.bind(address)
-        self.variable = address.replace("\0", "@")
-
-    def receive(self) -> list[dict[str, str]]:
-        """Return what was told since the last look."""
-        messages = []
-        while self.has_message():
-            messages.append(self.receive_one())
-        return messages
-
-    def receive_one(self) -> dict[str, str]:
-        return dict(line.split("=", 1) for line in self.socket.recv(4096).decode().split("\n"))
-
-    def has_message(self, seconds: float = 0.0) -> bool:
-        """Whether something was told, or is within so many seconds."""
-        poller = poll()
-        poller.register(self.socket, POLLIN)
-        return bool(poller.poll(max(0.0, seconds) * 1000))
+from tests.support.service_manager import Manager
 
 
 class NotifyTestCase(SynchronousTestCase):
-    """There is a manager, which has a socket in a folder of its own."""
+    """A service manager with a socket in a temporary folder."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -71,48 +42,48 @@ class NotifyTestCase(SynchronousTestCase):
 class NotifierTests(NotifyTestCase):
     """The protocol."""
 
-    def test_message(self) -> None:
-        """All that is told at once is one message."""
-        self.make_notifier().tell(READY="1", STATUS="0 clients held")
+    def test_fields_are_sent_in_one_message(self) -> None:
+        """All fields of a notification are in one message."""
+        self.make_notifier().notify(READY="1", STATUS="0 clients held")
         self.assertEqual(self.manager.receive(), [{"READY": "1", "STATUS": "0 clients held"}])
 
-    def test_abstract(self) -> None:
-        """The manager's socket may be in no folder."""
+    def test_abstract_socket_is_understood(self) -> None:
+        """The manager's socket may have an abstract name."""
         manager = self.make_manager(f"\0jobproxy-test-{os.getpid()}")
-        self.make_notifier(NOTIFY_SOCKET=manager.variable).tell(READY="1")
+        self.make_notifier(NOTIFY_SOCKET=manager.variable).notify(READY="1")
         self.assertEqual(manager.receive(), [{"READY": "1"}])
 
-    def test_no_manager(self) -> None:
-        """Without a manager that can be understood nobody is told, and no sign of life wanted."""
+    def test_nothing_is_sent_without_a_usable_address(self) -> None:
+        """Without an address that is understood nothing is sent, and no pings are expected."""
         for address in ("", "vsock:2:1234", "relative"):
             notifier = self.make_notifier(NOTIFY_SOCKET=address, WATCHDOG_USEC="15000000")
-            notifier.tell(READY="1")
+            notifier.notify(READY="1")
             self.assertIsNone(notifier.interval)
 
-    def test_lost_manager(self) -> None:
-        """A manager that cannot be told is no trouble."""
+    def test_unreachable_manager_is_ignored(self) -> None:
+        """A manager that cannot be reached is no error."""
         for address in ("/nonexistent/notify", "/" + "x" * 200, "@" + "x" * 200):
-            self.make_notifier(NOTIFY_SOCKET=address).tell(READY="1")
+            self.make_notifier(NOTIFY_SOCKET=address).notify(READY="1")
 
-    def test_deaf_manager(self) -> None:
-        """A manager that does not read is not waited for, and hears the rest once it does."""
+    def test_full_socket_does_not_block(self) -> None:
+        """A manager that does not read blocks nothing, and gets later messages once it reads."""
         notifier = self.make_notifier()
         for _ in range(10_000):
-            notifier.tell(WATCHDOG="1")
+            notifier.notify(WATCHDOG="1")
         self.assertLess(len(self.manager.receive()), 10_000)
-        notifier.tell(STOPPING="1")
+        notifier.notify(STOPPING="1")
         self.assertEqual(self.manager.receive(), [{"STOPPING": "1"}])
 
-    def test_no_descriptors(self) -> None:
-        """L5: who has no descriptor left still gives signs of life."""
+    def test_pings_go_on_without_free_descriptors(self) -> None:
+        """L5: a process without free file descriptors still sends its pings."""
         notifier = self.make_notifier()
         with mock.patch.object(socket, "socket", side_effect=OSError(24, "EMFILE")):
-            notifier.tell(WATCHDOG="1")
-            self.make_notifier().tell(READY="1")
+            notifier.notify(WATCHDOG="1")
+            self.make_notifier().notify(READY="1")
         self.assertEqual(self.manager.receive(), [{"WATCHDOG": "1"}])
 
-    def test_interval(self) -> None:
-        """T4: signs of life are given twice in the time allowed, by whom they are wanted of."""
+    def test_ping_interval_is_half_of_the_watchdog_time(self) -> None:
+        """T4: pings are sent twice in the watchdog time, if they are expected of this process."""
         for limit, pid, interval in (
             ("15000000", "123", 7.5),
             ("15000000", "124", None),
@@ -127,11 +98,13 @@ class NotifierTests(NotifyTestCase):
         self.assertIsNone(self.make_notifier().interval)
 
 
-class PulseTests(NotifyTestCase):
-    """What a whole proxy tells."""
+class HeartbeatTests(NotifyTestCase):
+    """The notifications of a whole proxy."""
 
     def start(self, **environment: str) -> tuple[Any, Reactor]:
-        """Return a proxy whose services have been started, and its reactor, which is still."""
+        """Return a proxy whose services have been started, and its reactor, which does not run
+        yet.
+        """
         given = {"NOTIFY_SOCKET": self.manager.variable, **environment}
         options = tap.Options()
         reactor = Reactor()
@@ -148,13 +121,13 @@ class PulseTests(NotifyTestCase):
         self.successResultOf(stopping)
 
     def hold(self, reactor: Reactor) -> Client:
-        """Return a client that is held."""
+        """Return a held client."""
         client = Client(cast(Any, reactor.tcpServers[0][1])).request()
         self.assertTrue(client.is_held)
         return client
 
-    def test_ready(self) -> None:
-        """G5: that the proxy is ready is told once it serves, and not before."""
+    def test_ready_is_sent_once_the_reactor_runs(self) -> None:
+        """G5: READY is sent once the proxy serves, and not before."""
         service, reactor = self.start()
         self.assertEqual(len(reactor.tcpServers), 1)
         self.assertEqual(self.manager.receive(), [])
@@ -162,8 +135,8 @@ class PulseTests(NotifyTestCase):
         self.assertEqual(self.manager.receive(), [{"READY": "1", "STATUS": "0 clients held"}])
         self.stop(service, reactor)
 
-    def test_beats(self) -> None:
-        """T4: as long as the loop turns, it tells so, and how many clients it holds."""
+    def test_pings_are_sent_while_the_reactor_runs(self) -> None:
+        """T4: while the reactor runs, pings are sent with the number of held clients."""
         service, reactor = self.start(WATCHDOG_USEC="15000000")
         reactor.run()
         self.manager.receive()
@@ -171,15 +144,15 @@ class PulseTests(NotifyTestCase):
         reactor.advance(7.4)
         self.assertEqual(self.manager.receive(), [])
         reactor.advance(0.1)
-        beat = {"WATCHDOG": "1", "STATUS": "1 clients held"}
-        self.assertEqual(self.manager.receive(), [beat])
+        ping = {"WATCHDOG": "1", "STATUS": "1 clients held"}
+        self.assertEqual(self.manager.receive(), [ping])
         reactor.pump([7.5])
-        self.assertEqual(self.manager.receive(), [beat])
+        self.assertEqual(self.manager.receive(), [ping])
         client.leave()
         self.stop(service, reactor)
 
-    def test_no_watchdog(self) -> None:
-        """A manager that watches nothing gets no signs of life."""
+    def test_no_pings_without_a_watchdog(self) -> None:
+        """A manager without a watchdog gets no pings."""
         service, reactor = self.start()
         reactor.run()
         self.manager.receive()
@@ -187,18 +160,18 @@ class PulseTests(NotifyTestCase):
         self.assertEqual(self.manager.receive(), [])
         self.stop(service, reactor)
 
-    def test_stopping(self) -> None:
-        """G1: the manager is told at once that the proxy drains, and that the loop still turns."""
+    def test_stopping_is_sent_at_once_and_pings_go_on(self) -> None:
+        """G1: STOPPING is sent when draining begins, and pings go on until its end."""
         service, reactor = self.start(WATCHDOG_USEC="15000000")
         reactor.run()
         self.manager.receive()
         client = self.hold(reactor)
         stopping = service.stopService()
-        told = {"STOPPING": "1", "STATUS": "draining, 1 clients held"}
-        self.assertEqual(self.manager.receive(), [told])
+        stopping_message = {"STOPPING": "1", "STATUS": "draining, 1 clients held"}
+        self.assertEqual(self.manager.receive(), [stopping_message])
         reactor.pump([*TURNS * [0], 7.5, 7.5])
-        beat = {"WATCHDOG": "1", "STATUS": "1 clients held"}
-        self.assertEqual(self.manager.receive(), [beat, beat])
+        ping = {"WATCHDOG": "1", "STATUS": "1 clients held"}
+        self.assertEqual(self.manager.receive(), [ping, ping])
         reactor.pump([5, *TURNS * [0], 5])
         self.successResultOf(stopping)
         client.leave()

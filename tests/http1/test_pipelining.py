@@ -56,12 +56,12 @@ class PipelineTests(ServerTestCase):
         """Q20: a client that sends more ahead is cut off, and counts as one that left."""
         for piece in (GET, b"x", post(b"y" * 2_000)[:-1]):
             client = self.hold()
-            self.assertEqual(self.table.held, 1)
+            self.assertEqual(self.table.clients.held, 1)
             client.send_all([piece] * (4_097 // len(piece) + 1))
             self.assertTrue(client.transport.is_aborted)
             self.assertEqual(client.transport.value(), b"")
             self.assertEqual(self.traffic.refused, {"pipelined": 1})
-            self.assertEqual(self.table.held, 0)
+            self.assertEqual(self.table.clients.held, 0)
             taken = self.call_back(self.starts.pop(), result_of("1"))
             self.assertEqual(taken.json, {"status": "accepted"})
             self.traffic.refused.clear()
@@ -157,7 +157,7 @@ class LeavingTests(ServerTestCase):
         for client in (*held, queued):
             # To a protocol that knows no half-closed connections this is what FIN means.
             client.leave()
-        self.assertEqual(self.table.held, 2)
+        self.assertEqual(self.table.clients.held, 2)
         for number, client in enumerate(starting):
             self.starts[2 + number].respond(result_of("1"))
             self.assertEqual(client.response.status, 200)
@@ -170,7 +170,7 @@ class LeavingTests(ServerTestCase):
         client = self.hold()
         client.send(post(OTHER_JOB) + post(OTHER_JOB)[:-1])
         client.leave()
-        self.assertEqual(self.table.held, 0)
+        self.assertEqual(self.table.clients.held, 0)
         self.end()
         self.assertEqual(len(self.starts), 1)
 

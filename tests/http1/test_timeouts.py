@@ -112,7 +112,7 @@ class SlowTests(ServerTestCase):
 class IdleTests(ServerTestCase):
     """Connections between requests."""
 
-    options = {"wait": 100.0}
+    settings = {"wait": 100.0}
 
     def test_idle_connection_is_closed_after_thirty_seconds(self) -> None:
         """A connection on which nothing was asked for 30 seconds is closed without a word."""

@@ -6,16 +6,17 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.jobs.retention import LIFETIME
 from jobproxy.jobs.table import CorrelationTable
+from jobproxy.upstream.retries import OnLost
 from jobproxy.wire.jobs import Report
+from jobproxy.wire.tokens import LIFETIME
 from tests.support.proxy import ProxyTestCase, result_of
 
 
 class WaitOverTests(ProxyTestCase):
     """Clients whose wait was too short."""
 
-    options: dict[str, Any] = {"per_account": 1}
+    settings: dict[str, Any] = {"starts_per_account": 1}
 
     def test_started(self) -> None:
         """B11: of a job that runs a client is told so; to send it again would make no sense."""
@@ -85,7 +86,7 @@ class TimedTests(ProxyTestCase):
 
     def tell_times(self) -> list[str]:
         """Return how many jobs were timed, and their seconds in all."""
-        text = self.connect().get("/metrics").response.body.decode()
+        text = self.operate().get("/metrics").response.body.decode()
         samples = dict(line.rsplit(" ", 1) for line in text.splitlines())
         return [samples[f"jobproxy_job_seconds_{what}"] for what in ("count", "sum")]
 
@@ -133,7 +134,7 @@ class TimedTests(ProxyTestCase):
 class RestartedTests(ProxyTestCase):
     """Jobs that were started more often than twice, as no word of them came."""
 
-    options = {"lost_after": 5.0}
+    settings = {"on_lost": OnLost.RESTART, "lost_after": 5.0}
 
     def test_every_id_is_right(self) -> None:
         """B2, B8: of a job that was started three times each id is right; one result counts."""
@@ -165,7 +166,9 @@ class KeptTests(SynchronousTestCase):
     def test_bytes(self) -> None:
         """B4: 64 MiB are kept, and 1 KiB is counted for each result besides its body."""
         table = self.keep(1_025, bytes(63 * 1_024))
-        self.assertEqual((table.retained, table.retained_bytes), (1_024, 64 * 2**20))
+        self.assertEqual(
+            (table.retention.retained, table.retention.retained_bytes), (1_024, 64 * 2**20)
+        )
         self.assertIsNone(table.find("0"))
         self.assertIsNotNone(table.find("1"))
 
@@ -174,6 +177,6 @@ class KeptTests(SynchronousTestCase):
         table = self.keep(2, bytes(100))
         record = table.find("0")
         assert record is not None
-        self.successResultOf(table.wait(record, 1))
-        self.assertEqual((len(table.orphans()), table.retained), (1, 2))
-        self.assertEqual(table.retained_bytes, 2 * (1_024 + 100))
+        self.successResultOf(table.clients.wait(record, 1))
+        self.assertEqual((len(table.retention.orphans), table.retention.retained), (1, 2))
+        self.assertEqual(table.retention.retained_bytes, 2 * (1_024 + 100))

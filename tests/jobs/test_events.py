@@ -106,7 +106,7 @@ class StateTests(JournalTestCase):
 
 
 class AccountTests(JournalTestCase):
-    options = {"shows_accounts": True}
+    settings = {"log_accounts": True}
 
     def test_account(self) -> None:
         """Whose a job is can be had in each event."""

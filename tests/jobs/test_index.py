@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from jobproxy.jobs import index
-from jobproxy.upstream.retries import Retry
+from jobproxy.app.settings import CorrelateBy
+from jobproxy.jobs.retention import Bounds
+from jobproxy.upstream.retries import OnLost, RetryMode
 from tests.support.proxy import CALLBACK_URL, Answer, ProxyTestCase, result_of
 
 ACCEPTED = (200, {"status": "accepted"})
@@ -17,7 +18,7 @@ TIMEOUT = 10.0
 
 
 class FixedUrlTestCase(ProxyTestCase):
-    options: dict[str, Any] = {"by_id": True, "timeout": TIMEOUT}
+    settings: dict[str, Any] = {"correlate_by": CorrelateBy.ID, "start_timeout": TIMEOUT}
 
     def post(self, body: bytes) -> Answer:
         """Have the job server send a callback."""
@@ -33,7 +34,7 @@ class FixedUrlTestCase(ProxyTestCase):
 
     def assert_orphans(self, *job_ids: str) -> None:
         """Check whose results nobody waited for, the oldest first."""
-        orphans = self.connect().get("/orphans").response.json["orphans"]
+        orphans = self.operate().get("/orphans").response.json["orphans"]
         self.assertEqual([orphan["id"] for orphan in orphans], list(job_ids))
 
 
@@ -264,7 +265,7 @@ class ParkingTests(FixedUrlTestCase):
 class RestartTests(FixedUrlTestCase):
     """Jobs that are started again as their callback does not come, and so have two ids."""
 
-    options = {**FixedUrlTestCase.options, "lost_after": 5.0}
+    settings = {**FixedUrlTestCase.settings, "on_lost": OnLost.RESTART, "lost_after": 5.0}
 
     def run_twice(self) -> Any:
         """Have a client send a job that is lost once; its ids are 1 and 2."""
@@ -313,7 +314,7 @@ class RestartTests(FixedUrlTestCase):
 class AlwaysTests(FixedUrlTestCase):
     """Starts that are sent again although they may have been read."""
 
-    options = {**FixedUrlTestCase.options, "retry": Retry.ALWAYS}
+    settings = {**FixedUrlTestCase.settings, "retry": RetryMode.ALWAYS}
 
     def test_parked_from_the_first(self) -> None:
         """S6: of two starts, the one that was acked tells whose the results are."""
@@ -332,9 +333,7 @@ class AlwaysTests(FixedUrlTestCase):
 class NumberTests(FixedUrlTestCase):
     """How many callbacks are parked."""
 
-    def setUp(self) -> None:
-        self.patch(index, "MAX_PARKED", 2)
-        super().setUp()
+    parked_bounds = Bounds(number=2)
 
     def test_oldest_goes(self) -> None:
         """B14, L6: past the bound the callback that was parked first is an orphan at once."""
@@ -352,12 +351,10 @@ class NumberTests(FixedUrlTestCase):
 class BytesTests(FixedUrlTestCase):
     """How much parked callbacks may take."""
 
-    def setUp(self) -> None:
-        self.patch(index, "MAX_BYTES", 4 * 2 * len(RESULT))
-        super().setUp()
+    parked_bounds = Bounds(size=2 * len(RESULT))
 
     def test_oldest_goes(self) -> None:
-        """B14, L6: past a quarter of what may be kept the oldest ones are orphans at once."""
+        """B14, L6: past the bound the oldest ones are orphans at once."""
         client = self.submit()
         for upstream_id in ("x", "1"):
             self.assert_taken(result_of(upstream_id), PARKED)

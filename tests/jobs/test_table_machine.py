@@ -2,7 +2,6 @@
 
 from enum import Enum
 from typing import Any
-from unittest.mock import patch
 
 from attrs import define, field
 from hypothesis import settings
@@ -12,11 +11,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from jobproxy.jobs import retention
-from jobproxy.jobs.record import Delivery, JobRecord, State
+from jobproxy.jobs.delivery import Delivery
+from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.wire.jobs import Report
-from jobproxy.wire.problems import CallbackConflict, Draining, Internal
+from jobproxy.wire.problems import Kind as ProblemKind
+from jobproxy.wire.problems import Problem, ProblemError
 
 RETAIN = 20
 LIFETIME = 40
@@ -39,7 +39,7 @@ class Kind(Enum):
 
 TERMS: dict[Kind, dict[str, Any]] = {
     Kind.HELD: {},
-    Kind.ASYNC: {"until": State.RUNNING, "takes_state": True},
+    Kind.ASYNC: {"ack_is_enough": True, "takes_state": True},
     Kind.PATIENT: {"takes_state": True},
     Kind.POLL: {"is_poll": True},
 }
@@ -71,7 +71,7 @@ class Job:
     record: JobRecord | None = None
     key_digest: bytes | None = None
     runs_unattended: bool = False
-    state: State = State.QUEUED
+    state: str = "queued"
     is_calling: bool = False
     starts: int = 0
     has_ack: bool = False
@@ -107,17 +107,20 @@ class Job:
         self.withdrawals += 1
 
     def tell_state(self) -> str:
-        return f"{self.state.value} {'with' if self.has_ack else 'without'} ack"
+        return f"{self.state} {'with' if self.has_ack else 'without'} ack"
 
 
 def tell(response: Any) -> str:
     """Return in a few words what somebody was told."""
     if isinstance(response, Failure):
-        return f"{type(response.value).__name__} {getattr(response.value, 'started', '-')}"
+        error = response.value
+        if isinstance(error, ProblemError):
+            return f"{error.problem.slug} {error.problem.started}"
+        return f"{type(error).__name__} -"
     if response.result is not None:
         body: str = response.result.body.decode()
         return body
-    return f"{response.state.value} {'with' if response.ack else 'without'} ack"
+    return f"{response.state.word} {'with' if response.ack else 'without'} ack"
 
 
 class CorrelationMachine(RuleBasedStateMachine):
@@ -126,8 +129,7 @@ class CorrelationMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        with patch.object(retention, "LIFETIME", LIFETIME):
-            self.table = CorrelationTable(self.clock, RETAIN)
+        self.table = CorrelationTable(self.clock, RETAIN, lifetime=LIFETIME)
         #: The jobs that things happen to, and every job that there ever was.
         self.slots: dict[int, Job] = {}
         self.all_jobs: list[Job] = []
@@ -195,7 +197,7 @@ class CorrelationMachine(RuleBasedStateMachine):
         self.all_waiting.append(waiting)
         record = self.table.find(job.job_id)
         assert record is not None
-        waiting.answered = self.table.wait(record, seconds, **TERMS[kind])
+        waiting.answered = self.table.clients.wait(record, seconds, **TERMS[kind])
         waiting.answered.addBoth(lambda response: waiting.told.append(tell(response)))
         if job.outcome is not None:
             waiting.expected.append(job.outcome)
@@ -217,9 +219,9 @@ class CorrelationMachine(RuleBasedStateMachine):
         waiting = job.waiting[number]
         waiting.answered.cancel()
         self.respond(waiting, "CancelledError -")
-        if job.state is State.QUEUED and not job.is_wanted:
+        if job.state == "queued" and not job.is_wanted:
             if job.waiting:
-                self.end(job, failure="WaitOver no")
+                self.end(job, failure="wait-over no")
             else:
                 self.forget(job)
 
@@ -246,10 +248,10 @@ class CorrelationMachine(RuleBasedStateMachine):
         cancel_start = job.cancel_start if may_restart else None
         if end == "ack":
             ack = Report(b'{"ack": 1}', upstream_id, "running")
-            self.table.advance(job.record, State.RUNNING, ack=ack, cancel_start=cancel_start)
+            self.table.acknowledge(job.record, ack, cancel_start=cancel_start)
         elif end == "doubt":
-            self.table.advance(job.record, State.UNCONFIRMED, cancel_start=cancel_start)
-            self.table.shorten(job.record, grace)
+            self.table.doubt(job.record, cancel_start=cancel_start)
+            self.table.clients.shorten(job.record, grace)
         elif end == "conclude":
             self.table.conclude(job.record, Report(b"{}", upstream_id, "completed"))
         else:
@@ -258,28 +260,28 @@ class CorrelationMachine(RuleBasedStateMachine):
         if self.goes_on(job):
             job.can_withdraw = may_restart and end != "conclude"
             self.expect_end_of_call(job, end, upstream_id, grace)
-        if job.state is State.QUEUED and not job.is_wanted:
+        if job.state == "queued" and not job.is_wanted:
             self.crash(job, job.record)
 
     def begin(self, job: Job, record: JobRecord) -> None:
         if not job.can_withdraw:
             return
-        self.table.advance(record, State.STARTING)
+        self.table.send(record)
         job.is_calling, job.can_withdraw = True, False
         if self.goes_on(job):
-            job.state = State.STARTING
+            job.state = "starting"
             job.starts += 1
 
     def expect_end_of_call(self, job: Job, end: str, upstream_id: str | None, grace: int) -> None:
         if end == "ack":
-            job.state, job.has_ack, job.was_acked = State.RUNNING, True, True
+            job.state, job.has_ack, job.was_acked = "running", True, True
             job.upstream_id = upstream_id or job.upstream_id
             for waiting in list(job.waiting):
                 if waiting.kind is Kind.ASYNC:
                     job.runs_unattended = True
                     self.respond(waiting, job.tell_state())
         elif end == "doubt":
-            job.state = State.UNCONFIRMED
+            job.state = "running" if job.was_acked else "unconfirmed"
             for waiting in job.waiting:
                 waiting.deadline = min(waiting.deadline, self.clock.seconds() + grace)
         elif end == "conclude":
@@ -287,7 +289,7 @@ class CorrelationMachine(RuleBasedStateMachine):
             self.end(job, body=b"{}")
         else:
             job.starts -= 1
-            states = {"no": State.QUEUED, "unknown": State.UNCONFIRMED, "yes": State.RUNNING}
+            states = {"no": "queued", "unknown": "unconfirmed", "yes": "running"}
             job.state = states[job.started]
 
     def goes_on(self, job: Job) -> bool:
@@ -310,11 +312,8 @@ class CorrelationMachine(RuleBasedStateMachine):
     def deliver(self, job_id: str, report: Report) -> None:
         expected = self.judge(self.known.get(job_id), report)
         if expected is None:
-            try:
-                self.table.complete(job_id, report)
-            except CallbackConflict:
-                return
-            raise AssertionError("a conflict was not seen")
+            assert self.table.complete(job_id, report).is_refused
+            return
         assert self.table.complete(job_id, report) is expected
         if report.is_progress or expected is Delivery.DUPLICATE:
             return
@@ -351,7 +350,7 @@ class CorrelationMachine(RuleBasedStateMachine):
         if what == "crash" and job is not None and job.record is not None:
             self.crash(job, job.record)
         elif what == "shorten" and job is not None and job.record is not None:
-            self.table.shorten(job.record, 2)
+            self.table.clients.shorten(job.record, 2)
             for waiting in job.waiting:
                 waiting.deadline = min(waiting.deadline, self.clock.seconds() + 2)
         elif what == "drop" and job is not None:
@@ -361,7 +360,7 @@ class CorrelationMachine(RuleBasedStateMachine):
                 self.forget(known)
         elif what == "be idle":
             self.expects_idle.append(not self.held)
-            self.idle.append(self.table.when_idle())
+            self.idle.append(self.table.clients.when_idle())
         elif what == "drain":
             self.drain()
         elif what == "stop":
@@ -371,22 +370,22 @@ class CorrelationMachine(RuleBasedStateMachine):
 
     def crash(self, job: Job, record: JobRecord) -> None:
         job.is_calling = False
-        self.table.fail(record, Internal("a bug"))
+        self.table.fail(record, Problem(ProblemKind.INTERNAL, "a bug"))
         if self.goes_on(job):
-            self.end(job, failure="Internal no")
+            self.end(job, failure="internal no")
 
     def drain(self) -> None:
-        self.table.fail_queued(lambda: Draining("soon over"))
+        self.table.fail_queued(Problem(ProblemKind.DRAINING, "soon over"))
         for job in list(self.known.values()):
-            if job.state is State.QUEUED:
-                self.end(job, failure="Draining no")
+            if job.state == "queued":
+                self.end(job, failure="draining no")
 
     def stop(self) -> None:
         self.table.startService()
         self.table.stopService()
         for job in list(self.known.values()):
             for waiting in list(job.waiting):
-                self.respond(waiting, f"Draining {job.started}")
+                self.respond(waiting, f"draining {job.started}")
             self.forget(job)
         assert self.clock.getDelayedCalls() == []
 
@@ -416,24 +415,22 @@ class CorrelationMachine(RuleBasedStateMachine):
 
     def settle(self, job: Job) -> None:
         """Have a job without an end be forgotten some time, once nobody waits for it."""
-        if job.state is not State.ENDED and not job.waiting and job.kept_until is None:
+        if job.state != "ended" and not job.waiting and job.kept_until is None:
             job.kept_until = self.clock.seconds() + LIFETIME
 
     def expire(self, waiting: Waiting) -> None:
         job, kind = waiting.job, waiting.kind
-        problem = "StartUnknown" if job.started == "unknown" else "WaitOver"
+        problem = "start-unknown" if job.started == "unknown" else "wait-over"
         others = [
             other for other in job.waiting if other is not waiting and other.kind is not Kind.POLL
         ]
         is_async = kind in {Kind.ASYNC, Kind.PATIENT}
-        job.runs_unattended |= is_async and job.state is not State.UNCONFIRMED
+        job.runs_unattended |= is_async and job.state != "unconfirmed"
         is_wanted = job.runs_unattended or others
         started = "unknown" if is_wanted and job.started == "no" else job.started
         told = f"{problem} {started}"
-        ends = job.state is State.QUEUED and not (is_wanted or kind is Kind.POLL)
-        takes_state = kind is Kind.POLL or (
-            kind is not Kind.HELD and job.state is not State.UNCONFIRMED
-        )
+        ends = job.state == "queued" and not (is_wanted or kind is Kind.POLL)
+        takes_state = kind is Kind.POLL or (kind is not Kind.HELD and job.state != "unconfirmed")
         self.respond(waiting, job.tell_state() if takes_state and not ends else told)
         job.is_overdue |= not (is_wanted or kind is Kind.POLL)
         if ends:
@@ -443,7 +440,7 @@ class CorrelationMachine(RuleBasedStateMachine):
         if body is not None and not job.waiting and not job.runs_unattended:
             job.is_orphan = True
             self.orphans.append(job)
-        job.state, job.body, job.has_ack = State.ENDED, body, False
+        job.state, job.body, job.has_ack = "ended", body, False
         job.failure = failure or job.failure
         assert job.outcome is not None
         for waiting in list(job.waiting):
@@ -471,7 +468,7 @@ class CorrelationMachine(RuleBasedStateMachine):
 
     @invariant()
     def answers_each_client_once(self) -> None:
-        assert self.table.held == self.held
+        assert self.table.clients.held == self.held
         for waiting in self.all_waiting:
             assert waiting.told == waiting.expected
             assert len(waiting.told) <= 1
@@ -479,22 +476,24 @@ class CorrelationMachine(RuleBasedStateMachine):
     @invariant()
     def knows_what_it_should(self) -> None:
         assert len(self.table) == sum(job.outcome is None for job in self.known.values())
-        assert self.table.retained == sum(job.outcome is not None for job in self.known.values())
+        assert self.table.retention.retained == sum(
+            job.outcome is not None for job in self.known.values()
+        )
         for job in self.all_jobs:
             known = self.known.get(job.job_id)
             record = self.table.find(job.job_id)
             assert (record is None) == (known is None)
             if record is not None and known is not None:
-                assert record.state is known.state
+                assert record.state.word == known.state
                 assert record.started == known.started
                 assert (record.result and record.result.body) == known.body
                 body = known.body if known.is_orphan else None
-                assert self.table.find_orphan(job.job_id) == body
+                assert self.table.retention.find_orphan(job.job_id) == body
             assert job.withdrawals == job.expected_withdrawals
 
     @invariant()
     def has_lists_and_names(self) -> None:
-        assert [record.job_id for record in self.table.orphans()] == [
+        assert [record.job_id for record in list(self.table.retention.orphans)] == [
             job.job_id for job in self.orphans
         ]
         for key_digest in filter(None, ALIASES):
@@ -509,7 +508,7 @@ class CorrelationMachine(RuleBasedStateMachine):
         for _ in range(3):
             self.pass_time(LIFETIME)
             self.knows_what_it_should()
-        assert len(self.table) == self.table.retained == self.table.held == 0
+        assert len(self.table) == self.table.retention.retained == self.table.clients.held == 0
         assert self.clock.getDelayedCalls() == []
         self.answers_each_client_once()
 

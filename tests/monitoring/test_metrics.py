@@ -1,4 +1,4 @@
-"""Metrics: they agree with what clients and the job server see, and tell nobody's secrets."""
+"""Metrics: they agree with what clients and the job server see, and hold no secrets."""
 
 import shutil
 import subprocess
@@ -16,12 +16,12 @@ ACCOUNT = "somebody's account"
 
 
 class MetricsTests(ProxyTestCase):
-    """What is counted of jobs, seen by whoever asks."""
+    """The metrics of jobs, as Prometheus reads them."""
 
-    options = {"max_held": 2_000, "per_account": 3}
+    settings = {"max_held": 2_000, "starts_per_account": 3}
 
     def scrape(self) -> str:
-        response = self.connect().get("/metrics").response
+        response = self.operate().get("/metrics").response
         self.assertEqual(response.status, 200)
         self.assertEqual(
             response.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8"
@@ -29,7 +29,7 @@ class MetricsTests(ProxyTestCase):
         return response.body.decode()
 
     def read(self, name: str, **labels: str) -> float:
-        """Return one sample; nothing has happened yet if it is not there."""
+        """Return one sample; 0.0 if there is none."""
         for family in text_string_to_metric_families(self.scrape()):
             for sample in family.samples:
                 if sample.name == f"jobproxy_{name}" and sample.labels == labels:
@@ -40,8 +40,8 @@ class MetricsTests(ProxyTestCase):
         """Check samples without labels."""
         self.assertEqual({name: self.read(name) for name in expected}, expected)
 
-    def test_held(self) -> None:
-        """Each client, each job and each slot is counted once, and no longer."""
+    def test_clients_jobs_and_slots_are_counted_once(self) -> None:
+        """Each client, job and slot is counted once, and as long as it lives."""
         clients = [self.submit(ACCOUNT) for _ in range(5)]
         self.check(held=5, jobs=5, accounts=1, starting=3, queued=2, retained=0, draining=0)
         for start in self.starts[:3]:
@@ -56,8 +56,8 @@ class MetricsTests(ProxyTestCase):
         self.check(held=0, jobs=0, accounts=0, starting=0, orphans=1, retained=5)
         self.assertGreater(self.read("retained_bytes"), 5 * len(result_of("1")))
 
-    def test_many_held(self) -> None:
-        """With a thousand held clients the number is right."""
+    def test_a_thousand_held_clients_are_counted(self) -> None:
+        """With a thousand held clients the numbers are right."""
         clients = [self.submit(f"account {number}") for number in range(1_000)]
         self.check(held=1_000, jobs=1_000, starting=100, queued=900)
         self.gateway.drain()
@@ -67,8 +67,8 @@ class MetricsTests(ProxyTestCase):
         self.assertEqual([client.response.status for client in clients].count(200), 100)
         self.assertEqual(self.read("responses_total", code="5xx", outcome="draining"), 900)
 
-    def test_starts(self) -> None:
-        """Start calls are counted by how they ended, and timed."""
+    def test_starts_are_counted_by_result_and_timed(self) -> None:
+        """Start requests are counted by result, and timed."""
         responses = (
             (b'{"id":"1"}', 200, "acknowledged"),
             (b"{}", 200, "no-id"),
@@ -91,8 +91,8 @@ class MetricsTests(ProxyTestCase):
         self.assertEqual(self.read("start_seconds_bucket", le="0.25"), 0)
         self.assertEqual(self.read("start_seconds_bucket", le="0.5"), len(responses))
 
-    def test_failed_connections(self) -> None:
-        """Starts that were never sent are counted by why."""
+    def test_unsent_starts_are_counted_by_reason(self) -> None:
+        """Start requests that were never sent are counted by reason."""
         failures = (
             (error.ConnectionRefusedError(), "refused"),
             (error.DNSLookupError(), "dns"),
@@ -104,14 +104,14 @@ class MetricsTests(ProxyTestCase):
             self.submit(result).leave()
             self.assertEqual(self.read("starts_total", result=result), 1, result)
 
-    def test_no_answer(self) -> None:
-        """S8: a start without an answer in time has a name of its own."""
+    def test_start_without_an_ack_counts_as_timeout(self) -> None:
+        """S8: a start without an ack in time counts as a timeout."""
         self.submit().leave()
         self.clock.advance(10)
         self.assertEqual(self.read("starts_total", result="timeout"), 1)
 
-    def test_callbacks(self) -> None:
-        """Callbacks are counted by what they were taken as."""
+    def test_callbacks_are_counted_by_result(self) -> None:
+        """Callbacks are counted by result."""
         self.submit()
         start = self.starts[0]
         start.ack("1")
@@ -138,8 +138,8 @@ class MetricsTests(ProxyTestCase):
         }.items():
             self.assertEqual(self.read("callbacks_total", result=result), count, result)
 
-    def test_answers(self) -> None:
-        """Answers are counted by status and outcome, clients that left among them."""
+    def test_responses_are_counted_by_status_and_outcome(self) -> None:
+        """Responses are counted by status and outcome, also for clients that left."""
         self.submit()
         self.clock.advance(0.04)
         self.starts[0].respond(result_of("1"))
@@ -152,8 +152,8 @@ class MetricsTests(ProxyTestCase):
         self.connect().send(b"nonsense\r\n\r\n")
         self.assertEqual(self.read("refused_total", reason="malformed-request"), 1)
 
-    def test_circuit(self) -> None:
-        """S23: the circuit has one state at a time."""
+    def test_circuit_is_in_one_state(self) -> None:
+        """S23: the circuit is in one state at a time."""
         self.assertEqual(self.read("circuit", state="closed"), 1)
         for number in range(10):
             self.submit(f"account {number}").leave()
@@ -161,8 +161,8 @@ class MetricsTests(ProxyTestCase):
         self.assertEqual(self.read("circuit", state="open"), 1)
         self.assertEqual(self.read("circuit", state="closed"), 0)
 
-    def test_tells_no_secrets(self) -> None:
-        """No account, no id, no handle and no token is told."""
+    def test_metrics_hold_no_secret(self) -> None:
+        """No account, no id and no token is in the metrics."""
         self.submit(ACCOUNT)
         start = self.starts[0]
         start.ack("4499a6e0c2ef4b98")
@@ -173,8 +173,8 @@ class MetricsTests(ProxyTestCase):
             self.assertNotIn(secret, text)
 
     @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
-    def test_conventions(self) -> None:
-        """Prometheus's own tool has nothing to say of names, units and types."""
+    def test_promtool_finds_no_fault(self) -> None:
+        """Prometheus's own tool finds no fault in names, units and types."""
         self.submit().leave()
         self.starts[0].respond(result_of("1"))
         checked = subprocess.run(
@@ -187,11 +187,11 @@ class MetricsTests(ProxyTestCase):
         self.assertEqual((checked.returncode, checked.stdout, checked.stderr), (0, "", ""))
 
 
-class LagTests(SynchronousTestCase):
-    """How late the event loop is."""
+class ReactorLagTests(SynchronousTestCase):
+    """The reactor lag."""
 
-    def test_late(self) -> None:
-        """Each half second is measured once; nothing runs after the end."""
+    def test_lag_is_measured_every_half_second(self) -> None:
+        """The lag is measured every half second; no timer is left after the stop."""
         clock = Clock()
         meter = ReactorLag(clock)
         meter.startService()

@@ -24,20 +24,20 @@ def keep_books(*arguments: str) -> dict[str, int]:
 def test_at_most_once() -> None:
     """S1, S6, S8, S11, S17, S18: of 10,000 jobs none is started twice, and no result is lost."""
     books = keep_books("--jobs", "10000", "--concurrency", "600")
-    assert books["of a callback URL seen before"] == 0
-    assert books["ambiguous faults injected"] > 200
-    assert books["ambiguous, and the callback came"] > 150
-    assert books["refused a connection"] > 0
-    assert books["answered busy, so not read"] > 50
-    assert books["answered 200"] > 9_500
+    assert books["with a repeated callback URL"] == 0
+    assert books["ambiguous starts"] > 200
+    assert books["ambiguous starts with a callback"] > 150
+    assert books["connections refused"] > 0
+    assert books["start requests refused as busy"] > 50
+    assert books["with response 200"] > 9_500
 
 
 @pytest.mark.timeout(240)
 def test_at_least_once() -> None:
     """S6, S18: with --retry always no job is started more often than a start was in doubt."""
     books = keep_books("--jobs", "1000", "--concurrency", "300", "--retry", "always")
-    assert 0 < books["of a callback URL seen before"] <= books["ambiguous faults injected"]
-    assert books["answered 200"] > 980
+    assert 0 < books["with a repeated callback URL"] <= books["ambiguous starts"]
+    assert books["with response 200"] > 980
 
 
 def test_refused() -> None:

@@ -28,8 +28,8 @@ CHECKS = [
 UNTRIED = "^/(events|drain)$"
 
 DOCUMENT = schemathesis.openapi.from_dict(json.loads(read_document()))
-CLIENTS = DOCUMENT.include(tag=["client", "job server", "watcher"])
-OPERATORS = DOCUMENT.include(tag=["operator", "watcher"]).exclude(path_regex=UNTRIED)
+CLIENTS = DOCUMENT.include(tag=["client", "job server", "monitoring"])
+OPERATORS = DOCUMENT.include(tag=["operator", "monitoring"]).exclude(path_regex=UNTRIED)
 
 few = settings(
     max_examples=25,
@@ -58,7 +58,7 @@ def check(case: Case[Any], url: str) -> None:
 @CLIENTS.parametrize()
 @few
 def test_clients(case: Case[Any], ports: tuple[str, str]) -> None:
-    """Q1, Q2: clients, the job server and watchers get what the document says."""
+    """Q1, Q2: clients, the job server and monitoring get what the document says."""
     check(case, ports[0])
 
 

@@ -15,7 +15,7 @@ from jobproxy import tap
 from jobproxy.app import options
 from jobproxy.daemon.options import Option
 from jobproxy.sandbox.processes import find_free_port, wait_until_served
-from jobproxy.wire import problems
+from jobproxy.wire.problems import Kind
 from tests.support.processes import ROOT
 
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
@@ -130,5 +130,5 @@ def test_problems() -> None:
     """Each problem that a client can be told of is in the README, and no other."""
     table = README.partition("``urn:jobproxy:problem:…``")[2].partition("\nBy default a job")[0]
     told = set(re.findall(r"``([a-z]+(?:-[a-z]+)*)``", table)) - {"problem", "instance"}
-    slugs = {getattr(kind, "slug", None) for kind in vars(problems).values()} - {None}
-    assert told == slugs - {problems.CallbackConflict.slug}
+    slugs = {kind.slug for kind in Kind}
+    assert told == slugs - {Kind.CALLBACK_CONFLICT.slug}

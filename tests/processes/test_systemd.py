@@ -23,9 +23,9 @@ from attrs import define, field
 
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port, find_script
 from jobproxy.tap import Options
-from tests.daemon.test_systemd import Manager
 from tests.processes.test_draining import Client, ask, result_of, run_stage, serve_jobs, wait_until
 from tests.support.processes import ROOT, run
+from tests.support.service_manager import Manager
 
 UNITS = ROOT / "deploy" / "systemd"
 SECRET = "a key of thirty-two bytes or more"

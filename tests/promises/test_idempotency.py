@@ -26,7 +26,7 @@ class KeyTestCase(ProxyTestCase):
 class JoinTests(KeyTestCase):
     """Clients that ask for a job that has not ended."""
 
-    options = {"per_account": 1}
+    settings = {"starts_per_account": 1}
 
     def test_same_answer(self) -> None:
         """Two clients with the same key get the same bytes; the job is started once."""
@@ -249,7 +249,7 @@ class ReuseTests(KeyTestCase):
 class FreedKeyTests(KeyTestCase):
     """Keys of jobs that were not started: the next client with the key starts the job."""
 
-    options = {"per_account": 1, "max_held": 2}
+    settings = {"starts_per_account": 1, "max_held": 2}
 
     def check_starts(self, number: int) -> None:
         """Check that the key starts a job, and that this is the start of that number."""
@@ -303,7 +303,7 @@ class FreedKeyTests(KeyTestCase):
 class NoRoomTests(KeyTestCase):
     """Clients that cannot be held for a job that runs already."""
 
-    options = {"max_held": 1}
+    settings = {"max_held": 1}
 
     def test_overloaded(self) -> None:
         """L3: who cannot join for want of room is told that the job was started, and which."""
@@ -326,7 +326,7 @@ class NoRoomTests(KeyTestCase):
 class ClientCallbackTests(KeyTestCase):
     """Keys of jobs whose clients want to be called back themselves."""
 
-    options = {"allows_callbacks": True}
+    settings = {"allow_client_callbacks": True}
 
     def test_other_callback(self) -> None:
         """Q4: the same job with another callback is another job, as its client would not hear."""

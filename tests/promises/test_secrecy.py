@@ -37,7 +37,7 @@ class CollectingTests(ProxyTestCase):
             self.submit()
             self.starts[0].ack("1")
             self.call_back(self.starts[0], result_of("1"))
-            self.connect().get("/metrics")
+            self.operate().get("/metrics")
         patch.undo()
         return texts
 

@@ -30,7 +30,7 @@ from jobproxy.http1.sender import BytesProducer
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
-from jobproxy.wire.problems import UpstreamUntrusted
+from jobproxy.upstream.outcomes import NotStarted
 from tests.support.http1_peer import Peer, Server, serving
 from tests.support.identities import ADDRESS, Identity, authority, issue
 from tests.support.reactor import reactor, until_closed
@@ -105,7 +105,7 @@ async def test_start_to_a_self_signed_server_was_not_sent() -> None:
         circuit = Circuit(reactor, random.Random())
         client = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
         job_server = JobServer(client, reactor, server.url.decode(), 5, policy, circuit)
-        with pytest.raises(UpstreamUntrusted):
+        with pytest.raises(NotStarted, match="not accepted"):
             await job_server.start("a", BODY)
     assert server.received == b""
 

@@ -13,9 +13,9 @@ from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.upstream.circuit import Circuit
-from jobproxy.upstream.job_server import AmbiguousStart, JobServer
+from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
-from jobproxy.wire.problems import UpstreamUnreachable, UpstreamUntrusted
+from jobproxy.upstream.outcomes import AmbiguousStart, NotStarted
 from tests.support.http1_peer import Peer, serving
 from tests.support.reactor import reactor, run, until_closed
 
@@ -77,14 +77,14 @@ async def test_unreachable_when_nobody_listens() -> None:
     """S1: a port where nobody listens."""
     async with serving(lambda peer: None) as server:
         pass
-    with pytest.raises(UpstreamUnreachable):
+    with pytest.raises(NotStarted, match="No connection"):
         await start(make_client(), reactor, server.url.decode())
 
 
 @run
 async def test_unreachable_when_the_name_cannot_exist() -> None:
     """S2: a name that cannot exist (RFC 6761, section 6.4)."""
-    with pytest.raises(UpstreamUnreachable):
+    with pytest.raises(NotStarted, match="No connection"):
         await start(make_client(), reactor, "http://jobs.invalid/start")
 
 
@@ -93,7 +93,7 @@ async def test_untrusted_when_the_server_speaks_no_tls() -> None:
     """S4: a server that does not speak TLS where TLS is expected."""
     async with serving(lambda peer: peer.transport.write(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
         url = server.url.decode().replace("http:", "https:")
-        with pytest.raises(UpstreamUntrusted):
+        with pytest.raises(NotStarted, match="not accepted"):
             await start(make_client(), reactor, url)
 
 

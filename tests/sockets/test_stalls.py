@@ -80,11 +80,11 @@ class Stage:
 
     async def stall(self, act: Callable[[], object]) -> None:
         """Have something happen, and then no turn of the loop until all deadlines are over."""
-        assert self.table.held
+        assert self.table.clients.held
         near, far = map(self._sockets.enter_context, socket.socketpair())
         reactor.addReader(Staller(near, act))
         far.send(b"!")
-        await until(lambda: not self.table.held)
+        await until(lambda: not self.table.clients.held)
 
 
 @asynccontextmanager
@@ -154,7 +154,7 @@ async def test_callbacks_in_the_kernel_at_the_deadline_count(is_kept: bool) -> N
             connection, path = await stage.take_start()
             send_ack(connection, b'{"id":"%d","state":"running"}' % number)
             paths.append(path)
-        await until(lambda: stage.table.held == 3)
+        await until(lambda: stage.table.clients.held == 3)
 
         def call_back() -> None:
             for number, path in enumerate(paths):

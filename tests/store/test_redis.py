@@ -10,11 +10,10 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
 
-from jobproxy.store.interface import Claim, Kind, Message
-from jobproxy.wire.problems import StoreUnreachable
+from jobproxy.store.interface import Claim, Kind, Message, StoreUnreachable
 from tests.support.reactor import reactor
 from tests.support.redis_server import RedisServer
-from tests.support.stores import make_redis_store, refuses, running, until
+from tests.support.stores import ear_of, make_redis_store, refuses, running, until
 
 NODE, OTHER = "node-one", "node-two"
 JOB_ID = f"AABrBmZl{NODE}rTQRFiGvvQ8WOrjqiMeQIQ"
@@ -90,7 +89,7 @@ async def test_half_open(redis: RedisServer, errors: list[str]) -> None:
         async with running(store) as ear:
             cable.cut()
             await until(lambda: ear.caught_up == 2)
-            assert await store.tell(NODE, Message(Kind.GONE, JOB_ID, OTHER))
+            assert await store.send(NODE, Message(Kind.GONE, JOB_ID, OTHER))
             await until(lambda: ear.messages)
     assert len(errors) <= 2
 
@@ -118,7 +117,7 @@ async def test_forgets_scripts(redis: RedisServer) -> None:
     store = make_redis_store(redis.url, NODE)
     async with running(store):
         for _ in range(2):
-            assert await store.tell(NODE, Message(Kind.GONE, JOB_ID, OTHER))
+            assert await store.send(NODE, Message(Kind.GONE, JOB_ID, OTHER))
             redis.ask("SCRIPT", "FLUSH")
 
 
@@ -233,8 +232,8 @@ async def test_databases(redis: RedisServer) -> None:
         await other.reclaim([(b"alias", CLAIM)])
         assert await one.look_up(b"alias") is None
         await other.put(JOB_ID, b"{}", [OTHER])
-        await other.tell(NODE, Message(Kind.GONE, JOB_ID, OTHER))
-        await until(lambda: len(other.listener.messages) == 2)  # type: ignore[attr-defined]
+        await other.send(NODE, Message(Kind.GONE, JOB_ID, OTHER))
+        await until(lambda: len(ear_of(other).messages) == 2)
         assert ear.messages == []
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import pytest_twisted
 from cryptography import x509
-from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ServerEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
@@ -23,7 +22,7 @@ from jobproxy.store.redis_address import Address
 from tests.support.identities import ADDRESS, Identity, authority, issue
 from tests.support.reactor import reactor, until_closed
 from tests.support.redis_server import RedisServer, exchange, find_server
-from tests.support.stores import make_redis_store, running, until
+from tests.support.stores import make_redis_store, open_store, running, until
 
 NODE = "node-one"
 JOB_ID = f"AABrBmZl{NODE}rTQRFiGvvQ8WOrjqiMeQIQ"
@@ -174,9 +173,9 @@ async def test_no_sentinel(redis: RedisServer, errors: list[str]) -> None:
     """It is said which sentinels were asked, and what was wrong with them."""
     address = Address((("127.0.0.1", 1), ("127.0.0.1", redis.port)), service="main")
     store = make_redis_store(address, NODE)
-    store.startService()
+    open_store(store)
     await until(lambda: len(errors) == 2)
-    await maybeDeferred(store.stopService)
+    await store.close()
     await until_closed()
     assert "no sentinel knows the master main (127.0.0.1:1: " in errors[0]
     assert f"127.0.0.1:{redis.port}: " in errors[0]

@@ -6,15 +6,13 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import deferLater
 from zope.interface.verify import verifyObject
 
-from jobproxy.store.interface import Claim, IStore, Kind, Message, Placement
-from jobproxy.wire.problems import StoreUnreachable
+from jobproxy.store.interface import Claim, IStore, Kind, Message, Placement, StoreUnreachable
 from tests.support.reactor import reactor
 from tests.support.redis_server import RedisServer
-from tests.support.stores import Cluster, refuses, run_stores, until
+from tests.support.stores import Cluster, ear_of, open_store, refuses, run_stores, until
 
 ONE, OTHER, THIRD = "node-one", "node-two", "node-3rd"
 JOB_ID = f"AABrBmZl{ONE}rTQRFiGvvQ8WOrjqiMeQIQ"
@@ -207,11 +205,11 @@ async def test_tells(run: Any) -> None:
     async with run() as cluster:
         one, other, _ = cluster.stores
         message = Message(Kind.STATE, JOB_ID, ONE, BODY)
-        assert await one.tell(OTHER, message) is True
-        assert await one.tell("gone-now", message) is False
+        assert await one.send(OTHER, message) is True
+        assert await one.send("gone-now", message) is False
         await until(lambda: cluster.ears[1].messages)
         assert cluster.ears[1].messages == [message]
-        assert other.listener is not one.listener
+        assert ear_of(other) is not ear_of(one)
 
 
 @pytest_twisted.ensureDeferred
@@ -219,13 +217,13 @@ async def test_leaves(run: Any) -> None:
     """A node that stops lives no longer, and others need not wait until that shows."""
     async with run() as cluster:
         one, other, _ = cluster.stores
-        await maybeDeferred(other.stopService)
+        await other.close()
         await until_gone(one, OTHER)
-        assert await one.tell(OTHER, Message(Kind.GONE, JOB_ID, ONE)) is False
+        assert await one.send(OTHER, Message(Kind.GONE, JOB_ID, ONE)) is False
         assert await one.put(JOB_ID, BODY, [OTHER]) is Placement.ORPHANED
-        other.startService()
+        open_store(other)
         await until(lambda: other.is_up)
-        assert other.listener.caught_up == 1
+        assert ear_of(other).caught_up == 1
 
 
 async def until_gone(store: Any, node: str) -> None:
@@ -271,7 +269,7 @@ async def test_store_is_away(run: Any, kind: str) -> None:
             lambda: one.fetch([JOB_ID]),
             lambda: one.find(JOB_ID),
             lambda: one.discard(JOB_ID),
-            lambda: one.tell(OTHER, message),
+            lambda: one.send(OTHER, message),
             one.list_orphans,
             lambda: one.find_orphan(JOB_ID),
             one.list_nodes,

@@ -5,29 +5,28 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, TypeVar, cast
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from jobproxy.cluster.coordinator import ClusterGateway
-from jobproxy.cluster.outbox import Outbox
-from jobproxy.cluster.remote_jobs import RemoteJobs
-from jobproxy.cluster.replicator import Replicator
-from jobproxy.gateway import Gateway
-from jobproxy.jobs.events import JobEvents
-from jobproxy.jobs.retention import LIFETIME
-from jobproxy.store.interface import Message
+from jobproxy.app.build import Environment
+from jobproxy.cluster.shared import SharedCoordinator
+from jobproxy.store.interface import Message, StoreUnreachable
 from jobproxy.store.limits import ANSWER_TIME
 from jobproxy.store.memory import MemoryStore, Shared
-from jobproxy.upstream.limiter import AccountLimiter
-from jobproxy.wire.problems import StoreUnreachable
-from jobproxy.wire.tokens import TokenSigner
-from tests.support.proxy import KEY, Client, FakeJobServer, ProblemTestCase, Proxy, Start
+from jobproxy.wire.tokens import LIFETIME
+from tests.support.job_server import FakeJobServer, Start
+from tests.support.memory_network import Network
+from tests.support.proxy import Client, ProblemTestCase, Proxy
 
 Told = TypeVar("Told")
+
+#: Dead nodes, and what they wait for. Python ends the coroutines of what it collects, which then do
+#: things that no dead process does.
+GRAVEYARD: list[object] = []
 
 
 def job_id_of(start: Start) -> str:
@@ -103,7 +102,7 @@ class FarStore(MemoryStore):
     def come_back(self) -> None:
         self._shared.nodes[self.node] = self
         self.is_up = True
-        self.listener.catch_up().addCallbacks(
+        self._listener.catch_up().addCallbacks(
             self._join, lambda failure: failure.trap(StoreUnreachable)
         )
 
@@ -112,7 +111,9 @@ class FarStore(MemoryStore):
 
     def _do(self, act: Callable[[], Told]) -> Deferred[Told]:
         if self._is_dead:
-            return Deferred()
+            never: Deferred[Told] = Deferred()
+            GRAVEYARD.append(never)
+            return never
         if not self.latency or not self.is_up:
             return super()._do(act)
         answered: Deferred[Told] = Deferred(lambda _: self._asked.pop(answered))
@@ -146,36 +147,31 @@ class FarStore(MemoryStore):
 
     def _hear(self, message: Message, session: int) -> None:
         if session == self._session:
-            self.listener.take(message)
+            self.receive(message)
 
 
 class Node(Proxy):
     """One node of a cluster."""
 
-    def __init__(self, cluster: "Cluster", name: str, options: dict[str, Any]) -> None:
+    def __init__(self, cluster: "Cluster", name: str, settings: dict[str, Any]) -> None:
         self.name = name
-        self.options = options
+        self.settings = settings
         self.is_alive = True
         self.own_clock = NodeClock(cluster.clock)
         self.store = FarStore(cluster.shared, name)
-        self.build(cast(Clock, self.own_clock), cluster.job_server)
-        self.store.listener = self.remote_jobs
+        self.build(cluster.clock, cluster.job_server)
+        self.clock = cast(Clock, self.own_clock)
 
-    def make_signer(self) -> TokenSigner:
-        return TokenSigner([KEY], now=self.clock.seconds, node=self.name)
+    def make_environment(self, reactor: Any) -> Environment:
+        return evolve(super().make_environment(self.own_clock), store=self.store, node=self.name)
 
-    def make_events(self) -> JobEvents:
-        self.outbox = Outbox(self.clock, self.options.get("retain", 300.0))
-        self.replicator = Replicator(
-            lambda: True, store=self.store, outbox=self.outbox, node=self.name
-        )
-        return self.replicator
+    def start(self) -> None:
+        """Start the services as the daemon does."""
+        self.coordinator.startService()
 
-    def make_gateway(self, *parts: Any, **settings: Any) -> Gateway:
-        self.remote_jobs = RemoteJobs(self.clock, parts[0], self.store, self.replicator, self.name)
-        return ClusterGateway(
-            *parts, **settings, store=self.store, remote_jobs=self.remote_jobs, node=self.name
-        )
+    @property
+    def coordinator(self) -> SharedCoordinator:
+        return cast(SharedCoordinator, self.gateway.coordinator)
 
     def submit(
         self, account: str = "example", *, key: str | None = None, number: int = 0, **headers: str
@@ -197,14 +193,14 @@ class Node(Proxy):
 
     def read_metric(self, name: str) -> float:
         """Return a metric, or nothing of what was not counted yet."""
-        text = self.connect().get("/metrics").response.body.decode()
+        text = self.operate().get("/metrics").response.body.decode()
         found = [line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")]
         return float(found[0]) if found else 0.0
 
     def stop(self) -> None:
         """Stop the services as the daemon does, in order."""
         self.table.stopService()
-        self.store.stopService()
+        self.coordinator.stopService()
         self.is_alive = False
 
     def kill(self) -> None:
@@ -214,29 +210,22 @@ class Node(Proxy):
         self.is_alive = False
         for client in self.clients:
             client.transport.connected = False
-        # Python ends the coroutines of what is left of it one day; nothing may come of that.
-        self.gateway.starter.limiter = DeadLimiter(self.clock, 1, 1, 1)
-
-
-class DeadLimiter(AccountLimiter):
-    """The lanes of a process that is no more."""
-
-    def release(self, account: str) -> None:
-        """Have nothing follow."""
+        self.sender.is_dead = True
+        GRAVEYARD.append(self)
 
 
 class Cluster:
     """Nodes that share everything that they can."""
 
-    def __init__(self, size: int, options: dict[str, Any]) -> None:
-        self.clock = Clock()
-        self.job_server = FakeJobServer()
-        self.shared = Shared(self.clock, options.get("retain", 300.0))
-        self.options = options
+    def __init__(self, size: int, settings: dict[str, Any]) -> None:
+        self.clock = Network()
+        self.job_server = FakeJobServer(self.clock)
+        self.shared = Shared(self.clock, settings.get("retain", 300.0))
+        self.settings = settings
         self.nodes: list[Node] = []
         self._numbers = count()
         for _ in range(size):
-            self.add_node().store.startService()
+            self.add_node().start()
 
     @property
     def starts(self) -> list[Start]:
@@ -248,13 +237,13 @@ class Cluster:
 
     def add_node(self) -> Node:
         """Make a node, which has not joined the others yet."""
-        node = Node(self, f"node-{next(self._numbers):03}", self.options)
+        node = Node(self, f"node-{next(self._numbers):03}", self.settings)
         self.nodes.append(node)
         return node
 
     def replace(self, dead: Node) -> Node:
         """Have a new node join in the place of a dead one."""
-        self.add_node().store.startService()
+        self.add_node().start()
         self.nodes[self.nodes.index(dead)] = self.nodes.pop()
         return self.nodes[-1]
 
@@ -282,32 +271,31 @@ class Cluster:
     def check_end(self) -> None:
         """Look whether anything stays for good: all that is kept has its time."""
         for node in self.living:
-            assert node.table.held == 0, node.name
+            assert node.table.clients.held == 0, node.name
             for client in node.clients:
                 client.leave()
         self.clock.advance(ANSWER_TIME)
         self.clock.advance(LIFETIME)
         self.clock.advance(LIFETIME)
         for node in self.living:
-            kept = (len(node.table), node.table.retained, len(node.limiter))
+            kept = (len(node.table), node.table.retention.retained, len(node.limiter))
             assert kept == (0, 0, 0), (node.name, kept)
-            talk = (node.remote_jobs._asked, node.replicator._watchers, node.replicator._followers)
-            assert talk == ({}, {}, {}), (node.name, talk)
+            assert node.coordinator.open_questions == 0, node.name
         assert not self.clock.getDelayedCalls()
 
 
 class ClusterTestCase(ProblemTestCase):
     """A cluster in memory; when the test ends, nothing may be left in it.
 
-    :cvar options: what differs from the defaults of a proxy.
+    :cvar settings: what differs from the defaults of a proxy.
     """
 
-    options: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     size = 3
 
     def setUp(self) -> None:
         super().setUp()
-        self.cluster = Cluster(self.size, self.options)
+        self.cluster = Cluster(self.size, self.settings)
         self.clock, self.starts = self.cluster.clock, self.cluster.starts
 
     def tearDown(self) -> None:

@@ -1,63 +1,43 @@
-"""A whole proxy in memory: clients on raw bytes, a job server through treq, and a clock."""
+"""A whole proxy in memory: clients on raw bytes, a job server, and a clock."""
 
 import json
 import random
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from attrs import define, field, frozen
-from klein import Klein
-from treq.testing import RequestTraversalAgent
-from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.http import Request
-from twisted.web.iweb import IAgent
-from zope.interface import implementer
 
-from jobproxy.api.admin import (
-    DrainRoutes,
-    HealthRoutes,
-    JobListRoutes,
-    MetricsRoutes,
-    OrphanRoutes,
-    PageRoutes,
-    StatusRoutes,
-)
-from jobproxy.api.jobs import CallbackRoutes, ClientRoutes, FixedCallbackRoutes
-from jobproxy.api.openapi import InterfaceRoutes
-from jobproxy.api.responses import Routes, describe_error, make_resource
-from jobproxy.gateway import Gateway
-from jobproxy.http1.agent import PooledAgent
+from jobproxy.app.build import Environment, build_proxy
+from jobproxy.app.settings import Settings
 from jobproxy.http1.client import PlainClient
-from jobproxy.http1.limits import ClientLimits
-from jobproxy.http1.server import ServerFactory
-from jobproxy.jobs.events import JobEvents
-from jobproxy.jobs.index import IdTable
-from jobproxy.jobs.retention import LIFETIME
-from jobproxy.jobs.table import CorrelationTable
-from jobproxy.monitoring.metrics import ProxyCollector, make_registry
-from jobproxy.monitoring.probes import Probes
-from jobproxy.monitoring.reactor_lag import ReactorLag
-from jobproxy.monitoring.status import Feed, Status
-from jobproxy.monitoring.traffic import Traffic
-from jobproxy.upstream.circuit import Circuit
-from jobproxy.upstream.job_server import JobServer
-from jobproxy.upstream.keepalive import KeepAlivePolicy
-from jobproxy.upstream.limiter import AccountLimiter
-from jobproxy.upstream.retries import Retry, RetryPolicy
-from jobproxy.upstream.starts import Starter
-from jobproxy.wire.tokens import TokenSigner
+from jobproxy.jobs.index import PARKED
+from jobproxy.jobs.retention import Bounds
+from jobproxy.wire.tokens import LIFETIME, TokenSigner
+from tests.support.job_server import URL, FakeJobServer, Start, TestSender
+from tests.support.memory_network import Network
 
 CALLBACK_URL = "http://proxy.example/callback"
 KEY = b"k" * 32
 #: The Unix time at which each test starts: 2015-06-29T15:34:16Z.
 EPOCH = 1_435_592_056
 JSON = "application/json"
+#: The settings of tests, where they are not those of the options.
+DEFAULTS: dict[str, Any] = {
+    "callback_url": CALLBACK_URL,
+    "job_server_url": URL,
+    "secret_file": (KEY,),
+    "admin_listen": ("tcp:0",),
+    "starts_per_account": 2,
+    "queue_per_account": 10,
+    "max_starts": 100,
+    "max_held": 100,
+    "upstream_idle": 0.0,
+}
 PROBLEM = "application/problem+json"
 
 
@@ -161,62 +141,6 @@ class Client:
             self._protocol.connectionLost(Failure(ConnectionDone()))
 
 
-@define(eq=False)
-class Start:
-    """A start call that reached the job server."""
-
-    body: dict[str, Any]
-    raw: bytes
-    request: Request = field(repr=False)
-    _flush: Callable[[], None] = field(repr=False)
-    _answered: Deferred[bytes] = field(factory=Deferred, init=False, repr=False)
-
-    @property
-    def callback_path(self) -> str:
-        url: str = self.body["callback"]
-        assert url.startswith("http://proxy.example/")
-        return url.removeprefix("http://proxy.example")
-
-    def respond(self, body: bytes, status: int = 200, **headers: str) -> None:
-        self.request.setResponseCode(status)
-        for name, value in headers.items():
-            self.request.setHeader(name.replace("_", "-"), value)
-        self._answered.callback(body)
-        self._flush()
-
-    def ack(self, upstream_id: str = "4499a6e0c2ef4b98") -> None:
-        self.respond(json.dumps({"state": "running", "id": upstream_id}).encode())
-
-
-class FakeJobServer:
-    """Takes start calls, and answers them when it is told to."""
-
-    app = Klein()
-
-    def __init__(self) -> None:
-        self.starts: list[Start] = []
-        self.agent = RequestTraversalAgent(self.app.resource())
-
-    @app.route("/start", methods=["POST"])
-    def start(self, request: Request) -> Deferred[bytes]:
-        assert request.content is not None
-        raw = request.content.read()
-        start = Start(json.loads(raw), raw, request, self.agent.flush)
-        self.starts.append(start)
-        return start._answered
-
-
-@implementer(IAgent)
-class FailingAgent:
-    """Fails every request with the same error."""
-
-    def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def request(self, *args: Any, **kwargs: Any) -> Deferred[Any]:
-        return fail(self._error)
-
-
 class FixedRandom(random.Random):
     """Returns the upper end of every range, so that pauses are known."""
 
@@ -225,142 +149,70 @@ class FixedRandom(random.Random):
 
 
 class Proxy:
-    """A proxy in memory.
+    """A proxy in memory, wired as in production.
 
-    :cvar options: what differs from the defaults below.
+    :cvar settings: what differs from :data:`DEFAULTS`.
+    :cvar bounds: of the retention.
+    :cvar parked_bounds: of callbacks that wait for their ack.
     """
 
-    options: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    bounds = Bounds()
+    parked_bounds = PARKED
 
-    def build(self, clock: Clock, job_server: FakeJobServer) -> None:
+    def build(self, network: Network, job_server: FakeJobServer) -> None:
         """Make all its parts."""
-        options = {
-            "per_account": 2,
-            "queue_per_account": 10,
-            "total": 100,
-            "timeout": 10.0,
-            "wait": 30.0,
-            "ambiguous_grace": 2.0,
-            "max_held": 100,
-            "retain": 300.0,
-            "retry": Retry.NOT_SENT,
-            "attempts": 3,
-            "lost_after": None,
-            "by_id": False,
-            "allows_callbacks": False,
-            "shows_accounts": False,
-            **self.options,
-        }
-        self.clock = clock
-        self.random = FixedRandom()
+        self.clock: Clock = network
         self.job_server = job_server
-        self.signer = self.make_signer()
-        events = self.make_events()
-        self.table = CorrelationTable(self.clock, options["retain"], events=events)
-        if options["by_id"]:
-            self.table = IdTable(
-                self.clock,
-                options["retain"],
-                park=options["timeout"],
-                make_job_id=lambda: self.signer.mint().job_id,
-                events=events,
-            )
-        self.limiter = AccountLimiter(
-            self.clock, options["per_account"], options["queue_per_account"], options["total"]
-        )
-        self.circuit = Circuit(self.clock, self.random)
-        self.upstream = JobServer(
-            PlainClient(self.job_server.agent),
-            self.clock,
-            "http://jobs.example/start",
-            options["timeout"],
-            KeepAlivePolicy(self.clock, lambda: None, 0),
-            self.circuit,
-            now=lambda: EPOCH + self.clock.seconds(),
-        )
-        self.gateway = self.make_gateway(
-            self.table,
-            Starter(
-                self.clock,
-                self.table,
-                self.limiter,
-                self.upstream,
-                RetryPolicy(
-                    options["retry"], options["attempts"], options["lost_after"], self.random
-                ),
-                options["ambiguous_grace"],
-            ),
-            self.signer,
-            CALLBACK_URL,
-            wait=options["wait"],
-            max_held=options["max_held"],
-            shows_accounts=options["shows_accounts"],
-        )
-        callbacks: Routes = CallbackRoutes(self.gateway, "/callback")
-        if options["by_id"]:
-            callbacks = FixedCallbackRoutes(self.gateway, "/callback")
-        ids = iter(range(10_000))
-        self.meter = ReactorLag(self.clock)
-        factories: list[ServerFactory] = []
-        self.traffic = Traffic(lambda: EPOCH + self.clock.seconds())
-        agent = PooledAgent(self.clock, ClientLimits())
+        self.sender = TestSender(network)
         self.has_descriptors = True
-        self.is_told_to_stop = 0
+        self.stops_requested = 0
         self.log_dropped: dict[str, int] = {}
-        probes = Probes(
-            self.gateway,
-            factories,
-            self.traffic,
-            agent,
-            self.meter.lag,
-            lambda: self.log_dropped,
-            lambda: self.has_descriptors,
-        )
-        status = Status(probes, self.clock, lambda: EPOCH + self.clock.seconds())
-        self.feed = Feed(self.clock, status)
-        resource = make_resource(
-            ClientRoutes(self.gateway, options["allows_callbacks"]),
-            callbacks,
-            HealthRoutes(probes),
-            MetricsRoutes(make_registry(ProxyCollector(probes))),
-            InterfaceRoutes(),
-            OrphanRoutes(self.gateway),
-        )
-        self.site = ServerFactory(
-            resource,
-            self.clock,
-            describe_error=describe_error,
-            observer=self.traffic,
-            make_id=lambda: b"id-%d" % next(ids),
-        )
-        admin = make_resource(
-            PageRoutes(),
-            StatusRoutes(status, self.feed),
-            JobListRoutes(self.gateway, self.clock),
-            OrphanRoutes(self.gateway),
-            DrainRoutes(self.gateway, self._note_stop),
-        )
-        self.admin_site = ServerFactory(
-            admin, self.clock, describe_error=describe_error, observer=self.traffic
-        )
-        factories += [self.site, self.admin_site]
         self.clients: list[Client] = []
+        self.wire(Settings(**{**DEFAULTS, **self.settings}), self.make_environment(network))
 
-    def make_signer(self) -> TokenSigner:
-        return TokenSigner([KEY], now=self.clock.seconds)
+    def make_environment(self, reactor: Any) -> Environment:
+        """Return what the proxy runs in."""
+        self.random = FixedRandom()
+        ids = iter(range(10_000))
+        return Environment(
+            reactor=reactor,
+            client=PlainClient(cast(Any, self.sender)),
+            pool=self.sender,
+            store=None,
+            random=self.random,
+            now=lambda: EPOCH + self.clock.seconds(),
+            node="only-one",
+            stop=self._note_stop,
+            bounds=self.bounds,
+            parked_bounds=self.parked_bounds,
+            make_request_id=lambda: b"id-%d" % next(ids),
+            wants_events=lambda: True,
+            count_dropped=lambda: self.log_dropped,
+            has_descriptors=lambda: self.has_descriptors,
+        )
 
-    def make_events(self) -> JobEvents:
-        return JobEvents(lambda: True)
-
-    def make_gateway(self, *parts: Any, **settings: Any) -> Gateway:
-        return Gateway(*parts, **settings)
+    def wire(self, settings: Settings, environment: Environment) -> None:
+        """Build the proxy, and name the parts that tests look at."""
+        self.proxy = build_proxy(settings, environment)
+        self.gateway = self.proxy.gateway
+        self.table = self.gateway.table
+        self.limiter = self.gateway.starter.limiter
+        self.circuit = self.gateway.starter.job_server.circuit
+        self.feed = self.proxy.feed
+        self.traffic = self.proxy.probes.traffic
+        self.site = self.proxy.clients
+        assert self.proxy.admin is not None
+        self.admin_site = self.proxy.admin
+        #: Makes tokens as the proxy does.
+        self.signer = TokenSigner([KEY], now=environment.now, node=environment.node)
 
     @property
     def starts(self) -> list[Start]:
         return self.job_server.starts
 
     def _note_stop(self) -> None:
-        self.is_told_to_stop += 1
+        self.stops_requested += 1
 
     def connect(self) -> Client:
         client = Client(self.site)
@@ -374,15 +226,15 @@ class Proxy:
         return client
 
     def submit(self, account: str = "example") -> Client:
-        """Have a client send a job."""
+        """Send a job as a client."""
         return self.connect().request(body=json.dumps({"account": account}).encode())
 
     def fail_starts(self, error: Exception) -> None:
-        """Have every start call from now on fail."""
-        self.upstream._treq = PlainClient(FailingAgent(error))
+        """Let every start request fail from now on."""
+        self.sender.failure = error
 
     def call_back(self, start: Start, body: bytes) -> Answer:
-        """Have the job server send a callback, and return what it is answered."""
+        """Send a callback as the job server, and return the response."""
         return self.connect().request(start.callback_path, body).response
 
 
@@ -410,17 +262,18 @@ class ProxyTestCase(Proxy, ProblemTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.build(Clock(), FakeJobServer())
+        network = Network()
+        self.build(network, FakeJobServer(network))
 
     def tearDown(self) -> None:
         super().tearDown()
-        self.assertEqual(self.table.held, 0)
+        self.assertEqual(self.table.clients.held, 0)
         for client in self.clients:
             client.leave()
         # What is kept for a while goes by itself, and nothing stays.
         self.clock.advance(LIFETIME)
         self.clock.advance(LIFETIME)
         self.assertEqual(len(self.table), 0)
-        self.assertEqual(self.table.retained, 0)
+        self.assertEqual(self.table.retention.retained, 0)
         self.assertEqual(len(self.limiter), 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])

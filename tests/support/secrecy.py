@@ -10,7 +10,7 @@ import pytest
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
 import jobproxy.monitoring.metrics
-from jobproxy.logs import describe, write_json
+from jobproxy.logs import format_json, make_record
 from jobproxy.sandbox.processes import DaemonProcess
 
 #: A token is whatever looks like one: 21 bytes, a dot, and 16 bytes, all in base64.
@@ -36,7 +36,7 @@ def collect_output(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     def observe(event: LogEvent) -> None:
         if "account" not in event:
-            texts.append(write_json(describe(event)))
+            texts.append(format_json(make_record(event)))
 
     def render(registry: object) -> bytes:
         data = original_render(registry)  # type: ignore[arg-type]
@@ -54,8 +54,8 @@ def collect_output(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             texts.append(daemon.log)
         original_stop(daemon)
 
-    original_render, original_stop = jobproxy.monitoring.metrics.render, DaemonProcess.stop
-    monkeypatch.setattr("jobproxy.api.admin.render", render)
+    original_render, original_stop = jobproxy.monitoring.metrics.render_metrics, DaemonProcess.stop
+    monkeypatch.setattr("jobproxy.api.admin.render_metrics", render)
     monkeypatch.setattr(DaemonProcess, "stop", stop)
     observer = cast(ILogObserver, observe)
     globalLogPublisher.addObserver(observer)

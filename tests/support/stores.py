@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 from attrs import define, field
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
@@ -29,7 +30,7 @@ class Ear:
     caught_up: int = 0
     fails: bool = False
 
-    def take(self, message: Message) -> None:
+    def receive(self, message: Message) -> None:
         self.messages.append(message)
         if self.fails:
             raise RuntimeError("this node has a bug")
@@ -50,9 +51,20 @@ def make_redis_store(
     where = read_address(address) if isinstance(address, str) else address
     assert where is not None
     endpoint = options.pop("make_endpoint", make_endpoint)
-    store = RedisStore(reactor, where, endpoint, node, retain)
-    store.listener = Ear()
-    return store
+    return RedisStore(reactor, where, endpoint, node, retain)
+
+
+_EARS: "WeakKeyDictionary[Any, Ear]" = WeakKeyDictionary()
+
+
+def ear_of(store: Any) -> Ear:
+    """Return the listener that a store was opened with."""
+    return _EARS[store]
+
+
+def open_store(store: Any) -> None:
+    """Open a store, with the same listener each time."""
+    store.open(_EARS.setdefault(store, Ear()))
 
 
 async def until(is_true: Callable[[], object], seconds: float = 10.0) -> None:
@@ -76,7 +88,7 @@ class Cluster:
 
     @property
     def ears(self) -> list[Ear]:
-        return [store.listener for store in self.stores]
+        return [ear_of(store) for store in self.stores]
 
     async def lose_store(self) -> None:
         """Have the store away for all nodes."""
@@ -100,22 +112,20 @@ async def run_stores(
     if kind == "memory":
         shared = Shared(reactor, retain)
         stores = [MemoryStore(shared, node) for node in nodes]
-        for store in stores:
-            store.listener = Ear()
     else:
         redis.ask("FLUSHALL")
         redis.ask("SET", "jobproxy:epoch", "1")
         stores = [make_redis_store(redis.url, node, retain) for node in nodes]
     for store in stores:
-        store.startService()
+        open_store(store)
     try:
         await until(lambda: all(store.is_up and store.is_joined for store in stores))
         for store in stores:
-            store.listener.caught_up = 0
+            ear_of(store).caught_up = 0
         yield Cluster(stores, redis if kind == "redis" else None)
     finally:
         for store in stores:
-            await maybeDeferred(store.stopService)
+            await store.close()
         await until_closed()
 
 
@@ -160,12 +170,12 @@ def errors() -> Iterator[list[str]]:
 async def running(*stores: RedisStore, waits: bool = True) -> AsyncIterator[Any]:
     """Run stores while the context lasts."""
     for store in stores:
-        store.startService()
+        open_store(store)
     try:
         if waits:
             await until(lambda: all(store.is_up for store in stores))
-        yield stores[0].listener
+        yield ear_of(stores[0])
     finally:
         for store in stores:
-            await maybeDeferred(store.stopService)
+            await store.close()
         await until_closed()

@@ -7,10 +7,11 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.jobs.record import Delivery, State
-from jobproxy.jobs.retention import LIFETIME
+from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.table import CorrelationTable
+from jobproxy.upstream.retries import OnLost
 from jobproxy.wire.jobs import Report
+from jobproxy.wire.tokens import LIFETIME
 from tests.support.proxy import Client, ProxyTestCase, result_of
 
 
@@ -30,14 +31,14 @@ class ContentTests(ProxyTestCase):
         self.assertEqual(content.response.status, 202)
         held.leave()
         self.call_back(self.starts[0], result_of("1"))
-        self.assertEqual(self.connect().get("/orphans").response.json["orphans"], [])
+        self.assertEqual(self.operate().get("/orphans").response.json["orphans"], [])
         found = self.connect().get(content.response.headers["location"]).response
         self.assertEqual(found.body, result_of("1"))
 
     def test_last_one(self) -> None:
         """G1, Q3: once the last client that is held has its ack, nobody is."""
         self.connect().request(headers={"Prefer": "respond-async"})
-        idle = self.table.when_idle()
+        idle = self.table.clients.when_idle()
         self.assertNoResult(idle)
         self.starts[0].ack("1")
         self.successResultOf(idle)
@@ -60,12 +61,12 @@ class JoinedLateTests(SynchronousTestCase):
         clock = Clock()
         table = CorrelationTable(clock, 300)
         record = table.create("a", lambda: None)
-        first = table.wait(record, 30)
-        table.advance(record, State.STARTING)
+        first = table.clients.wait(record, 30)
+        table.send(record)
         first.cancel()
         self.failureResultOf(first)
         clock.advance(LIFETIME - 1)
-        second = table.wait(record, 30)
+        second = table.clients.wait(record, 30)
         clock.advance(2)
         self.assertIs(table.find("a"), record)
         result = Report(b"{}", None, "completed")
@@ -78,7 +79,7 @@ class JoinedLateTests(SynchronousTestCase):
 class LoggedTests(ProxyTestCase):
     """What the operator is told of acks, and of jobs after them."""
 
-    options: dict[str, Any] = {"lost_after": 5.0}
+    settings: dict[str, Any] = {"on_lost": OnLost.RESTART, "lost_after": 5.0}
 
     def acknowledge(self, ack: bytes) -> str:
         """Have a start be answered, and return what was logged then; finish the job."""

@@ -1,37 +1,37 @@
-"""What becomes of jobs while the job server is dead, in memory."""
+"""The circuit breaker: jobs while the job server is down, in a whole proxy in memory."""
 
 from typing import Any
 
 from twisted.internet import error
 
-from jobproxy.upstream.retries import Retry
+from jobproxy.upstream.retries import OnLost, RetryMode
 from tests.support.proxy import Answer, Client, result_of
-from tests.upstream.test_retries import LOST, NO_SOCKET, REFUSED, UNTRUSTED, RetryTestCase
+from tests.support.start_outcomes import LOST, NO_SOCKET, REFUSED, UNTRUSTED, RetryTestCase
 
 
 class CircuitTestCase(RetryTestCase):
-    """A proxy whose job server dies."""
+    """A proxy whose job server fails."""
 
-    options: dict[str, Any] = {"retry": Retry.NEVER, "wait": 60.0}
+    settings: dict[str, Any] = {"retry": RetryMode.NEVER, "wait": 60.0}
 
     def fail_times(self, times: int, reason: Exception = REFUSED) -> None:
-        """Have so many start calls in a row fail; the later ones get through."""
-        self.line.failures = [reason] * times
+        """Submit so many jobs whose start requests fail; later ones are sent."""
+        self.sender.failures = [reason] * times
         for _ in range(times):
             self.submit()
 
     def refuse(self, times: int, status: int, body: bytes = b"") -> None:
-        """Have the job server answer so many starts in a row with a status."""
+        """Submit so many jobs whose start requests get this response."""
         for _ in range(times):
             self.submit()
             self.starts[-1].respond(body, status)
 
     def check_open(self) -> Answer:
-        """Check that a new job is refused at once, and return what its client is told."""
-        calls = self.line.calls
+        """Check that a new job is refused at once, and return the response to its client."""
+        calls = len(self.sender.times)
         response = self.submit("new").response
         self.assert_problem(response, 503, "upstream-unreachable")
-        self.assertEqual(self.line.calls, calls)
+        self.assertEqual(len(self.sender.times), calls)
         return response
 
     def check_closed(self) -> None:
@@ -42,7 +42,7 @@ class CircuitTestCase(RetryTestCase):
         self.assertEqual([client.response.status for client in clients], [200, 200])
 
     def probe(self) -> Client:
-        """Have a client send a job, and check that it is the one that tries the job server."""
+        """Submit a job, and check that its start request is the probe."""
         starts = len(self.starts)
         client = self.submit("probe")
         self.assertEqual(len(self.starts), starts + 1)
@@ -54,27 +54,27 @@ class OpeningTests(CircuitTestCase):
     """What opens the circuit."""
 
     def tearDown(self) -> None:
-        # Those whose start is ambiguous are told so after the grace.
+        # Clients with an ambiguous start get their response after the grace.
         self.clock.advance(2)
         super().tearDown()
 
-    def test_refused(self) -> None:
-        """S1, S23: ten connections in a row that are refused open it; nine do not."""
+    def test_ten_refused_connections_in_a_row_open_it(self) -> None:
+        """S1, S23: ten connections in a row that are refused open the circuit; nine do not."""
         self.fail_times(9)
         self.check_closed()
         self.fail_times(10)
         self.assertEqual(self.check_open().headers["retry-after"], "1")
 
-    def test_other_failures(self) -> None:
-        """S2, S3, S6, S23: it counts whatever keeps an answer from coming, in any mixture."""
+    def test_start_requests_without_a_response_open_it(self) -> None:
+        """S2, S3, S6, S23: whatever prevents a response counts as a failure, in any mixture."""
         for reason in (error.DNSLookupError(), error.TimeoutError(), LOST, REFUSED, LOST):
             self.check_closed()
             self.fail_times(9, reason)
         self.fail_times(1)
         self.check_open()
 
-    def test_errors(self) -> None:
-        """S18, S23: errors of the server count."""
+    def test_server_errors_open_it(self) -> None:
+        """S18, S23: server errors count as failures."""
         self.refuse(4, 500)
         self.refuse(5, 502)
         self.check_closed()
@@ -82,23 +82,23 @@ class OpeningTests(CircuitTestCase):
         self.refuse(1, 504)
         self.check_open()
 
-    def test_no_answer(self) -> None:
-        """S8, S23: starts that get no answer in time count."""
+    def test_timeouts_open_it(self) -> None:
+        """S8, S23: start requests that time out count as failures."""
         for number in range(10):
             self.submit(f"account {number}")
         self.clock.advance(9.9)
-        self.assertEqual(self.connect().get("/readyz").response.status, 200)
+        self.assertEqual(self.operate().get("/readyz").response.status, 200)
         self.clock.advance(0.1)
         self.check_open()
 
-    def test_success_between(self) -> None:
-        """S23: the failures have to be in a row."""
+    def test_success_resets_the_count_of_failures(self) -> None:
+        """S23: only failures in a row open the circuit."""
         for _ in range(3):
             self.fail_times(9)
             self.check_closed()
 
-    def test_other_answers(self) -> None:
-        """S10, S11, S15, S16, S17, S19, S23: a job server that answers is not dead."""
+    def test_other_responses_do_not_open_it(self) -> None:
+        """S10, S11, S15, S16, S17, S19, S23: a job server that responds is not down."""
         responses = [(200, b"<html>"), (200, b""), (200, b" " * 70_000)]
         responses += [(s, b"") for s in (302, 400, 401, 403, 404, 418, 422, 429, 503)]
         for status, body in responses:
@@ -107,14 +107,14 @@ class OpeningTests(CircuitTestCase):
             self.refuse(1, status, body)
         self.check_closed()
 
-    def test_own_failures(self) -> None:
-        """S4, S5, S23: neither a server that is not trusted nor a lack of sockets opens it."""
+    def test_failures_of_our_own_do_not_open_it(self) -> None:
+        """S4, S5, S23: neither an untrusted certificate nor a lack of sockets opens the circuit."""
         self.fail_times(20, UNTRUSTED)
         self.fail_times(20, NO_SOCKET)
         self.check_closed()
 
-    def test_lack_of_sockets_tells_nothing(self) -> None:
-        """S5, S23: a lack of sockets is no sign of life either."""
+    def test_lack_of_sockets_does_not_reset_the_count(self) -> None:
+        """S5, S23: a lack of sockets is no success either."""
         self.fail_times(9)
         self.fail_times(1, NO_SOCKET)
         self.fail_times(1)
@@ -122,22 +122,22 @@ class OpeningTests(CircuitTestCase):
 
 
 class RetriedTests(CircuitTestCase):
-    """Starts that would be made again, while the circuit is open."""
+    """Start requests to be sent again while the circuit is open."""
 
-    options = {"retry": Retry.NOT_SENT}
+    settings = {"retry": RetryMode.NOT_SENT}
 
-    def test_attempts_count(self) -> None:
-        """S23: each attempt counts, and none is made once it is open."""
-        self.line.failures = [REFUSED] * 100
+    def test_no_retry_is_sent_once_it_is_open(self) -> None:
+        """S23: each attempt counts, and none is sent once the circuit is open."""
+        self.sender.failures = [REFUSED] * 100
         clients = [self.submit() for _ in range(4)]
         self.clock.pump([0.2, 0.5])
-        self.assertEqual(self.line.calls, 10)
+        self.assertEqual(len(self.sender.times), 10)
         for client in clients:
             self.assert_problem(client.response, 503, "upstream-unreachable")
             self.assertEqual(client.response.headers["retry-after"], "1")
 
-    def test_resting(self) -> None:
-        """S23: a start that rests when it opens is not made again."""
+    def test_start_that_waits_for_its_retry_fails(self) -> None:
+        """S23: a start that waits for its retry when the circuit opens is not sent again."""
         resting = self.submit()
         self.starts[0].respond(b"", 503)
         self.fail_times(10)
@@ -146,13 +146,13 @@ class RetriedTests(CircuitTestCase):
         self.assertEqual(len(self.starts), 1)
 
 
-class DoubtTests(CircuitTestCase):
-    """Starts that may have been read, and would be made again."""
+class AmbiguousStartTests(CircuitTestCase):
+    """Ambiguous starts to be sent again while the circuit is open."""
 
-    options = {"retry": Retry.ALWAYS}
+    settings = {"retry": RetryMode.ALWAYS}
 
-    def test_doubt_stays(self) -> None:
-        """S6, S23: that the circuit is open makes no first start undone."""
+    def test_ambiguous_start_stays_ambiguous(self) -> None:
+        """S6, S23: an ambiguous start stays ambiguous when the circuit opens."""
         self.fail_times(10, LOST)
         self.clock.pump([0.2, 1.9])
         for client in self.clients:
@@ -160,16 +160,16 @@ class DoubtTests(CircuitTestCase):
         self.clock.advance(0.2)
         for client in self.clients:
             self.assert_problem(client.response, 504, "start-unknown", started="unknown")
-        self.assertEqual(self.line.calls, 10)
+        self.assertEqual(len(self.sender.times), 10)
 
 
 class LostTests(CircuitTestCase):
-    """Jobs that would be started again, as no word of them comes."""
+    """Started jobs to be started again, as there is no news of them."""
 
-    options = {"lost_after": 5.0}
+    settings = {"on_lost": OnLost.RESTART, "lost_after": 5.0}
 
-    def test_goes_on(self) -> None:
-        """B11, S23: a job that was started is waited for, although it cannot be started again."""
+    def test_callback_is_awaited_when_restart_is_impossible(self) -> None:
+        """B11, S23: a started job keeps waiting for its callback when it cannot be restarted."""
         client = self.submit()
         self.starts[0].ack("1")
         self.clock.advance(4.5)
@@ -182,10 +182,10 @@ class LostTests(CircuitTestCase):
 
 
 class OpenTests(CircuitTestCase):
-    """What holds while the circuit is open."""
+    """Jobs while the circuit is open."""
 
-    def test_queued(self) -> None:
-        """S23: the jobs of the account that wait to be started are told at once."""
+    def test_queued_jobs_are_refused_at_once(self) -> None:
+        """S23: queued jobs of the account are refused as soon as the circuit opens."""
         clients = [self.submit() for _ in range(12)]
         for number in range(9):
             self.starts[number].respond(b"", 500)
@@ -197,8 +197,8 @@ class OpenTests(CircuitTestCase):
         self.starts[10].respond(b"", 500)
         self.clock.advance(2)
 
-    def test_queued_behind_others(self) -> None:
-        """S23: so are those whose account has starts under way that get no answer."""
+    def test_jobs_queued_behind_starts_under_way_are_refused(self) -> None:
+        """S23: jobs queued behind start requests without a response are refused too."""
         clients = [self.submit() for _ in range(3)]
         for number in range(10):
             self.submit(f"account {number}")
@@ -211,8 +211,8 @@ class OpenTests(CircuitTestCase):
         self.assertEqual([client.response.status for client in clients[:2]], [200, 200])
         self.clock.advance(2)
 
-    def test_jobs_that_run(self) -> None:
-        """S23: jobs that have been started end as ever, and can be asked for."""
+    def test_started_jobs_end_as_usual(self) -> None:
+        """S23: started jobs end as usual, and can be polled."""
         client = self.connect().request(headers={"Idempotency-Key": "k"})
         self.starts[0].ack("1")
         self.fail_times(10)
@@ -225,40 +225,40 @@ class OpenTests(CircuitTestCase):
         found = self.connect().get(client.response.headers["content-location"]).response
         self.assertEqual(found.body, result_of("1"))
 
-    def test_readiness(self) -> None:
-        """S23, G7: the proxy is not ready until the job server is back."""
+    def test_proxy_is_not_ready_until_the_probe_succeeds(self) -> None:
+        """S23, G7: the proxy is not ready until the probe succeeds."""
         self.fail_times(10)
-        response = self.connect().get("/readyz").response
+        response = self.operate().get("/readyz").response
         self.assertEqual(response.status, 503)
         self.assertEqual(response.json["reasons"], ["job-server-unreachable"])
-        self.assertEqual(self.connect().get("/healthz").response.status, 200)
+        self.assertEqual(self.operate().get("/healthz").response.status, 200)
         self.clock.advance(1)
         self.probe()
-        self.assertEqual(self.connect().get("/readyz").response.status, 503)
+        self.assertEqual(self.operate().get("/readyz").response.status, 503)
         self.starts[-1].respond(result_of("1"))
-        response = self.connect().get("/readyz").response
+        response = self.operate().get("/readyz").response
         self.assertEqual((response.status, response.json["reasons"]), (200, []))
 
 
 class ProbeTests(CircuitTestCase):
-    """How the job server is tried again."""
+    """Probes of an open circuit."""
 
     def setUp(self) -> None:
         super().setUp()
         self.fail_times(10)
 
     def fail_probe(self) -> Client:
-        """Have the next job fail to be started."""
-        self.line.failures = [REFUSED]
+        """Submit a job whose start request fails."""
+        self.sender.failures = [REFUSED]
         return self.submit("probe")
 
-    def record_success(self) -> None:
-        """Have the last start succeed."""
+    def succeed(self) -> None:
+        """Let the last start request succeed."""
         self.starts[-1].respond(result_of("1"))
         self.check_closed()
 
-    def test_one_at_a_time(self) -> None:
-        """S23: after a second one start is let through, and its success closes the circuit."""
+    def test_success_of_the_only_probe_closes_it(self) -> None:
+        """S23: after a second one start request is sent, and its success closes the circuit."""
         self.clock.advance(0.9)
         self.check_open()
         self.clock.advance(0.1)
@@ -271,8 +271,8 @@ class ProbeTests(CircuitTestCase):
         self.call_back(self.starts[0], result_of("1"))
         self.assertEqual(client.response.status, 200)
 
-    def test_other_answers(self) -> None:
-        """S15, S17, S23: an answer that is no success closes it too."""
+    def test_any_response_below_500_closes_it(self) -> None:
+        """S15, S17, S23: a response that refuses the job closes the circuit too."""
         for status in (422, 429, 503):
             self.clock.advance(1)
             client = self.probe()
@@ -281,8 +281,8 @@ class ProbeTests(CircuitTestCase):
             self.check_closed()
             self.fail_times(10)
 
-    def test_failure(self) -> None:
-        """S23: each probe that fails doubles the time until the next, up to half a minute."""
+    def test_each_failed_probe_doubles_the_pause(self) -> None:
+        """S23: each failed probe doubles the pause, up to half a minute."""
         for pause in (1, 2, 4, 8, 16, 30, 30):
             self.assertEqual(self.check_open().headers["retry-after"], str(pause))
             self.clock.advance(pause - 0.5)
@@ -291,24 +291,24 @@ class ProbeTests(CircuitTestCase):
             client = self.fail_probe()
             self.assert_problem(client.response, 503, "upstream-unreachable")
 
-    def test_pause_after_success(self) -> None:
-        """S23: after a success the pauses are short again."""
+    def test_pauses_are_short_again_after_a_success(self) -> None:
+        """S23: after a success the first pause is a second again."""
         self.clock.advance(1)
         self.fail_probe()
         self.clock.advance(2)
         self.probe()
-        self.record_success()
+        self.succeed()
         self.fail_times(10)
         self.assertEqual(self.check_open().headers["retry-after"], "1")
         self.clock.advance(1)
         self.probe()
-        self.record_success()
+        self.succeed()
 
-    def test_pauses_vary(self) -> None:
-        """S23: a pause is half as long at least, so that proxies do not all come back at once."""
+    def test_jitter_shortens_a_pause_by_half_at_most(self) -> None:
+        """S23: jitter makes a pause shorter, but not less than half, so that proxies spread."""
         self.clock.advance(1)
         self.probe()
-        self.record_success()
+        self.succeed()
         self.patch(self.random, "uniform", lambda a, b: a)
         self.fail_times(10)
         self.clock.advance(0.4)
@@ -317,8 +317,8 @@ class ProbeTests(CircuitTestCase):
         self.probe()
         self.starts[-1].respond(result_of("1"))
 
-    def test_ambiguous(self) -> None:
-        """S18, S23: a probe that is answered with an error has failed; its job may run."""
+    def test_probe_with_a_server_error_fails(self) -> None:
+        """S18, S23: a probe that gets a server error has failed, and its job is ambiguous."""
         self.clock.advance(1)
         client = self.probe()
         self.starts[-1].respond(b"", 500)
@@ -326,8 +326,8 @@ class ProbeTests(CircuitTestCase):
         self.clock.advance(2)
         self.assert_problem(client.response, 504, "start-unknown", started="unknown")
 
-    def test_client_leaves(self) -> None:
-        """Q16, S23: a client that leaves ends no probe, nor stands in the way of the next one."""
+    def test_probe_goes_on_when_its_client_leaves(self) -> None:
+        """Q16, S23: a probe goes on when its client leaves, and does not block the next one."""
         self.clock.advance(1)
         self.probe().leave()
         self.clock.advance(9.9)
@@ -339,17 +339,17 @@ class ProbeTests(CircuitTestCase):
         self.starts[-1].ack("1")
         self.check_closed()
 
-    def test_no_socket(self) -> None:
-        """S5, S23: a probe for which there is no socket leaves the try to the next job."""
+    def test_next_job_is_the_probe_after_a_lack_of_sockets(self) -> None:
+        """S5, S23: if there is no socket for the probe, the next job is the probe."""
         self.clock.advance(1)
         self.fail_times(1, NO_SOCKET)
         self.assert_problem(self.clients[-1].response, 503, "overloaded")
         self.probe()
-        self.record_success()
+        self.succeed()
 
 
-class StartsFromBeforeTests(CircuitTestCase):
-    """Starts that were under way already when the circuit was opened."""
+class EarlierStartTests(CircuitTestCase):
+    """Start requests that were sent before the circuit opened."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -358,19 +358,19 @@ class StartsFromBeforeTests(CircuitTestCase):
         self.check_open()
 
     def finish(self, *numbers: int) -> None:
-        """Have starts succeed."""
+        """Let start requests succeed."""
         for number in numbers:
             self.starts[number].respond(result_of(str(number)))
 
-    def test_success(self) -> None:
-        """S23: an answer to one of them shows that the job server is back."""
+    def test_response_to_an_earlier_start_closes_it(self) -> None:
+        """S23: a response to an earlier start request closes the circuit."""
         self.finish(0)
         self.check_closed()
         self.finish(1)
         self.assertEqual([client.response.status for client in self.slow], [200, 200])
 
-    def test_failure(self) -> None:
-        """S23: one that fails is not the probe, and makes no way for a second one."""
+    def test_failure_of_an_earlier_start_allows_no_second_probe(self) -> None:
+        """S23: an earlier start request that fails is not the probe, and allows no second one."""
         self.clock.advance(1)
         client = self.probe()
         self.starts[0].respond(b"", 500)
@@ -383,8 +383,8 @@ class StartsFromBeforeTests(CircuitTestCase):
         self.assertEqual(client.response.status, 200)
         self.check_closed()
 
-    def test_lane_is_full(self) -> None:
-        """Q15, S23: a job whose start cannot be begun yet is no probe."""
+    def test_job_that_is_queued_is_no_probe(self) -> None:
+        """Q15, S23: a job that waits for a slot is not the probe."""
         self.clock.advance(1)
         queued = self.submit("slow")
         self.assertTrue(queued.is_held)

@@ -5,8 +5,9 @@ import os
 import time
 from typing import Any
 
-from jobproxy.upstream.retries import Retry
-from tests.support.proxy import EPOCH, Client, ProxyTestCase, Start, result_of
+from jobproxy.upstream.retries import OnLost, RetryMode
+from tests.support.job_server import Start
+from tests.support.proxy import EPOCH, Client, ProxyTestCase, result_of
 
 #: The three forms of a date in HTTP (RFC 9110, 5.6.7).
 FIXED = "%a, %d %b %Y %H:%M:%S GMT"
@@ -143,7 +144,7 @@ class RetryAfterTests(BusyTestCase):
 class PausedAccountTests(BusyTestCase):
     """An account that the job server takes no jobs of for some time."""
 
-    options: dict[str, Any] = {"per_account": 1}
+    settings: dict[str, Any] = {"starts_per_account": 1}
 
     def finish(self, *numbers: int) -> None:
         """Have starts be answered with a result, each with one of its own."""
@@ -220,7 +221,7 @@ class PausedAccountTests(BusyTestCase):
 class ManyAttemptsTests(BusyTestCase):
     """A busy job server that is asked often."""
 
-    options = {"attempts": 9}
+    settings = {"start_attempts": 9}
 
     def test_own_pause_does_not_count(self) -> None:
         """S17: the pause is what the job server asks for, however often it has been asked."""
@@ -235,7 +236,7 @@ class ManyAttemptsTests(BusyTestCase):
 class NoRetryBusyTests(BusyTestCase):
     """A busy job server, when no start is to be made again."""
 
-    options = {"retry": Retry.NEVER}
+    settings = {"retry": RetryMode.NEVER}
 
     def test_lane_pauses(self) -> None:
         """S17: the client is told at once, and the account's next jobs wait nevertheless."""
@@ -250,7 +251,7 @@ BODIES = (result_of("0"), result_of("1"))
 class LostTests(ProxyTestCase):
     """Jobs that are started again as no word of them comes."""
 
-    options = {"lost_after": 5.0}
+    settings = {"on_lost": OnLost.RESTART, "lost_after": 5.0}
 
     def begin(self) -> tuple[Client, Start]:
         """Return a client and the start of its job, which has an ack."""

@@ -1,4 +1,4 @@
-"""Lanes: bounded, first come first served within an account, and fair between accounts."""
+"""AccountLimiter: bounded, first come first served within an account, fair between accounts."""
 
 from collections import Counter
 
@@ -9,16 +9,17 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.upstream.limiter import AccountLimiter
-from jobproxy.wire.problems import AccountQueueFull
+from jobproxy.wire.problems import Kind, ProblemError
+from tests.support.problems import refuses
 
 ACCOUNTS = st.sampled_from("abcd")
 
 
-class LanesTests(SynchronousTestCase):
+class AccountLimiterTests(SynchronousTestCase):
     """Single rules."""
 
-    def test_takes_turns(self) -> None:
-        """L1: another account's only start comes next, however many of the first one wait."""
+    def test_accounts_take_turns(self) -> None:
+        """L1: another account's only start is next, however many of the first account wait."""
         limiter = AccountLimiter(Clock(), per_account=1, queue_per_account=100, total=1)
         order: list[str] = []
         for account in ["a"] * 5 + ["b"] + ["c"] * 2:
@@ -28,31 +29,31 @@ class LanesTests(SynchronousTestCase):
         self.assertEqual(order, ["a", "b", "c", "a", "c", "a", "a", "a"])
         self.assertEqual(len(limiter), 0)
 
-    def test_no_queue(self) -> None:
-        """With no queue at all a start that has room still runs."""
+    def test_start_with_a_free_slot_needs_no_queue(self) -> None:
+        """Without a queue a start request that has a free slot still runs."""
         limiter = AccountLimiter(Clock(), per_account=2, queue_per_account=0, total=3)
         for account in ("a", "a", "b"):
             self.successResultOf(limiter.acquire(account))
         for account in ("a", "b", "c"):
-            with self.assertRaises(AccountQueueFull):
+            with refuses(Kind.ACCOUNT_QUEUE_FULL):
                 limiter.acquire(account)
         for account in ("a", "a", "b"):
             limiter.release(account)
         self.assertEqual(len(limiter), 0)
 
-    def test_cancelling_late_does_nothing(self) -> None:
-        """A place that was given stays given until it is left."""
+    def test_cancel_after_the_grant_keeps_the_slot(self) -> None:
+        """A granted slot is held until it is released, also when its Deferred is cancelled."""
         limiter = AccountLimiter(Clock(), per_account=1, queue_per_account=1, total=1)
-        place = limiter.acquire("a")
-        place.cancel()
+        slot = limiter.acquire("a")
+        slot.cancel()
         waiting = limiter.acquire("a")
         self.assertNoResult(waiting)
         limiter.release("a")
         self.successResultOf(waiting)
         limiter.release("a")
 
-    def test_starts_that_end_at_once(self) -> None:
-        """Starts that end while they are given their place do not nest without end."""
+    def test_slots_released_at_once_do_not_recurse(self) -> None:
+        """Slots that are released while they are granted do not recurse without end."""
         limiter = AccountLimiter(Clock(), per_account=1, queue_per_account=5_000, total=1)
         self.successResultOf(limiter.acquire("a"))
         done: list[None] = []
@@ -66,19 +67,19 @@ class LanesTests(SynchronousTestCase):
         limiter.release("a")
         self.assertEqual(len(done), 5_000)
 
-    def test_many_accounts(self) -> None:
-        """L2: no account that has neither a start that runs nor one that waits is remembered."""
+    def test_idle_accounts_are_forgotten(self) -> None:
+        """L2: an account without a start request that runs or waits is forgotten."""
         limiter = AccountLimiter(Clock(), per_account=1, queue_per_account=1, total=10)
-        places = [(f"{n}", limiter.acquire(f"{n}")) for n in range(10_000)]
+        slots = [(f"{n}", limiter.acquire(f"{n}")) for n in range(10_000)]
         self.assertEqual(len(limiter), 10_000)
-        for account, place in places:
-            self.successResultOf(place)
+        for account, slot in slots:
+            self.successResultOf(slot)
             limiter.release(account)
         self.assertEqual(len(limiter), 0)
 
 
 class PauseTests(SynchronousTestCase):
-    """Accounts that get no places for some time, and starts that come back."""
+    """Paused accounts, and start requests that are queued again."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -91,11 +92,11 @@ class PauseTests(SynchronousTestCase):
         self.assertEqual(len(self.limiter), 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def note(self, place: Deferred[None], name: str) -> Deferred[None]:
-        return place.addCallback(lambda _: self.order.append(name))
+    def note(self, slot: Deferred[None], name: str) -> Deferred[None]:
+        return slot.addCallback(lambda _: self.order.append(name))
 
-    def test_pauses(self) -> None:
-        """S17: a paused account gets no place until its time is over; another one does."""
+    def test_paused_account_gets_no_slot(self) -> None:
+        """S17: a paused account gets no slot until its pause is over; another account does."""
         self.limiter.pause("a", 5)
         waiting, other = self.limiter.acquire("a"), self.limiter.acquire("b")
         self.successResultOf(other)
@@ -106,7 +107,7 @@ class PauseTests(SynchronousTestCase):
         self.successResultOf(waiting)
         self.limiter.release("a")
 
-    def test_longer_pause_stays(self) -> None:
+    def test_longer_of_two_pauses_counts(self) -> None:
         """S17: of two pauses of an account the one that ends later counts."""
         for seconds, longest in ((5, 5), (8, 8), (3, 8)):
             self.limiter.pause("a", seconds)
@@ -120,15 +121,15 @@ class PauseTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(self.limiter.paused_for("a"), 0)
 
-    def test_not_paused(self) -> None:
-        """S17: only what is paused has a pause, whether it is known or not."""
+    def test_account_without_a_pause_is_not_paused(self) -> None:
+        """S17: an account without a pause has none, whether it is known or not."""
         self.successResultOf(self.limiter.acquire("a"))
         for account in "ab":
             self.assertEqual(self.limiter.paused_for(account), 0)
         self.limiter.release("a")
 
-    def test_pause_takes_the_turn_away(self) -> None:
-        """S17: an account that is paused while it waits for a turn has none until it goes on."""
+    def test_paused_account_loses_its_turn(self) -> None:
+        """S17: an account that is paused while it waits for its turn has none until it resumes."""
         for account in "ab":
             self.successResultOf(self.limiter.acquire(account))
         for account in "cde":
@@ -143,8 +144,8 @@ class PauseTests(SynchronousTestCase):
         self.limiter.release("c")
         self.limiter.release("e")
 
-    def test_pause_while_one_runs(self) -> None:
-        """S17: a start that runs goes on in a pause, and no next one follows before its end."""
+    def test_running_start_goes_on_in_a_pause(self) -> None:
+        """S17: a start that runs goes on in a pause, and the next one waits for its end."""
         self.successResultOf(self.limiter.acquire("a"))
         waiting = self.limiter.acquire("a")
         self.limiter.pause("a", 5)
@@ -154,8 +155,8 @@ class PauseTests(SynchronousTestCase):
         self.successResultOf(waiting)
         self.limiter.release("a")
 
-    def test_gives_up_in_a_pause(self) -> None:
-        """Q15: who gives up while the account is paused gets no place when the pause ends."""
+    def test_start_that_leaves_the_queue_in_a_pause_gets_no_slot(self) -> None:
+        """Q15: a start that leaves the queue during a pause gets no slot at its end."""
         self.limiter.pause("a", 5)
         waiting = self.limiter.acquire("a")
         waiting.cancel()
@@ -163,19 +164,19 @@ class PauseTests(SynchronousTestCase):
         self.assertEqual(len(self.limiter), 1)
         self.clock.advance(5)
 
-    def test_no_place_for_a_moment(self) -> None:
+    def test_queue_is_as_long_as_ever_in_a_pause(self) -> None:
         """S17: in a pause an account may queue as many starts as ever, and no more."""
         self.limiter.pause("a", 5)
-        places = [self.limiter.acquire("a") for _ in range(2)]
-        with self.assertRaises(AccountQueueFull):
+        slots = [self.limiter.acquire("a") for _ in range(2)]
+        with refuses(Kind.ACCOUNT_QUEUE_FULL):
             self.limiter.acquire("a")
         self.clock.advance(5)
-        for place in places:
-            self.successResultOf(place)
+        for slot in slots:
+            self.successResultOf(slot)
             self.limiter.release("a")
 
-    def test_comes_back_first(self) -> None:
-        """S17: a start that comes back is the account's first one, and fits into a full queue."""
+    def test_requeued_start_is_first(self) -> None:
+        """S17: a requeued start is the account's first one, and fits into a full queue."""
         self.successResultOf(self.limiter.acquire("a"))
         for name in ("second", "third"):
             self.note(self.limiter.acquire("a"), name)
@@ -184,15 +185,15 @@ class PauseTests(SynchronousTestCase):
             self.limiter.release("a")
         self.assertEqual(self.order, ["first", "second", "third"])
 
-    def test_comes_back_alone(self) -> None:
-        """S17: a start that comes back to an account with nothing else to do runs at once."""
+    def test_requeued_start_without_others_runs_at_once(self) -> None:
+        """S17: a requeued start of an account with no other one runs at once."""
         self.successResultOf(self.limiter.requeue("a"))
         self.assertEqual(len(self.limiter), 1)
         self.limiter.release("a")
 
 
 class RateTests(SynchronousTestCase):
-    """L1: when an account whose queue is full is told to come again."""
+    """L1: the Retry-After of an account whose queue is full."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -202,50 +203,50 @@ class RateTests(SynchronousTestCase):
             self.limiter.acquire("a")
 
     def refuse(self) -> int | None:
-        with self.assertRaises(AccountQueueFull) as caught:
+        with refuses(Kind.ACCOUNT_QUEUE_FULL) as caught:
             self.limiter.acquire("a")
-        self.assertEqual(caught.exception.started, "no")
-        return caught.exception.retry_after
+        self.assertEqual(caught.problem.started, "no")
+        return caught.problem.retry_after
 
     def end(self, count: int) -> None:
-        """Have starts end, and as many more come."""
+        """Release slots, and queue as many more starts."""
         for _ in range(count):
             self.limiter.release("a")
             self.limiter.acquire("a")
 
-    def test_unknown(self) -> None:
-        """L1: as long as no start has ended, nothing better is known than to try again soon."""
+    def test_retry_after_is_1_without_a_rate(self) -> None:
+        """L1: as long as no start has ended, Retry-After is 1 second."""
         self.clock.advance(5)
         self.assertEqual(self.refuse(), 1)
 
-    def test_observed(self) -> None:
-        """L1: the queue of 6 is gone in 3 seconds at the 2 starts a second that were seen."""
+    def test_retry_after_follows_the_rate(self) -> None:
+        """L1: the queue of 6 is empty in 3 seconds at the rate of 2 starts a second so far."""
         self.clock.advance(4)
         self.end(8)
         self.assertEqual(self.refuse(), 3)
 
-    def test_rounded_up(self) -> None:
-        """L1: a part of a second is a whole one."""
+    def test_retry_after_is_rounded_up(self) -> None:
+        """L1: Retry-After is rounded up to a whole second."""
         self.clock.advance(4)
         self.end(7)
         self.assertEqual(self.refuse(), 4)
 
-    def test_first_second(self) -> None:
-        """L1: what ends within the first second is not taken for more than it is."""
+    def test_rate_of_the_first_second_is_not_extrapolated(self) -> None:
+        """L1: starts that end within the first second count as the rate of a whole second."""
         self.clock.advance(0.25)
         self.end(2)
         self.assertEqual(self.refuse(), 3)
 
-    def test_no_more_than_a_minute(self) -> None:
-        """L1: however slow it is, nobody is told to stay away for more than a minute."""
+    def test_retry_after_is_a_minute_at_most(self) -> None:
+        """L1: however low the rate is, Retry-After is at most a minute."""
         self.clock.advance(20)
         self.end(2)
         self.assertEqual(self.refuse(), 60)
         self.clock.advance(600)
         self.assertEqual(self.refuse(), 60)
 
-    def test_begins_anew(self) -> None:
-        """L1: the rate is that of the time since the account has had something to do."""
+    def test_rate_counts_from_when_the_account_was_last_idle(self) -> None:
+        """L1: the rate is that of the time since the account was last idle."""
         for _ in range(7):
             self.limiter.release("a")
         self.clock.advance(1_000)
@@ -256,8 +257,8 @@ class RateTests(SynchronousTestCase):
         self.assertEqual(self.refuse(), 1)
 
 
-class LanesMachine(RuleBasedStateMachine):
-    """Starts that come, give up, end and come back, and accounts that pause, in any order."""
+class AccountLimiterMachine(RuleBasedStateMachine):
+    """Starts that come, leave the queue, end and are requeued, and pauses, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,42 +271,42 @@ class LanesMachine(RuleBasedStateMachine):
         self.paused: dict[str, float] = {}
 
     @rule(account=ACCOUNTS)
-    def enter(self, account: str) -> None:
+    def acquire(self, account: str) -> None:
         queued = [a for a, _ in self.waiting].count(account)
         try:
-            place = self.limiter.acquire(account)
-        except AccountQueueFull:
+            slot = self.limiter.acquire(account)
+        except ProblemError:
             assert queued >= 3
             return
         assert queued < 3
-        self.await_place(account, place, len(self.waiting))
+        self.await_slot(account, slot, len(self.waiting))
 
     @rule(account=ACCOUNTS)
-    def come_back(self, account: str) -> None:
-        self.await_place(account, self.limiter.requeue(account), 0)
+    def requeue(self, account: str) -> None:
+        self.await_slot(account, self.limiter.requeue(account), 0)
 
-    def await_place(self, account: str, place: Deferred[None], at: int) -> None:
-        self.waiting.insert(at, (account, place))
-        place.addCallback(lambda _: self._run(account, place))
-        place.addErrback(lambda failure: failure.trap(CancelledError) and None)
+    def await_slot(self, account: str, slot: Deferred[None], at: int) -> None:
+        self.waiting.insert(at, (account, slot))
+        slot.addCallback(lambda _: self._run(account, slot))
+        slot.addErrback(lambda failure: failure.trap(CancelledError) and None)
 
-    def _run(self, account: str, place: Deferred[None]) -> None:
+    def _run(self, account: str, slot: Deferred[None]) -> None:
         assert account not in self.paused
         first = next(record for record in self.waiting if record[0] == account)
-        assert first[1] is place, "first come, first served"
+        assert first[1] is slot, "first come, first served"
         self.waiting.remove(first)
         self.running.append(account)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
-    def leave(self, data: st.DataObject) -> None:
+    def release(self, data: st.DataObject) -> None:
         account = data.draw(st.sampled_from(self.running))
         self.running.remove(account)
         self.limiter.release(account)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
-    def give_up(self, data: st.DataObject) -> None:
+    def cancel(self, data: st.DataObject) -> None:
         record = data.draw(st.sampled_from(self.waiting))
         self.waiting.remove(record)
         record[1].cancel()
@@ -324,7 +325,7 @@ class LanesMachine(RuleBasedStateMachine):
             self.clock.advance(1)
 
     @invariant()
-    def is_bounded_and_busy(self) -> None:
+    def uses_all_slots_and_no_more(self) -> None:
         running = Counter(self.running)
         assert len(self.running) <= 4
         assert all(count <= 2 for count in running.values())
@@ -333,7 +334,7 @@ class LanesMachine(RuleBasedStateMachine):
             assert stuck <= self.paused.keys(), "room is used"
 
     @invariant()
-    def knows_who_has_something_to_do(self) -> None:
+    def knows_the_accounts_that_are_not_idle(self) -> None:
         waiting = {account for account, _ in self.waiting}
         assert len(self.limiter) == len(waiting | set(self.running) | self.paused.keys())
         for account in "abcd":
@@ -349,4 +350,4 @@ class LanesMachine(RuleBasedStateMachine):
         assert self.clock.getDelayedCalls() == []
 
 
-LanesMachineTests = LanesMachine.TestCase
+AccountLimiterMachineTests = AccountLimiterMachine.TestCase

@@ -1,15 +1,16 @@
-"""Lanes: pauses, starts that come back, and what an account is told whose queue is full."""
+"""AccountLimiter: pauses, requeued starts, and the Retry-After of a full queue."""
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.upstream.limiter import MAX_RETRY_AFTER, AccountLimiter
-from jobproxy.wire.problems import AccountQueueFull
+from jobproxy.wire.problems import Kind
+from tests.support.problems import refuses
 
 
-class LaneTestCase(SynchronousTestCase):
-    """One place for each account; when the test ends, no account is remembered."""
+class LimiterTestCase(SynchronousTestCase):
+    """One slot for each account; when the test ends, no account may be remembered."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -23,208 +24,209 @@ class LaneTestCase(SynchronousTestCase):
         self.assertEqual((len(self.limiter), self.limiter.running, self.limiter.queued), (0, 0, 0))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def enter(self, *names: str, account: str = "a") -> None:
-        """Have starts ask for a place; each is listed by its name once it has one."""
+    def acquire(self, *names: str, account: str = "a") -> None:
+        """Queue starts; each is listed in ``order`` by its name once it has a slot."""
         for name in names:
             self.note(self.limiter.acquire(account), name)
 
-    def note(self, place: Deferred[None], name: str) -> None:
-        place.addCallback(lambda _: self.order.append(name))
+    def note(self, slot: Deferred[None], name: str) -> None:
+        slot.addCallback(lambda _: self.order.append(name))
 
-    def leave(self, times: int = 1, account: str = "a") -> None:
+    def release(self, times: int = 1, account: str = "a") -> None:
         for _ in range(times):
             self.limiter.release(account)
 
     def check_full(self, account: str = "a") -> int:
-        """Check that no more starts of an account are taken, and return when to come again."""
-        problem = self.assertRaises(AccountQueueFull, self.limiter.acquire, account)
-        assert isinstance(problem.retry_after, int)
-        return problem.retry_after
+        """Check that no more starts of an account are queued, and return the Retry-After."""
+        with refuses(Kind.ACCOUNT_QUEUE_FULL) as caught:
+            self.limiter.acquire(account)
+        assert isinstance(caught.problem.retry_after, int)
+        return caught.problem.retry_after
 
 
-class FullQueueTests(LaneTestCase):
-    """How long an account is asked to wait."""
+class FullQueueTests(LimiterTestCase):
+    """The Retry-After of a full queue."""
 
     def fill(self, done: int, seconds: float) -> None:
-        """Have so many starts be done in some time, and as many wait as may."""
-        self.enter("first")
+        """Let so many starts end in some time, and fill the queue."""
+        self.acquire("first")
         for number in range(done):
-            self.enter(f"{number}")
-            self.leave()
-        self.enter("x", "y", "z")
+            self.acquire(f"{number}")
+            self.release()
+        self.acquire("x", "y", "z")
         self.clock.advance(seconds)
 
-    def check(self, done: int, seconds: float, told: int) -> None:
+    def check(self, done: int, seconds: float, retry_after: int) -> None:
         self.fill(done, seconds)
-        self.assertEqual(self.check_full(), told)
-        self.leave(4)
+        self.assertEqual(self.check_full(), retry_after)
+        self.release(4)
 
-    def test_no_rate_yet(self) -> None:
-        """L1: as long as no start of an account is done, it may come again after a second."""
+    def test_retry_after_is_1_until_a_start_has_ended(self) -> None:
+        """L1: as long as no start of an account has ended, Retry-After is 1 second."""
         self.check(0, 50, 1)
 
-    def test_rate(self) -> None:
-        """L1: the queue will be gone as fast as it was till now, in whole seconds at least."""
+    def test_retry_after_is_the_queue_at_the_rate_so_far(self) -> None:
+        """L1: Retry-After is when the queue is empty at the rate so far, in whole seconds."""
         self.check(2, 8, 12)
         self.check(2, 7, 11)
         self.check(4, 2, 2)
         self.check(2, 2, 3)
         self.check(100, 10, 1)
 
-    def test_first_second(self) -> None:
-        """L1: what is done in less than a second is no rate to rely on."""
+    def test_starts_of_the_first_second_are_not_extrapolated(self) -> None:
+        """L1: starts that end in less than a second are no rate to rely on."""
         self.check(2, 0.25, 2)
 
-    def test_is_bounded(self) -> None:
-        """L1: nobody is told to come again in more than a minute."""
+    def test_retry_after_is_at_most_a_minute(self) -> None:
+        """L1: Retry-After is a minute at most."""
         self.assertEqual(MAX_RETRY_AFTER, 60)
         self.check(1, 19, 57)
         self.check(1, 20, 60)
         self.check(1, 100, 60)
 
-    def test_others_have_their_own(self) -> None:
-        """L1: the full queue of one account is none of another, nor is its rate."""
+    def test_each_account_has_its_own_queue_and_rate(self) -> None:
+        """L1: the full queue of one account is not that of another, nor is its rate."""
         self.fill(1, 10)
-        self.enter("b", "c", "d", "e", account="b")
+        self.acquire("b", "c", "d", "e", account="b")
         self.clock.advance(10)
         self.assertEqual(self.check_full("b"), 1)
         self.assertEqual(self.check_full("a"), 60)
-        self.leave(4)
-        self.leave(4, "b")
+        self.release(4)
+        self.release(4, "b")
 
-    def test_more_than_full(self) -> None:
-        """L1: starts that came back may be too many for the queue; no new one is taken then."""
-        self.enter("first", "x", "y", "z")
+    def test_overfull_queue_accepts_no_new_start(self) -> None:
+        """L1: requeued starts may overfill the queue; no new one is accepted then."""
+        self.acquire("first", "x", "y", "z")
         self.note(self.limiter.requeue("a"), "again")
         self.check_full()
-        self.leave()
+        self.release()
         self.assertEqual(self.order, ["first", "again"])
         self.check_full()
-        self.leave(4)
+        self.release(4)
 
 
-class PauseTests(LaneTestCase):
-    """Accounts that get no places for some time."""
+class PauseTests(LimiterTestCase):
+    """Paused accounts."""
 
     def check_pause(self, seconds: float) -> None:
         """Check for how long the account is still paused."""
         self.assertEqual(self.limiter.paused_for("a"), seconds)
-        self.enter("later")
+        self.acquire("later")
         self.clock.advance(seconds - 0.5)
         self.assertEqual((self.order, self.limiter.paused_for("a")), ([], 0.5))
         self.clock.advance(0.5)
         self.assertEqual((self.order, self.limiter.paused_for("a")), (["later"], 0.0))
-        self.leave()
+        self.release()
         self.order.clear()
 
-    def test_no_pause(self) -> None:
-        """S17: an account that is not known, or not paused, gets its place at once."""
+    def test_account_that_is_not_paused_gets_its_slot_at_once(self) -> None:
+        """S17: an account that is not known, or not paused, gets its slot at once."""
         self.assertEqual(self.limiter.paused_for("a"), 0.0)
-        self.enter("first")
+        self.acquire("first")
         self.assertEqual(self.limiter.paused_for("a"), 0.0)
-        self.leave()
+        self.release()
 
-    def test_pause(self) -> None:
-        """S17: a paused account gets no place until its pause is over."""
+    def test_paused_account_gets_its_slot_after_the_pause(self) -> None:
+        """S17: a paused account gets no slot until its pause is over."""
         for seconds in (2, 7):
             self.limiter.pause("a", seconds)
             self.check_pause(seconds)
 
-    def test_longer_pause_counts(self) -> None:
+    def test_second_pause_never_shortens_the_first(self) -> None:
         """S17: a second pause lengthens the first, and never shortens it."""
         for seconds in ((2, 7), (7, 2), (3, 3)):
             for pause in seconds:
                 self.limiter.pause("a", pause)
             self.check_pause(max(seconds))
 
-    def test_second_pause_is_from_now(self) -> None:
-        """S17: a pause begins when it is asked for, also while there is one."""
+    def test_second_pause_begins_when_it_is_requested(self) -> None:
+        """S17: a pause begins when it is requested, also during another one."""
         for first, wait, second, left in ((7, 4, 5, 5), (7, 2, 4, 5), (7, 6, 2, 2)):
             self.limiter.pause("a", first)
             self.clock.advance(wait)
             self.limiter.pause("a", second)
             self.check_pause(left)
 
-    def test_nobody_waits(self) -> None:
+    def test_pause_without_a_start_is_forgotten(self) -> None:
         """S17, L2: a pause of an account without a start is forgotten when it is over."""
         self.limiter.pause("a", 2)
         self.assertEqual(len(self.limiter), 1)
         self.clock.advance(2)
         self.assertEqual(len(self.limiter), 0)
 
-    def test_pause_takes_the_turn(self) -> None:
-        """S17, L1: an account that is paused while it waits for its turn does not get it."""
-        self.enter("b", account="b")
-        self.enter("c", account="c")
-        self.enter("a")
-        self.enter("d", account="d")
+    def test_account_paused_before_its_turn_is_skipped(self) -> None:
+        """S17, L1: an account that is paused while it waits for its turn is skipped."""
+        self.acquire("b", account="b")
+        self.acquire("c", account="c")
+        self.acquire("a")
+        self.acquire("d", account="d")
         self.limiter.pause("a", 5)
-        self.leave(account="b")
+        self.release(account="b")
         self.assertEqual(self.order, ["b", "c", "d"])
         self.clock.advance(5)
-        self.leave(account="c")
+        self.release(account="c")
         self.assertEqual(self.order, ["b", "c", "d", "a"])
-        self.leave(account="d")
-        self.leave()
+        self.release(account="d")
+        self.release()
 
 
-class ComingBackTests(LaneTestCase):
-    """Starts that failed, and are to be made again."""
+class RequeueTests(LimiterTestCase):
+    """Starts that failed, and are queued again."""
 
-    def test_is_first(self) -> None:
-        """S17: a start that comes back is before those of its account that came later."""
-        self.enter("first", "x", "y")
+    def test_requeued_start_is_before_later_ones(self) -> None:
+        """S17: a requeued start is before those of its account that came later."""
+        self.acquire("first", "x", "y")
         self.note(self.limiter.requeue("a"), "again")
-        self.leave(3)
+        self.release(3)
         self.assertEqual(self.order, ["first", "again", "x", "y"])
-        self.leave()
+        self.release()
 
-    def test_is_alone(self) -> None:
-        """S17: a start that comes back to an empty lane gets its place at once."""
+    def test_requeued_start_of_an_idle_account_gets_its_slot_at_once(self) -> None:
+        """S17: a requeued start of an account with an empty queue gets its slot at once."""
         self.note(self.limiter.requeue("a"), "again")
         self.assertEqual(self.order, ["again"])
-        self.leave()
+        self.release()
 
-    def test_takes_no_turn_of_others(self) -> None:
-        """S17, L1: a start that comes back waits for the turn of its account."""
-        self.enter("b", account="b")
-        self.enter("c", account="c")
-        self.enter("d", account="d")
+    def test_requeued_start_waits_for_its_turn(self) -> None:
+        """S17, L1: a requeued start waits for the turn of its account."""
+        self.acquire("b", account="b")
+        self.acquire("c", account="c")
+        self.acquire("d", account="d")
         self.note(self.limiter.requeue("a"), "again")
-        self.leave(account="b")
-        self.leave(account="c")
+        self.release(account="b")
+        self.release(account="c")
         self.assertEqual(self.order, ["b", "c", "d", "again"])
-        self.leave(account="d")
-        self.leave()
+        self.release(account="d")
+        self.release()
 
-    def test_gives_up(self) -> None:
-        """S17, Q15: a start that comes back may still give up its wait."""
-        self.enter("first", "x")
+    def test_requeued_start_can_leave_the_queue(self) -> None:
+        """S17, Q15: a requeued start can still leave the queue."""
+        self.acquire("first", "x")
         again = self.limiter.requeue("a")
         again.cancel()
         self.failureResultOf(again)
         self.assertEqual((self.limiter.running, self.limiter.queued), (1, 1))
-        self.leave()
+        self.release()
         self.assertEqual(self.order, ["first", "x"])
-        self.leave()
+        self.release()
 
 
-class CountTests(LaneTestCase):
-    """What is told of how busy it is."""
+class CountTests(LimiterTestCase):
+    """The counts of starts."""
 
-    def test_counts(self) -> None:
-        """L1: starts that run and starts that wait are counted over all accounts."""
+    def test_running_and_queued_starts_are_counted(self) -> None:
+        """L1: running and queued starts are counted over all accounts."""
         counts = []
-        self.enter("a", "x", "y")
-        self.enter("b", account="b")
-        self.enter("c", account="c")
+        self.acquire("a", "x", "y")
+        self.acquire("b", account="b")
+        self.acquire("c", account="c")
         counts.append((self.limiter.running, self.limiter.queued, len(self.limiter)))
         given_up = self.limiter.acquire("c")
         given_up.cancel()
         self.failureResultOf(given_up)
-        self.leave(account="b")
+        self.release(account="b")
         counts.append((self.limiter.running, self.limiter.queued, len(self.limiter)))
-        self.leave(account="c")
+        self.release(account="c")
         counts.append((self.limiter.running, self.limiter.queued, len(self.limiter)))
-        self.leave(3)
+        self.release(3)
         self.assertEqual(counts, [(2, 3, 3), (2, 2, 2), (1, 2, 1)])

@@ -78,9 +78,7 @@ class RetryAfterTests(ProxyTestCase):
     def test_first_counts(self) -> None:
         """S17: of two times to come back after the first one counts."""
         client = self.submit()
-        headers = self.starts[0].request.responseHeaders
-        headers.setRawHeaders(b"retry-after", [b"7", b"9"])
-        self.starts[0].respond(b"", 503)
+        self.starts[0].begin(503, 0, ("Retry-After", "7"), ("Retry-After", "9"))
         self.clock.advance(6.9)
         self.assertEqual(len(self.starts), 1)
         self.clock.advance(0.1)

@@ -14,7 +14,8 @@ from twisted.web.client import (
     ResponseNeverReceived,
 )
 
-from jobproxy.upstream.retries import Retry
+from jobproxy.upstream.retries import RetryMode
+from tests.support.job_server import Start
 from tests.support.proxy import Client, ProxyTestCase, result_of
 
 
@@ -58,7 +59,7 @@ class NeverSentTests(ProxyTestCase):
 class AnsweredTests(ProxyTestCase):
     """Starts that the job server did not accept."""
 
-    options = {"retry": Retry.NEVER}
+    settings = {"retry": RetryMode.NEVER}
 
     def refuse(self, status: int, body: bytes = b"", **headers: str) -> Client:
         client = self.submit()
@@ -267,23 +268,20 @@ class StateTests(ProxyTestCase):
         self.submit().leave()
         self.starts[0].respond(b'{"state":"running"}')
         self.call_back(self.starts[0], result_of("7"))
-        (orphan,) = self.connect().get("/orphans").response.json["orphans"]
+        (orphan,) = self.operate().get("/orphans").response.json["orphans"]
         self.assertEqual(orphan["id"], "7")
 
 
 class UnfinishedAnswerTests(ProxyTestCase):
     """Answers of the job server that do not come to their end."""
 
-    def begin(self, status: int, body: bytes, length: int) -> tuple[Client, list[Failure]]:
-        """Have the job server begin an answer; the list tells when its connection is lost."""
+    def begin(self, status: int, body: bytes, length: int) -> tuple[Client, Start]:
+        """Begin a response as the job server."""
         client = self.submit()
-        request, lost = self.starts[-1].request, list[Failure]()
-        request.notifyFinish().addErrback(lost.append)
-        request.setResponseCode(status)
-        request.setHeader(b"content-length", b"%d" % length)
-        request.write(body)
-        self.job_server.agent.flush()
-        return client, lost
+        start = self.starts[-1]
+        start.begin(status, length)
+        start.write(body)
+        return client, start
 
     def check_grace(self, client: Client) -> None:
         self.assertTrue(client.is_held)
@@ -292,27 +290,23 @@ class UnfinishedAnswerTests(ProxyTestCase):
 
     def test_slow_ack(self) -> None:
         """S21: the start timeout covers the body too, and the connection is closed then."""
-        client, lost = self.begin(200, b'{"id":"1"', 10)
+        client, start = self.begin(200, b'{"id":"1"', 10)
         self.clock.advance(9.9)
-        self.job_server.agent.flush()
-        self.assertEqual(lost, [])
+        self.assertTrue(start.is_connected)
         self.clock.advance(0.1)
-        self.job_server.agent.flush()
-        self.assertEqual(len(lost), 1)
+        self.assertFalse(start.is_connected)
         self.check_grace(client)
 
     def test_short_ack(self) -> None:
         """S9: the connection ends in the middle of an ack, even one that could be read."""
-        client, _ = self.begin(200, result_of("1"), 1000)
-        self.starts[0].request.loseConnection()
-        self.job_server.agent.flush()
+        client, start = self.begin(200, result_of("1"), 1000)
+        start.lose()
         self.check_grace(client)
 
     def test_huge_ack(self) -> None:
         """S20: the connection is closed as soon as an ack is known to be too big."""
-        client, lost = self.begin(200, b" " * 65_537, 10**9)
-        self.job_server.agent.flush()
-        self.assertEqual(len(lost), 1)
+        client, start = self.begin(200, b" " * 65_537, 10**9)
+        self.assertFalse(start.is_connected)
         self.check_grace(client)
 
     def test_slow_rejection(self) -> None:

@@ -1,4 +1,4 @@
-"""Deadlines: never too early, never far too late, and met by all that has arrived in time."""
+"""Deadline: on time, once, and after all that arrived in time was read."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobproxy.util.deadline import Deadline
 from tests.support.proxy import ProxyTestCase, result_of
 
-#: The longest queue of connections that a socket of ours is told to have.
+#: The largest listen backlog of our sockets.
 BACKLOG = 4_096
 
 
 class Loop(Clock):
-    """A clock whose timers run as Twisted's do: in each turn those that are due, then the rest."""
+    """A clock whose timers run as Twisted's: in each turn those that are due, then the sockets."""
 
     def turn(self, rest: Callable[[], object] = lambda: None) -> None:
         for call in list(self.calls):
@@ -24,7 +24,7 @@ class Loop(Clock):
         rest()
 
     def stall(self, seconds: float) -> None:
-        """Have time pass without a turn."""
+        """Let time pass without a turn."""
         self.rightNow += seconds
 
 
@@ -41,17 +41,17 @@ class LoopTestCase(SynchronousTestCase):
         self.calls.append(self.loop.seconds())
 
     def check_spent(self) -> None:
-        """Check that it has been called once, and will not be called again."""
+        """Check that the function was called once, and will not be called again."""
         self.assertEqual(len(self.calls), 1)
         self.assertEqual(self.loop.getDelayedCalls(), [])
         self.deadline.cancel()
 
 
 class TimeTests(LoopTestCase):
-    """When it is called."""
+    """When the function is called."""
 
-    def test_on_time(self) -> None:
-        """B11: it is called at its time, and once."""
+    def test_function_is_called_once_at_its_time(self) -> None:
+        """B11: the function is called at the deadline's time, and once."""
         self.assertEqual(self.deadline.at, 10)
         self.loop.advance(9.75)
         self.assertEqual(self.calls, [])
@@ -60,8 +60,8 @@ class TimeTests(LoopTestCase):
         self.loop.advance(100)
         self.check_spent()
 
-    def test_cancelled(self) -> None:
-        """What is cancelled is not called, neither before its time nor in the last turn."""
+    def test_cancelled_deadline_calls_nothing(self) -> None:
+        """A cancelled deadline calls nothing, neither before its time nor in the last turn."""
         self.deadline.cancel()
         self.loop.advance(20)
         self.deadline.cancel()
@@ -70,8 +70,8 @@ class TimeTests(LoopTestCase):
         self.loop.turn(late.cancel)
         self.assertEqual((self.calls, self.loop.getDelayedCalls()), ([], []))
 
-    def test_brought_forward(self) -> None:
-        """S6: it may be brought forward, and never put off."""
+    def test_deadline_moves_only_to_an_earlier_time(self) -> None:
+        """S6: a deadline can be moved to an earlier time, never to a later one."""
         self.deadline.bring_forward(4)
         for at in (4, 5, 20):
             self.deadline.bring_forward(at)
@@ -82,16 +82,16 @@ class TimeTests(LoopTestCase):
         self.assertEqual(self.calls, [4])
         self.check_spent()
 
-    def test_brought_forward_to_the_past(self) -> None:
-        """S6: with no grace at all it is called soon, but not from within."""
+    def test_deadline_moved_to_the_past_calls_in_the_next_turn(self) -> None:
+        """S6: a deadline that is moved to the past calls soon, but not within bring_forward."""
         self.loop.advance(5)
         self.deadline.bring_forward(4)
         self.assertEqual(self.calls, [])
         self.loop.advance(0)
         self.check_spent()
 
-    def test_brought_forward_in_its_last_turns(self) -> None:
-        """S6: what has come to its time already is called soon, whatever it is moved to."""
+    def test_deadline_moved_in_its_last_turns_calls_soon(self) -> None:
+        """S6: a deadline whose time has come calls soon, also when it is moved then."""
         self.loop.stall(10)
         self.loop.turn(lambda: self.deadline.bring_forward(9))
         self.loop.advance(0)
@@ -99,7 +99,7 @@ class TimeTests(LoopTestCase):
 
 
 class TurnTests(LoopTestCase):
-    """T3: what lies in the kernel when the time has come."""
+    """T3: bytes that lie in the kernel when the time has come."""
 
     def turns_until_called(self) -> int:
         turns = 0
@@ -109,7 +109,7 @@ class TurnTests(LoopTestCase):
         return turns
 
     def check_met_in_turn(self, number: int) -> None:
-        """Check that what is read in a turn after the time still counts."""
+        """Check that a cancel in this turn after the time still counts."""
         for _ in range(number - 1):
             self.loop.turn()
         self.assertEqual(self.calls, [])
@@ -117,17 +117,17 @@ class TurnTests(LoopTestCase):
         self.loop.advance(10)
         self.assertEqual((self.calls, self.loop.getDelayedCalls()), ([], []))
 
-    def test_on_a_connection(self) -> None:
-        """T3: what has arrived on a connection is read first."""
+    def test_open_connections_are_read_before_the_call(self) -> None:
+        """T3: bytes that have arrived on an open connection are read first."""
         self.loop.stall(10)
         self.check_met_in_turn(1)
 
-    def test_on_a_new_connection(self) -> None:
-        """T3: what has arrived on a connection that must be accepted first is read first too."""
+    def test_new_connection_is_accepted_and_read_before_the_call(self) -> None:
+        """T3: bytes that have arrived on a connection not yet accepted are read first too."""
         self.loop.stall(10)
         self.check_met_in_turn(2)
 
-    def test_after_a_stall(self) -> None:
+    def test_full_backlog_is_accepted_and_read_after_a_stall(self) -> None:
         """T3: after a stall all connections that a socket can queue are accepted and read first."""
         self.loop.stall(11)
         waiting, at_once, turns = BACKLOG, 1, 0
@@ -136,8 +136,8 @@ class TurnTests(LoopTestCase):
             waiting, at_once, turns = waiting - at_once, at_once + 20, turns + 1
         self.check_met_in_turn(turns + 1)
 
-    def test_ends(self) -> None:
-        """B11: it is called within few turns all the same, after a stall too."""
+    def test_call_comes_within_few_turns_after_a_stall(self) -> None:
+        """B11: the function is called within few turns, after a stall too."""
         self.loop.stall(10)
         self.assertLess(self.turns_until_called(), 50)
         self.check_spent()
@@ -151,23 +151,23 @@ class TurnTests(LoopTestCase):
 class ProxyDeadlineTests(ProxyTestCase):
     """Deadlines of clients and of start calls."""
 
-    def test_callback_at_the_deadline(self) -> None:
-        """T3: a callback that comes at the very moment is the answer."""
+    def test_callback_at_the_deadline_is_the_response(self) -> None:
+        """T3: a callback that arrives at the very moment of the deadline is the response."""
         client = self.submit()
         self.starts[0].ack("1")
         self.clock.callLater(30, self.call_back, self.starts[0], result_of("1"))
         self.clock.advance(31)
         self.assertEqual(client.response.body, result_of("1"))
 
-    def test_ack_at_its_deadline(self) -> None:
-        """S8, T3: an ack that comes at the very moment is usable."""
+    def test_ack_at_its_deadline_is_usable(self) -> None:
+        """S8, T3: an ack that arrives at the very moment of its deadline is usable."""
         client = self.submit()
         self.clock.callLater(10, self.starts[0].respond, result_of("1"))
         self.clock.advance(11)
         self.assertEqual(client.response.body, result_of("1"))
 
-    def test_each_has_its_own(self) -> None:
-        """B11: each client is answered when its own time is over."""
+    def test_each_client_has_its_own_deadline(self) -> None:
+        """B11: each client gets a response when its own time is over."""
         clients = []
         for number in range(3):
             clients.append(self.submit(f"{number}"))

@@ -1,4 +1,4 @@
-"""Shelves: what is put there is kept for its time, within bounds, and then goes by itself."""
+"""ExpiringMap: values expire after their time, and are dropped earlier when it is full."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -12,38 +12,38 @@ MAX_NUMBER = 4
 MAX_BYTES = 100
 
 
-class ShelfTests(SynchronousTestCase):
-    """Single rules; the rest is the machine's below."""
+class ExpiringMapTests(SynchronousTestCase):
+    """Single rules; the state machine below combines them."""
 
     def setUp(self) -> None:
         super().setUp()
         self.clock = Clock()
         self.dropped: list[str] = []
-        self.shelf = ExpiringMap(self.clock, SECONDS, MAX_NUMBER, MAX_BYTES, self.dropped.append)
+        self.map = ExpiringMap(self.clock, SECONDS, MAX_NUMBER, MAX_BYTES, self.dropped.append)
 
     def put(self, names: str, size: int = 1) -> None:
         for name in names:
-            self.shelf.put(name, name.upper(), size)
+            self.map.put(name, name.upper(), size)
 
     def check(self, kept: str, dropped: str) -> None:
-        """Check what is here, the oldest first, and what had to go."""
-        self.assertEqual("".join(self.shelf), kept)
-        self.assertEqual(len(self.shelf), len(kept))
+        """Check the values, the oldest first, and those that were dropped."""
+        self.assertEqual("".join(self.map), kept)
+        self.assertEqual(len(self.map), len(kept))
         self.assertEqual("".join(self.dropped), dropped)
 
-    def test_keeps_for_a_time(self) -> None:
-        """B2: what is remembered of a job is there for its time, and not after."""
+    def test_value_expires_after_its_time(self) -> None:
+        """B2: what is known of a job is kept for its time, and no longer."""
         self.put("a")
         self.clock.advance(SECONDS - 0.25)
         self.check(kept="A", dropped="")
-        self.assertEqual(self.shelf.find("a"), "A")
+        self.assertEqual(self.map.find("a"), "A")
         self.clock.advance(0.25)
         self.check(kept="", dropped="A")
-        self.assertIsNone(self.shelf.find("a"))
-        self.assertEqual(self.shelf.size, 0)
+        self.assertIsNone(self.map.find("a"))
+        self.assertEqual(self.map.size, 0)
 
-    def test_never_drops_early(self) -> None:
-        """What came later stays for all of its own time, and no longer than the slack."""
+    def test_later_value_keeps_its_own_time(self) -> None:
+        """A value that was put later is kept for its own time, and no longer than the slack."""
         self.put("a")
         self.clock.advance(0.5)
         self.put("b")
@@ -52,8 +52,8 @@ class ShelfTests(SynchronousTestCase):
         self.clock.advance(SLACK + 0.25)
         self.check(kept="", dropped="AB")
 
-    def test_waits_for_what_comes_later(self) -> None:
-        """What came much later is looked at when its own time has come."""
+    def test_timer_is_set_for_the_next_value(self) -> None:
+        """When one value expires, the timer is set for the next one."""
         self.put("a")
         self.clock.advance(6)
         self.put("b")
@@ -62,34 +62,34 @@ class ShelfTests(SynchronousTestCase):
         self.clock.advance(0.25)
         self.check(kept="", dropped="AB")
 
-    def test_bounds_the_number(self) -> None:
-        """B2: past the number the oldest goes, first in first out."""
+    def test_oldest_value_is_dropped_when_there_are_too_many(self) -> None:
+        """B2: when there are too many values, the oldest are dropped first."""
         self.put("abcd")
         self.check(kept="ABCD", dropped="")
         self.put("ef")
         self.check(kept="CDEF", dropped="AB")
 
-    def test_bounds_the_bytes(self) -> None:
-        """B2: past the bytes as many of the oldest go as have to."""
+    def test_oldest_values_are_dropped_when_there_are_too_many_bytes(self) -> None:
+        """B2: when there are too many bytes, as many of the oldest are dropped as necessary."""
         self.put("abc", size=30)
         self.put("d", size=10)
         self.check(kept="ABCD", dropped="")
-        self.shelf.take("d")
+        self.map.remove("d")
         self.put("e", size=41)
         self.check(kept="CE", dropped="AB")
-        self.assertEqual(self.shelf.size, 71)
+        self.assertEqual(self.map.size, 71)
 
-    def test_what_is_too_big_goes_at_once(self) -> None:
-        """A thing that is over the bound alone is not kept, and leaves room as before."""
+    def test_value_above_max_bytes_is_dropped_at_once(self) -> None:
+        """A value that exceeds the maximum alone is dropped at once and takes no room."""
         self.put("a", size=MAX_BYTES + 1)
         self.check(kept="", dropped="A")
         self.put("b", size=MAX_BYTES)
         self.check(kept="B", dropped="A")
 
-    def test_takes(self) -> None:
-        """What is taken is not dropped, gives its room back, and may be put here again."""
+    def test_removed_value_is_not_dropped(self) -> None:
+        """A removed value is not dropped, frees its room, and its key may be put again."""
         self.put("ab", size=50)
-        self.shelf.take("a")
+        self.map.remove("a")
         self.check(kept="B", dropped="")
         self.clock.advance(5)
         self.put("a", size=50)
@@ -99,39 +99,39 @@ class ShelfTests(SynchronousTestCase):
         self.clock.advance(5)
         self.check(kept="", dropped="BA")
 
-    def test_is_cleared(self) -> None:
-        """A shelf that is cleared tells nobody, leaves no timer, and can be used on."""
+    def test_clear_drops_nothing_and_cancels_the_timer(self) -> None:
+        """Clearing the map drops nothing and leaves no timer; the map can be used afterwards."""
         self.put("ab", size=50)
-        self.shelf.clear()
+        self.map.clear()
         self.check(kept="", dropped="")
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.shelf.clear()
+        self.map.clear()
         self.put("c", size=MAX_BYTES)
         self.check(kept="C", dropped="")
         self.clock.advance(SECONDS)
         self.check(kept="", dropped="C")
 
-    def test_needs_no_size(self) -> None:
-        """What takes next to nothing is bounded by its number alone."""
+    def test_values_without_a_size_are_bounded_by_number(self) -> None:
+        """Values without a size are bounded by their number alone."""
         for name in "abcde":
-            self.shelf.put(name, name)
-        self.assertEqual((len(self.shelf), self.shelf.size), (MAX_NUMBER, 0))
+            self.map.put(name, name)
+        self.assertEqual((len(self.map), self.map.size), (MAX_NUMBER, 0))
 
 
-class ShelfMachine(RuleBasedStateMachine):
-    """Things that are put, taken and forgotten in any order, beside a list that tells the truth."""
+class ExpiringMapMachine(RuleBasedStateMachine):
+    """Puts, removes and expires values in any order, and compares the map with a list."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.shelf = ExpiringMap(self.clock, SECONDS, MAX_NUMBER, MAX_BYTES, self.drop)
-        #: Name, time of the end, and size of all that should be here, the oldest first.
+        self.map = ExpiringMap(self.clock, SECONDS, MAX_NUMBER, MAX_BYTES, self.drop)
+        #: Key, time of expiry and size of all values that the map should have, the oldest first.
         self.kept: list[tuple[str, float, int]] = []
         self.count = 0
         self.is_putting = False
 
     def drop(self, name: str) -> None:
-        """Check that something goes first when it is the oldest, and only when it has to."""
+        """Check that the oldest value is dropped, and only if it expired or there is no room."""
         oldest, due, _ = self.kept[0]
         assert name == oldest, "first in, first out"
         if self.is_putting:
@@ -150,15 +150,15 @@ class ShelfMachine(RuleBasedStateMachine):
         self.count += 1
         self.kept.append((name, self.clock.seconds() + SECONDS, size))
         self.is_putting = True
-        self.shelf.put(name, name, size)
+        self.map.put(name, name, size)
         self.is_putting = False
 
     @precondition(lambda self: self.kept)
     @rule(data=st.data())
-    def take(self, data: st.DataObject) -> None:
-        thing = data.draw(st.sampled_from(self.kept))
-        self.kept.remove(thing)
-        self.shelf.take(thing[0])
+    def remove(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.kept))
+        self.kept.remove(entry)
+        self.map.remove(entry[0])
 
     @rule(quarters=st.integers(1, 60))
     def pass_time(self, quarters: int) -> None:
@@ -168,14 +168,14 @@ class ShelfMachine(RuleBasedStateMachine):
     @rule()
     def clear(self) -> None:
         self.kept.clear()
-        self.shelf.clear()
+        self.map.clear()
 
     @invariant()
-    def tells_what_is_here(self) -> None:
-        assert list(self.shelf) == [name for name, _, _ in self.kept]
-        assert len(self.shelf) == len(self.kept) <= MAX_NUMBER
-        assert self.shelf.size == self.total <= MAX_BYTES
-        assert all(self.shelf.find(name) == name for name, _, _ in self.kept)
+    def has_all_values(self) -> None:
+        assert list(self.map) == [name for name, _, _ in self.kept]
+        assert len(self.map) == len(self.kept) <= MAX_NUMBER
+        assert self.map.size == self.total <= MAX_BYTES
+        assert all(self.map.find(name) == name for name, _, _ in self.kept)
 
     @invariant()
     def has_one_timer(self) -> None:
@@ -188,4 +188,4 @@ class ShelfMachine(RuleBasedStateMachine):
         assert self.clock.getDelayedCalls() == []
 
 
-ShelfMachineTests = ShelfMachine.TestCase
+ExpiringMapMachineTests = ExpiringMapMachine.TestCase

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.wire.jobs import MAX_DEPTH, parse_job, parse_report
-from jobproxy.wire.problems import CallbackNotAllowed, InvalidJson, InvalidRequest, Problem
+from jobproxy.wire.jobs import parse_job, parse_report
+from jobproxy.wire.problems import Kind, ProblemError
+from jobproxy.wire.strict_json import MAX_DEPTH
+from tests.support.problems import refuses
 
 URL = "http://proxy.example/callback/handle.mac"
 
@@ -64,7 +66,7 @@ class JobTests(SynchronousTestCase):
         """As many levels as are allowed are read, and one more is not."""
         inner = MAX_DEPTH - 1
         parse_job(b'{"account":"a","x":' + b"[" * inner + b"]" * inner + b"}")
-        with self.assertRaises(InvalidJson):
+        with refuses(Kind.INVALID_JSON):
             parse_job(b'{"account":"a","x":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}")
 
     def test_whole_surrogate_pairs_are_read(self) -> None:
@@ -85,9 +87,9 @@ class JobTests(SynchronousTestCase):
         if is_good:
             self.assertEqual(parse_job(body).account, account)
         else:
-            with self.assertRaises(InvalidRequest) as caught:
+            with refuses(Kind.INVALID_REQUEST) as caught:
                 parse_job(body)
-            self.assertEqual([f.pointer for f in caught.exception.errors], ["/account"])
+            self.assertEqual([f.pointer for f in caught.problem.errors], ["/account"])
 
     @given(st.binary(max_size=60) | text.map(str.encode))
     def test_anything_is_answered(self, body: bytes) -> None:
@@ -95,7 +97,7 @@ class JobTests(SynchronousTestCase):
         for parse in (parse_job, parse_report):
             try:
                 parse(body)
-            except Problem:
+            except ProblemError:
                 continue
 
 
@@ -118,7 +120,7 @@ class OwnCallbackTests(SynchronousTestCase):
             b'{"\\u0063allback":"x","account":"a","wait":false}',
             b'{"account":"a","wait":false,"callback":null}',
         ):
-            with self.assertRaises(CallbackNotAllowed):
+            with refuses(Kind.CALLBACK_NOT_ALLOWED):
                 parse_job(body)
 
     def test_only_without_waiting(self) -> None:
@@ -133,7 +135,7 @@ class OwnCallbackTests(SynchronousTestCase):
     def test_not_a_job(self) -> None:
         """Q2, Q4: what is passed through is a job too, else it is refused."""
         for body in (b'{"wait":false,"callback":"x"}', b'{"account":"","wait":false,"callback":1}'):
-            with self.assertRaises(InvalidRequest):
+            with refuses(Kind.INVALID_REQUEST):
                 parse_job(body, allows_callbacks=True)
 
     def test_no_callback(self) -> None:

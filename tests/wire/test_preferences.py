@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.wire.preferences import Preferences, parse_preferences
-from jobproxy.wire.problems import InvalidRequest
+from jobproxy.wire.problems import Kind, ProblemError
+from tests.support.problems import refuses
 from tests.support.proxy import Client, ProxyTestCase, result_of
 
 PARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -35,7 +36,7 @@ class PreferTests(SynchronousTestCase):
         """Q3: whatever the bytes are, they are terms, or an invalid request."""
         try:
             preferences = parse_preferences(headers)
-        except InvalidRequest:
+        except ProblemError:
             return
         self.assertTrue(preferences.wait is None or 0 <= preferences.wait < 10**9)
         self.assertTrue(preferences.key is None or 1 <= len(preferences.key) <= 255)
@@ -108,12 +109,12 @@ class KeyTests(SynchronousTestCase):
     def test_bad(self) -> None:
         """A key that is empty, too long or not of printable ASCII is refused."""
         for value in (b"", b" ", b'""', b"k" * 256, b'"%b"' % (b"k" * 256), b"a b", b"\xe9", b"\1"):
-            with self.assertRaises(InvalidRequest):
+            with refuses(Kind.INVALID_REQUEST):
                 read(idempotency_key=value)
 
     def test_two(self) -> None:
         """Two keys are refused, even if they are the same."""
-        with self.assertRaises(InvalidRequest):
+        with refuses(Kind.INVALID_REQUEST):
             parse_preferences([(b"idempotency-key", b"k"), (b"idempotency-key", b"k")])
 
 
@@ -255,7 +256,7 @@ class WaitTests(ProxyTestCase):
 class AnswerHeaderTests(ProxyTestCase):
     """What an answer says of its job besides the result."""
 
-    options = {"per_account": 1, "max_held": 3}
+    settings = {"starts_per_account": 1, "max_held": 3}
 
     def test_result(self) -> None:
         """A result says where it stays and how long each part of the job's way took."""

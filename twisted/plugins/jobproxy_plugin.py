@@ -1,4 +1,4 @@
-"""Tells twistd of our two daemons; imports nothing of ours, so that listing them costs nothing."""
+"""The twistd plugins of jobproxy; imports none of its modules, so that listing them is cheap."""
 
 from twisted.application.service import ServiceMaker
 
@@ -12,6 +12,6 @@ jobproxy = ServiceMaker(
 jobserver = ServiceMaker(
     "jobserver",
     "jobproxy.sandbox.tap",
-    "A simulated job server: one connection at a time per account, results by callback.",
+    "Simulate a job server: one connection at a time per account, results by callback.",
     "jobserver",
 )

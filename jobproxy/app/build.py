@@ -1,0 +1,278 @@
+"""The wiring: makes a proxy from its settings, for ``twistd`` and for every test alike.
+
+Whatever is not of the proxy's own making is an argument: the reactor, the HTTP client, the store,
+random numbers, and the wall clock.
+"""
+
+import os
+from binascii import hexlify
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+from urllib.parse import urlsplit
+
+from attrs import field, frozen
+from twisted.application.service import IService
+
+from jobproxy import logs
+from jobproxy.api.admin import (
+    DrainRoutes,
+    HealthRoutes,
+    JobListRoutes,
+    MetricsRoutes,
+    OrphanRoutes,
+    PageRoutes,
+    StatusRoutes,
+)
+from jobproxy.api.callbacks import CallbackRoutes
+from jobproxy.api.jobs import ClientRoutes
+from jobproxy.api.openapi import OpenApiRoutes
+from jobproxy.api.responses import Routes, describe_error, make_resource
+from jobproxy.app.settings import CorrelateBy, Settings, SlotScope
+from jobproxy.cluster.coordinator import Coordinator, LocalCoordinator
+from jobproxy.cluster.outbox import Outbox
+from jobproxy.cluster.remote_jobs import RemoteJobs
+from jobproxy.cluster.replicator import Replicator
+from jobproxy.cluster.shared import SharedCoordinator
+from jobproxy.cluster.slots import ClusterSlots
+from jobproxy.gateway import Gateway
+from jobproxy.http1.client import PlainClient
+from jobproxy.http1.limits import ServerLimits
+from jobproxy.http1.server import ServerFactory
+from jobproxy.jobs.events import JobEvents, Observers
+from jobproxy.jobs.index import PARKED
+from jobproxy.jobs.retention import Bounds
+from jobproxy.jobs.table import CorrelationTable
+from jobproxy.monitoring.metrics import ProxyCollector, make_registry
+from jobproxy.monitoring.probes import Pool, Probes, has_descriptors
+from jobproxy.monitoring.reactor_lag import ReactorLag
+from jobproxy.monitoring.status import Feed, Status
+from jobproxy.monitoring.traffic import Traffic
+from jobproxy.store.interface import IStore
+from jobproxy.store.limits import LEASE_TIME
+from jobproxy.upstream.circuit import Circuit
+from jobproxy.upstream.job_server import JobServer
+from jobproxy.upstream.keepalive import KeepAlivePolicy
+from jobproxy.upstream.limiter import AccountLimiter
+from jobproxy.upstream.retries import OnLost, RetryPolicy
+from jobproxy.upstream.starts import Slots, Starter, circuit_opened
+from jobproxy.wire.tokens import MIN_KEY, TokenSigner
+
+
+def make_request_id() -> bytes:
+    """Return an id that no other request has."""
+    return hexlify(os.urandom(8))
+
+
+@frozen(eq=False, kw_only=True)
+class Environment:
+    """What a proxy is not made of, but runs in.
+
+    :param reactor: makes connections, and tells monotonic time.
+    :param client: sends start requests.
+    :param pool: the client's connections.
+    :param store: shared with other nodes; :data:`None` if there are none.
+    :param random: spreads retries.
+    :param now: Unix time in seconds.
+    :param node: the name of this process, which no other has or had.
+    :param stop: does what SIGTERM does.
+    :param bounds: how much is retained at most, of jobs that no client waits for.
+    :param parked_bounds: of callbacks that wait for the ack of their job.
+    :param entropy: returns as many random bytes as it is asked for.
+    :param make_request_id: returns an id for a request that has none.
+    :param wants_events: says whether the log is to have job events.
+    :param count_dropped: returns how many log lines were dropped, by reason.
+    :param has_descriptors: says whether there are free file descriptors.
+    """
+
+    reactor: Any
+    client: PlainClient
+    pool: Pool
+    store: IStore | None
+    random: Random
+    now: Callable[[], float]
+    node: str
+    stop: Callable[[], object]
+    bounds: Bounds = field(factory=Bounds)
+    parked_bounds: Bounds = PARKED
+    entropy: Callable[[int], bytes] = os.urandom
+    make_request_id: Callable[[], bytes] = make_request_id
+    wants_events: Callable[[], bool] = logs.is_on
+    count_dropped: Callable[[], dict[str, int]] = logs.count_dropped
+    has_descriptors: Callable[[], bool] = has_descriptors
+
+
+@frozen(eq=False, kw_only=True)
+class Proxy:
+    """A proxy, whole, that neither listens nor runs yet.
+
+    :param feed: the status, as it changes.
+    :param clients: serves clients, and all that has no port of its own.
+    :param callbacks: serves callbacks alone.
+    :param admin: serves the operator.
+    :param services: have to run, in this order.
+    """
+
+    gateway: Gateway
+    probes: Probes
+    feed: Feed
+    clients: ServerFactory
+    callbacks: ServerFactory | None
+    admin: ServerFactory | None
+    services: Sequence[IService]
+
+    @property
+    def factories(self) -> list[ServerFactory]:
+        """All servers."""
+        servers = (self.callbacks, self.admin, self.clients)
+        return [factory for factory in servers if factory is not None]
+
+
+def build_proxy(settings: Settings, environment: Environment) -> Proxy:
+    """Return a proxy."""
+    reactor = environment.reactor
+    signer = TokenSigner(
+        settings.secret_file or (environment.entropy(MIN_KEY),),
+        now=environment.now,
+        node=environment.node,
+        entropy=environment.entropy,
+    )
+    table, coordinator = _build_table(settings, environment, signer)
+    gateway = Gateway(
+        table,
+        _build_starter(settings, environment, table, coordinator),
+        coordinator,
+        signer,
+        settings.callback_url,
+        has_tokens=settings.correlate_by is CorrelateBy.TOKEN,
+        wait=settings.wait,
+        max_held=settings.max_held,
+        shows_accounts=settings.log_accounts,
+    )
+    lag = ReactorLag(reactor)
+    traffic = Traffic(environment.now)
+    factories: list[ServerFactory] = []
+    probes = Probes(
+        gateway,
+        factories,
+        traffic,
+        environment.pool,
+        lag.lag,
+        environment.count_dropped,
+        environment.has_descriptors,
+    )
+    status = Status(probes, reactor, environment.now)
+    feed = Feed(reactor, status)
+
+    def serve(routes: Sequence[Routes]) -> ServerFactory:
+        factory = ServerFactory(
+            make_resource(*routes),
+            reactor,
+            describe_error=describe_error,
+            observer=traffic,
+            limits=ServerLimits(body=settings.max_body),
+            make_id=environment.make_request_id,
+        )
+        factories.append(factory)
+        return factory
+
+    path = urlsplit(settings.callback_url).path
+    callbacks = CallbackRoutes(gateway, path, settings.correlate_by is CorrelateBy.TOKEN)
+    watching: list[Routes] = [
+        HealthRoutes(probes),
+        MetricsRoutes(make_registry(ProxyCollector(probes))),
+        OpenApiRoutes(),
+    ]
+    operating: list[Routes] = [
+        PageRoutes(),
+        StatusRoutes(status, feed),
+        JobListRoutes(gateway, reactor),
+        OrphanRoutes(gateway),
+        DrainRoutes(gateway, environment.stop),
+    ]
+    routes: list[Routes] = [ClientRoutes(gateway, settings.allow_client_callbacks)]
+    routes += [] if settings.callback_listen else [callbacks]
+    routes += [] if settings.admin_listen else watching
+    shared = [coordinator] if IService.providedBy(coordinator) else []
+    return Proxy(
+        gateway=gateway,
+        probes=probes,
+        feed=feed,
+        callbacks=serve([callbacks]) if settings.callback_listen else None,
+        admin=serve([*watching, *operating]) if settings.admin_listen else None,
+        clients=serve(routes),
+        services=(lag, feed, *shared, table),
+    )
+
+
+def _build_table(
+    settings: Settings, environment: Environment, signer: TokenSigner
+) -> tuple[CorrelationTable, Coordinator]:
+    """Return the table, and what knows of other nodes."""
+    reactor, store, node = environment.reactor, environment.store, environment.node
+    events = JobEvents(environment.wants_events)
+    if store is None:
+        is_by_id = settings.correlate_by is CorrelateBy.ID
+        table = CorrelationTable(
+            reactor,
+            settings.retain,
+            observer=events,
+            bounds=environment.bounds,
+            make_job_id=(lambda: signer.mint().job_id) if is_by_id else None,
+            park_time=settings.start_timeout,
+            parked_bounds=environment.parked_bounds,
+        )
+        return table, LocalCoordinator(table, reactor)
+    outbox = Outbox(reactor, settings.retain, environment.bounds)
+    replicator = Replicator(store, outbox, node)
+    table = CorrelationTable(
+        reactor,
+        settings.retain,
+        observer=Observers((events, replicator)),
+        bounds=environment.bounds,
+    )
+    remote_jobs = RemoteJobs(reactor, table, store, replicator, outbox, node)
+    return table, SharedCoordinator(table, store, remote_jobs, outbox, node)
+
+
+def _build_starter(
+    settings: Settings,
+    environment: Environment,
+    table: CorrelationTable,
+    coordinator: Coordinator,
+) -> Starter:
+    reactor, store = environment.reactor, environment.store
+    limiter = AccountLimiter(
+        reactor, settings.starts_per_account, settings.queue_per_account, settings.max_starts
+    )
+    slots: Slots = limiter
+    if store is not None and settings.slot_scope is SlotScope.CLUSTER:
+        slots = ClusterSlots(
+            reactor,
+            limiter,
+            store,
+            settings.starts_per_account,
+            settings.start_timeout + LEASE_TIME,
+            environment.random,
+        )
+    job_server = JobServer(
+        environment.client,
+        reactor,
+        settings.job_server_url,
+        settings.start_timeout,
+        KeepAlivePolicy(reactor, environment.pool.close_idle, settings.upstream_idle),
+        Circuit(reactor, environment.random, lambda: circuit_opened(table)),
+        environment.now,
+    )
+    lost_after = settings.lost_after if settings.on_lost is OnLost.RESTART else None
+    policy = RetryPolicy(settings.retry, settings.start_attempts, lost_after, environment.random)
+    return Starter(
+        reactor,
+        table,
+        limiter,
+        slots,
+        job_server,
+        policy,
+        settings.ambiguous_grace,
+        coordinator.claim,
+    )

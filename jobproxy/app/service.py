@@ -1,0 +1,91 @@
+"""The daemon: a proxy that listens, tells systemd how it is, and drains before it stops."""
+
+import os
+import time
+from typing import Any
+
+from twisted.application import strports
+from twisted.application.internet import TimerService
+from twisted.application.service import IService, MultiService
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.ssl import optionsForClientTLS
+
+from jobproxy import logs
+from jobproxy.app.build import Proxy
+from jobproxy.app.drain import Drain
+from jobproxy.app.settings import Settings
+from jobproxy.daemon.lifecycle import Daemon
+from jobproxy.daemon.systemd import Heartbeat, Notifier
+from jobproxy.store.interface import IStore
+from jobproxy.store.limits import ANSWER_TIME
+
+#: Seconds between two tries to write log lines that nobody took.
+FLUSH_INTERVAL = 0.5
+
+
+def make_monotonic(reactor: Any) -> Any:
+    """Let a reactor's timers follow the monotonic clock.
+
+    By default ``seconds`` is ``time.time``, so that a step of the wall clock would move every
+    deadline (Twisted #2424). Its ``callLater`` computes with it, so it has to be set on the reactor
+    itself.
+    """
+    reactor.seconds = time.monotonic
+    return reactor
+
+
+def make_store(settings: Settings, reactor: Any, node: str) -> IStore | None:
+    """Return the store that the nodes share, if there can be several."""
+    address = settings.cluster
+    if address is None:
+        return None
+    # Only who shares a Redis needs to have txredisapi.
+    from jobproxy.store.redis import RedisStore
+
+    def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
+        endpoint = HostnameEndpoint(reactor, host.encode(), port, ANSWER_TIME)
+        return wrapClientTLS(optionsForClientTLS(host), endpoint) if address.is_tls else endpoint
+
+    return RedisStore(reactor, address, make_endpoint, node, settings.retain)
+
+
+def build_daemon(settings: Settings, proxy: Proxy, reactor: Any) -> MultiService:
+    """Return a proxy as the service that twistd runs."""
+    notifier = Notifier.from_environment(os.environ, os.getpid())
+    clients = proxy.gateway.table.clients
+    heartbeat = Heartbeat(reactor, notifier, reactor.callWhenRunning, lambda: clients.held)
+    writer = TimerService(FLUSH_INTERVAL, logs.flush)
+    writer.clock = reactor
+    ports: list[IService] = []
+    inherited: list[IService] = []
+    for endpoints, factory in (
+        (settings.callback_listen, proxy.callbacks),
+        (settings.admin_listen, proxy.admin),
+        (settings.listen, proxy.clients),
+    ):
+        for endpoint in endpoints:
+            assert factory is not None
+            port = strports.service(endpoint, factory, reactor)
+            ports.append(port)
+            if factory is proxy.clients and _outlives_us(settings, endpoint):
+                inherited.append(port)
+    drain = Drain(
+        reactor,
+        proxy.gateway,
+        proxy.factories,
+        settings.drain_timeout,
+        notifier,
+        proxy.callbacks,
+        inherited,
+    )
+    daemon = Daemon("jobproxy", drain, reactor.callWhenRunning, reactor.callFromThread)
+    # Services stop in reverse order: the ports close before the held clients are answered.
+    for service in (heartbeat, writer, *proxy.services, *ports):
+        service.setServiceParent(daemon)
+    return daemon
+
+
+def _outlives_us(settings: Settings, endpoint: str) -> bool:
+    """Whether a port for clients stays open for the next process, and no callback comes there."""
+    return endpoint.startswith("systemd:") and bool(settings.callback_listen)

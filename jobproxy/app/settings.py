@@ -1,0 +1,61 @@
+"""The settings of the proxy: what its options come to, frozen and typed."""
+
+from enum import Enum
+
+from attrs import frozen
+
+from jobproxy.store.redis_address import Address
+from jobproxy.upstream.retries import OnLost, RetryMode
+
+
+class CorrelateBy(Enum):
+    """What tells the job that a callback is about."""
+
+    TOKEN = "token"  # noqa: S105 - a word, not a secret
+    ID = "id"
+
+
+class SlotScope(Enum):
+    """Whose start requests are counted together."""
+
+    NODE = "node"
+    CLUSTER = "cluster"
+
+
+@frozen(kw_only=True)
+class Settings:
+    """One field for each option; docs/options.rst says what they mean.
+
+    Times are in seconds, sizes in bytes, endpoints are strports descriptions. The defaults are
+    those of the options, but for the required ones.
+
+    :param secret_file: the keys of callback tokens; the first signs.
+    :param cluster: the Redis that the nodes share; :data:`None`: there is one node.
+    """
+
+    callback_url: str
+    job_server_url: str
+    listen: tuple[str, ...] = ("tcp:8080:interface=127.0.0.1:backlog=4096",)
+    callback_listen: tuple[str, ...] = ()
+    admin_listen: tuple[str, ...] = ()
+    wait: float = 30.0
+    start_timeout: float = 10.0
+    ambiguous_grace: float = 2.0
+    drain_timeout: float = 30.0
+    retain: float = 300.0
+    retry: RetryMode = RetryMode.NOT_SENT
+    start_attempts: int = 3
+    on_lost: OnLost = OnLost.FAIL
+    lost_after: float | None = None
+    correlate_by: CorrelateBy = CorrelateBy.TOKEN
+    max_held: int = 10_000
+    starts_per_account: int = 16
+    queue_per_account: int = 1_000
+    max_starts: int = 256
+    max_body: int = 65_536
+    upstream_idle: float = 2.0
+    secret_file: tuple[bytes, ...] = ()
+    cluster: Address | None = None
+    slot_scope: SlotScope = SlotScope.NODE
+    allow_client_callbacks: bool = False
+    log_accounts: bool = False

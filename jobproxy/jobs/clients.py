@@ -1,0 +1,165 @@
+"""The clients that wait for jobs: held, answered at their deadline at the latest, dismissed."""
+
+from collections.abc import Callable, Sequence
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+
+from jobproxy.jobs import outcomes
+from jobproxy.jobs.events import Observer
+from jobproxy.jobs.record import JobRecord, State, Waiter
+from jobproxy.jobs.retention import Retention
+from jobproxy.util.idle import IdleNotifier
+from jobproxy.wire.problems import Problem, ProblemError
+
+
+@define(eq=False)
+class WaitingClients:
+    """Holds clients until their job ends, their deadline comes, or they leave.
+
+    :param fail: ends a job without a result.
+    :param forget: removes the record of a job that nobody waits for.
+    :ivar held: how many clients wait.
+    """
+
+    _clock: IReactorTime
+    _retention: Retention
+    _observer: Observer
+    _fail: Callable[[JobRecord, Problem], None]
+    _forget: Callable[[JobRecord], None]
+    held: int = field(default=0, init=False)
+    _idle: IdleNotifier = field(factory=IdleNotifier, init=False, repr=False)
+
+    def wait(
+        self,
+        record: JobRecord,
+        seconds: float,
+        *,
+        ack_is_enough: bool = False,
+        takes_state: bool = False,
+        is_poll: bool = False,
+    ) -> Deferred[JobRecord]:
+        """Wait for a job; any number of clients may.
+
+        :param seconds: the time until the deadline.
+        :param ack_is_enough: whether to fire as soon as the start is acknowledged.
+        :param takes_state: whether to fire at the deadline too, with a job that has not ended; not
+            if it is unconfirmed. Such a client can come back for the result, so from then on the
+            job runs unattended.
+        :param is_poll: whether the client only asks about the job: it gets the job's state at its
+            deadline whatever that is, and is no reason to start the job.
+        :return: fires with the record when it has a result, or fails with a :class:`ProblemError`.
+            Cancel it when the client has left.
+        """
+        if record.problem is not None:
+            return fail(ProblemError(record.problem))
+        if record.result is not None:
+            if record.kept_in is self._retention.orphans:
+                self._retention.move(record, self._retention.outcomes)
+            return succeed(record)
+        if ack_is_enough and record.ack is not None:
+            record.runs_unattended = True
+            return succeed(record)
+        self._retention.move(record, None)
+        waiter = Waiter(
+            record,
+            self._clock,
+            seconds,
+            self._leave,
+            self._expire,
+            ack_is_enough=ack_is_enough,
+            takes_state=takes_state,
+            is_poll=is_poll,
+        )
+        record.waiters = (*record.waiters, waiter)
+        self.held += 1
+        return waiter.answered
+
+    def dismiss(self, waiter: Waiter) -> Deferred[JobRecord]:
+        """Count a client as waiting no longer.
+
+        :return: what is to be fired. Whoever it calls may ask for the job again.
+        """
+        record = waiter.record
+        record.waiters = tuple([other for other in record.waiters if other is not waiter])
+        waiter.deadline.cancel()
+        self.held -= 1
+        goes_on = record.runs_unattended or record.state is not State.QUEUED
+        if goes_on and not record.waiters and not record.is_ended:
+            self._retention.move(record, self._retention.unattended)
+        answered = waiter.answered
+        del waiter.answered
+        return answered
+
+    def fire(
+        self, answered: Sequence[Deferred[JobRecord]], record: JobRecord, problem: Problem | None
+    ) -> None:
+        """Answer clients that were dismissed: with the record, or with a problem each."""
+        for waiting in answered:
+            if problem is None:
+                waiting.callback(record)
+            else:
+                waiting.errback(ProblemError(problem))
+        self.notify_idle()
+
+    def answer_all(self, record: JobRecord, problem: Problem) -> None:
+        """Answer all clients of a job with a problem."""
+        self.fire([self.dismiss(waiter) for waiter in record.waiters], record, problem)
+
+    def shorten(self, record: JobRecord, seconds: float) -> None:
+        """Bring all deadlines forward, unless they are sooner.
+
+        :param seconds: the time from now until the new deadline.
+        """
+        at = self._clock.seconds() + seconds
+        for waiter in record.waiters:
+            waiter.deadline.bring_forward(at)
+
+    def answer_acks(self, record: JobRecord) -> None:
+        """Answer the clients to which an ack is enough."""
+        for waiter in record.waiters:
+            if waiter.ack_is_enough:
+                record.runs_unattended = True
+                self.dismiss(waiter).callback(record)
+        self.notify_idle()
+
+    def when_idle(self) -> Deferred[None]:
+        """Wait until no client is held."""
+        return self._idle.wait(is_idle=not self.held)
+
+    def notify_idle(self) -> None:
+        """Fire what waits for no client to be held; called once the last ones are answered."""
+        if not self.held:
+            self._idle.notify()
+
+    def _leave(self, waiter: Waiter) -> None:
+        record = waiter.record
+        self.dismiss(waiter)
+        if record.state is State.QUEUED and not record.is_wanted:
+            if record.waiters:
+                self._fail(record, outcomes.time_is_up(record))
+            else:
+                self._forget(record)
+        if not record.is_ended:
+            self._observer.client_left(record, "left")
+        self.notify_idle()
+
+    def _expire(self, waiter: Waiter) -> None:
+        record = waiter.record
+        takes_state = waiter.takes_state and record.state is not State.UNCONFIRMED
+        record.runs_unattended |= takes_state
+        answered = self.dismiss(waiter)
+        problem = outcomes.time_is_up(record)
+        if not (waiter.is_poll or record.is_wanted):
+            record.overdue = self._clock.seconds()
+            if record.state is State.QUEUED:
+                self._fail(record, problem)
+        is_open = record.problem is None
+        if is_open and not waiter.is_poll:
+            self._observer.client_left(record, "has waited for as long as it may")
+        if is_open and (waiter.is_poll or takes_state):
+            answered.callback(record)
+        else:
+            answered.errback(ProblemError(outcomes.for_one_of_many(record, problem)))
+        self.notify_idle()

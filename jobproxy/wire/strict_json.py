@@ -1,0 +1,153 @@
+"""JSON that is read strictly, and of which the members stay as they came.
+
+What we let pass here another program has to read in the same way, so clients' requests are held to
+RFC 8259, and to RFC 7493 for duplicate names and lone surrogates. Numbers and strings are never
+written again: what is passed on is the text that came.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
+
+from jobproxy.wire.problems import Kind, Problem, ProblemError
+
+MAX_DEPTH = 64
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_SPACE = re.compile(r"[ \t\n\r]*")
+#: A member of an object in which there are neither arrays, other objects nor escapes.
+_FLAT_MEMBER = re.compile(r'("([^"]*)"[ \t\n\r]*:[ \t\n\r]*(?:"[^"]*"|[^ \t\n\r,}"]+))')
+
+
+def decode(body: bytes) -> str:
+    """Return a body as text.
+
+    :raises ProblemError: if it is not UTF-8 without a byte order mark, or nested too deeply.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise invalid(f"The body is not UTF-8: byte {error.start} is wrong.") from error
+    if text[:1] == "\ufeff":
+        raise invalid("The body starts with a byte order mark, which JSON does not allow.")
+    if text.count("{") + text.count("[") > MAX_DEPTH and _is_too_deep(text):
+        raise invalid(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    return text
+
+
+def parse_strictly(text: str) -> dict[str, Any]:
+    """Return the members of an object.
+
+    :raises ProblemError: if the text is not strict JSON, or not an object.
+    """
+    try:
+        members = _parse(text, _STRICT)
+        if "\\" in text and _SURROGATE.search(text):
+            json.dumps(members, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise invalid("The body escapes half a surrogate pair.") from error
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"The body is not JSON: {_explain(error)}.") from error
+    return _check_object(members)
+
+
+def parse_leniently(text: str) -> dict[str, Any]:
+    """Return the members of an object; of those that come twice the last.
+
+    :raises ProblemError: if the text is not JSON, or not an object.
+    """
+    try:
+        members = _parse(text, _LENIENT)
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"The body is not JSON: {_explain(error)}.") from error
+    return _check_object(members)
+
+
+def split_members(text: str) -> Iterable[tuple[str, str]]:
+    """Return the raw text, name and value, and the name of each member of a valid JSON object."""
+    is_flat = "[" not in text and "\\" not in text and text.count("{") == 1
+    return _FLAT_MEMBER.findall(text) if is_flat else _split_any_members(text)
+
+
+def write_string(text: str) -> str:
+    """Return a string as JSON, which hardly ever takes an escape."""
+    is_plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
+    return f'"{text}"' if is_plain else json.dumps(text)
+
+
+def invalid(detail: str) -> ProblemError:
+    """Return the error of a body that is not acceptable JSON."""
+    return ProblemError(Problem(Kind.INVALID_JSON, detail))
+
+
+def _parse(text: str, decoder: json.JSONDecoder) -> Any:
+    """Do what ``decoder.decode`` does, sooner where nothing is around the value."""
+    if text[:1] == "{":
+        members, end = decoder.raw_decode(text)
+        if end == len(text):
+            return members
+    return decoder.decode(text)
+
+
+def _check_object(members: Any) -> dict[str, Any]:
+    if not isinstance(members, dict):
+        raise invalid("The body is JSON, but not an object.")
+    return members
+
+
+def _is_too_deep(text: str) -> bool:
+    depth = 0
+    for character in _STRING.sub("", text):
+        if character in "{[":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif character in "}]":
+            depth -= 1
+    return False
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg[0].lower()}{error.msg[1:]} at character {error.pos}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object has the same member twice")
+    return members
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
+_LENIENT = json.JSONDecoder()
+
+
+def _split_any_members(text: str) -> Iterator[tuple[str, str]]:
+    at = text.index("{")
+    while True:
+        start = _skip_space(text, at + 1)
+        if text[start] == "}":
+            return
+        name, at = _STRICT.raw_decode(text, start)
+        colon = _skip_space(text, at)
+        _, end = _STRICT.raw_decode(text, _skip_space(text, colon + 1))
+        yield text[start:end], name
+        at = _skip_space(text, end)
+        if text[at] == "}":
+            return
+
+
+def _skip_space(text: str, at: int) -> int:
+    if text[at] not in " \t\n\r":
+        return at
+    match = _SPACE.match(text, at)
+    assert match is not None
+    return match.end()
