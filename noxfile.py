@@ -50,6 +50,9 @@ def lowest(session: nox.Session) -> None:
     session.install("--editable", ".", "--no-deps")
     needed = session.run("python", "-c", ASK, silent=True)
     bounds = BOUND.findall(str(needed))
+    always = [line for line in str(needed).splitlines() if "extra ==" not in line]
+    if unread := [line for line in always if not BOUND.match(line)]:
+        session.error(f"These have no lowest version that can be read: {unread}")
     constraints = Path(session.create_tmp()) / "constraints.txt"
     constraints.write_text("".join(f"{name}=={version}\n" for name, version in bounds))
     session.install("--editable", ".[test]", "--constraint", str(constraints))
