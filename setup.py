@@ -91,7 +91,7 @@ setup(
         "Intended Audience :: Developers",
         "Intended Audience :: System Administrators",
         "Operating System :: POSIX",
-        # Those over which ``make matrix`` has run all tests.
+        # Those over which ``make matrix`` runs the tests.
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.10",
