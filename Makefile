@@ -8,12 +8,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check lint types layers docs bench clean
+.PHONY: help demo test test-fast matrix check lint types layers docs bench clean
 
 help:
 	@echo "make demo    run the whole on this machine: job server, proxy and client;"
 	@echo "             ARGS=--stay keeps it up, with its live page"
 	@echo "make test    run the tests"
+	@echo "make test-fast"
+	@echo "             run those that start no processes, in about a minute"
+	@echo "make matrix  run the tests over all versions of Python and of what is needed;"
+	@echo "             ARGS='-s lowest' names sessions of noxfile.py"
 	@echo "make check   lint, types, layers, and the tests"
 	@echo "make docs    build the documents in build/docs"
 	@echo "make bench   compare jobproxy with its peers; takes some minutes"
@@ -24,6 +28,12 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-fast: $(VENV)/.test
+	@$(BIN)/python -m pytest --quiet --ignore tests/processes --numprocesses 2 --dist loadfile
+
+matrix: $(VENV)/.dev
+	@$(BIN)/nox $(ARGS)
 
 check: lint types layers test
 
@@ -76,4 +86,8 @@ $(VENV)/.docs: $(VENV)/.run
 $(VENV)/.bench: $(VENV)/.run
 	@mkdir -p build
 	@$(PIP) --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@$(PIP) --editable '.[dev]'
 	@touch $@

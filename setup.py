@@ -15,7 +15,7 @@ DOCS = [
 ]
 
 REDIS = [
-    "hiredis>=2.3",
+    "hiredis>=2.3.2",
     "txredisapi>=1.6",
 ]
 
@@ -40,6 +40,8 @@ setup(
     description="Lets synchronous HTTP clients use a server that answers only by callback.",
     long_description=(HERE / "README.rst").read_text(),
     long_description_content_type="text/x-rst",
+    author="The jobproxy authors",
+    keywords=["callback", "gateway", "http", "jobs", "long polling", "proxy", "twisted", "webhook"],
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10",
@@ -56,19 +58,20 @@ setup(
     zip_safe=False,
     install_requires=[
         "attrs>=23.1",
-        "httptools>=0.6.4",
+        "httptools>=0.9",
         "klein>=24.8",
         "prometheus-client>=0.20",
         "shtab>=1.6",
         "tqdm>=4.60",
         "treq>=24.9",
-        "Twisted[tls]>=24.7",
-        "zope.interface>=6",
+        "Twisted[tls]>=26.4",
+        "zope.interface>=6.2",
     ],
     extras_require={
         "redis": REDIS,
         "test": TEST,
         "bench": ["aiohttp>=3.9", "uvloop>=0.19"],
+        "dev": ["nox>=2024.4.15", "pre-commit>=3.7"],
         "docs": DOCS,
         "lint": [
             "import-linter>=2",
@@ -92,7 +95,13 @@ setup(
         "Intended Audience :: Developers",
         "Intended Audience :: System Administrators",
         "Operating System :: POSIX",
+        # Those over which ``make matrix`` runs the tests.
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Internet :: Proxy Servers",
         "Topic :: Internet :: WWW/HTTP",
         "Typing :: Typed",
