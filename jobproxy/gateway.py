@@ -167,9 +167,8 @@ class Gateway:
         except ProblemError:
             self.callbacks["malformed"] += 1
             raise
-        relaying = None if job_id is None else self.coordinator.relay(job_id, report)
-        if relaying is not None:
-            return relaying.addCallback(_check_relayed)
+        if job_id is not None and self.coordinator.is_elsewhere(job_id):
+            return self.coordinator.relay(job_id, report).addCallback(_check_relayed)
         delivery = self.table.complete(job_id, report)
         if delivery.is_refused:
             self.callbacks[_RESULTS[delivery]] += 1

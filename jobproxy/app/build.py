@@ -40,7 +40,7 @@ from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.server import ServerFactory
 from jobproxy.jobs.events import JobEvents, Observers
-from jobproxy.jobs.index import PARKED
+from jobproxy.jobs.index import PARKED, UpstreamIds
 from jobproxy.jobs.retention import Bounds
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.monitoring.metrics import ProxyCollector, make_registry
@@ -151,10 +151,8 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     )
     lag = ReactorLag(reactor)
     traffic = Traffic(environment.now)
-    factories: list[ServerFactory] = []
     probes = Probes(
         gateway,
-        factories,
         traffic,
         environment.pool,
         lag.lag,
@@ -165,7 +163,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     feed = Feed(reactor, status)
 
     def serve(routes: Sequence[Routes]) -> ServerFactory:
-        factory = ServerFactory(
+        return ServerFactory(
             make_resource(*routes),
             reactor,
             describe_error=describe_error,
@@ -173,8 +171,6 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
             limits=ServerLimits(body=settings.max_body),
             make_id=environment.make_request_id,
         )
-        factories.append(factory)
-        return factory
 
     path = urlsplit(settings.callback_url).path
     callbacks = CallbackRoutes(gateway, path, settings.correlate_by is CorrelateBy.TOKEN)
@@ -212,15 +208,17 @@ def _build_table(
     reactor, store, node = environment.reactor, environment.store, environment.node
     events = JobEvents(environment.wants_events)
     if store is None:
-        is_by_id = settings.correlate_by is CorrelateBy.ID
+        upstream_ids = None
+        if settings.correlate_by is CorrelateBy.ID:
+            upstream_ids = UpstreamIds(
+                lambda: signer.mint().job_id, settings.start_timeout, environment.parked_bounds
+            )
         table = CorrelationTable(
             reactor,
             settings.retain,
             observer=events,
             bounds=environment.bounds,
-            make_job_id=(lambda: signer.mint().job_id) if is_by_id else None,
-            park_time=settings.start_timeout,
-            parked_bounds=environment.parked_bounds,
+            upstream_ids=upstream_ids,
         )
         return table, LocalCoordinator(table, reactor)
     outbox = Outbox(reactor, settings.retain, environment.bounds)

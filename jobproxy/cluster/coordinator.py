@@ -65,8 +65,11 @@ class Coordinator(Protocol):
         :return: fails with ``IDEMPOTENCY_KEY_REUSED`` if the key belongs to another request.
         """
 
-    def relay(self, job_id: str, report: Report) -> Deferred[Delivery] | None:
-        """Send a callback to the node that has the job; :data:`None`: this one has it."""
+    def is_elsewhere(self, job_id: str) -> bool:
+        """Whether another node has the job."""
+
+    def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
+        """Send a callback to the node that has the job; to be called if it is elsewhere."""
 
     def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
         """Let other nodes know of a job that its client may ask for, once ``waiting`` fires."""
@@ -111,8 +114,11 @@ class LocalCoordinator:
     ) -> Deferred[JobRecord | None]:
         return succeed(known)
 
-    def relay(self, job_id: str, report: Report) -> None:
-        """Every job of ours is here."""
+    def is_elsewhere(self, job_id: str) -> bool:  # noqa: ARG002 - Coordinator's
+        return False
+
+    def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
+        raise NotImplementedError("every job is here")
 
     def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
         return waiting

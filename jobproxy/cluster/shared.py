@@ -114,9 +114,10 @@ class SharedCoordinator(Service):
             raise key_reused()
         return await self._remote_jobs.recall(key_digest, claim)
 
-    def relay(self, job_id: str, report: Report) -> Deferred[Delivery] | None:
-        if self._remote_jobs.is_ours(job_id):
-            return None
+    def is_elsewhere(self, job_id: str) -> bool:
+        return not self._remote_jobs.is_ours(job_id)
+
+    def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
         return _run(self._relay(job_id, report))
 
     async def _relay(self, job_id: str, report: Report) -> Delivery:

@@ -14,6 +14,12 @@ from jobproxy.http1.phases import Phase
 class ServerObserver(Protocol):
     """What is called when a server has done something, to count it."""
 
+    def connection_opened(self) -> None:
+        """A client has connected."""
+
+    def connection_closed(self) -> None:
+        """A connection has ended, for whatever reason."""
+
     def response_sent(self, status: int, outcome: str, request_id: bytes) -> None:
         """A request has its response.
 
@@ -53,7 +59,6 @@ class ConnectionServer(RequestServer, Protocol):
     :ivar describe_error: returns the content type and the body of the response to what is no
         acceptable request, from the error and the id of that response.
     :ivar timeouts: seconds that each phase may last.
-    :ivar connections: all that are open.
     """
 
     resource: IResource
@@ -61,7 +66,9 @@ class ConnectionServer(RequestServer, Protocol):
     limits: ServerLimits
     timeouts: dict[Phase, float | None]
     describe_error: DescribeError
-    connections: set[Any]
+
+    def add(self, connection: Any) -> None:
+        """Count a connection that is open."""
 
     def remove(self, connection: Any) -> None:
         """Count a connection no longer."""

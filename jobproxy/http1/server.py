@@ -70,9 +70,15 @@ class ServerFactory(Factory):
         """Wait until there is no connection, and so nothing that still has to be sent."""
         return self._idle.wait(is_idle=not self.connections)
 
+    def add(self, connection: ServerConnection) -> None:
+        """Count a connection that is open; called by that connection."""
+        self.connections.add(connection)
+        self.observer.connection_opened()
+
     def remove(self, connection: ServerConnection) -> None:
         """Count a connection no longer; called by that connection."""
-        self.connections.discard(connection)
+        self.connections.remove(connection)
+        self.observer.connection_closed()
         if not self.connections:
             self._idle.notify()
 

@@ -63,7 +63,7 @@ class ServerConnection(EagerWriter, Protocol):
         self._send = find_send(self.transport)
         if self._send is None:
             self._fall_back()
-        self.factory.connections.add(self)
+        self.factory.add(self)
         self._set_deadline(self.factory.limits.silent_time)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

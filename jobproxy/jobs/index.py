@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -17,6 +17,20 @@ _log = Logger()
 
 #: Callbacks that are kept until an ack tells whose they are.
 PARKED = Bounds(10_000, 16 * 2**20)
+
+
+@frozen
+class UpstreamIds:
+    """How callbacks are told apart that all come to one URL.
+
+    :param make_job_id: returns a job id for a result whose job nobody knows.
+    :param park_time: seconds that a callback waits for the ack that tells whose it is.
+    :param bounds: of the callbacks that wait.
+    """
+
+    make_job_id: Callable[[], str]
+    park_time: float
+    bounds: Bounds = PARKED
 
 
 class Index(Protocol):
@@ -64,22 +78,20 @@ class UpstreamIdIndex:
     The id is known with the ack of the start. A callback that comes before is *parked*. If its ack
     does not come either, nobody knows whose it is, and it is handed over as unclaimed.
 
-    :param park_time: seconds that a callback waits for its ack.
     :param keep_unclaimed: keeps the result of a job whose ack never came; returns its record.
     """
 
     _clock: IReactorTime
-    _park_time: float
-    _keep_unclaimed: Callable[[Report], JobRecord]
-    _bounds: Bounds = PARKED
+    _ids: UpstreamIds
+    _keep_unclaimed: Callable[[str, Report], JobRecord]
     _records: dict[str, JobRecord] = field(factory=dict, init=False, repr=False)
-    #: The ids of each job, by its job id: there are several if it was started again.
-    _ids: dict[str, list[str]] = field(factory=dict, init=False, repr=False)
+    #: The upstream ids of each job, by its job id: there are several if it was started again.
+    _ids_of: dict[str, list[str]] = field(factory=dict, init=False, repr=False)
     _parked: ExpiringMap[Report] = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        bounds = (self._bounds.number, self._bounds.size)
-        self._parked = ExpiringMap(self._clock, self._park_time, *bounds, self._unclaim)
+        bounds = (self._ids.bounds.number, self._ids.bounds.size)
+        self._parked = ExpiringMap(self._clock, self._ids.park_time, *bounds, self._unclaim)
 
     def find(self, report: Report) -> JobRecord | None:
         return None if report.upstream_id is None else self._records.get(report.upstream_id)
@@ -110,7 +122,7 @@ class UpstreamIdIndex:
         return report
 
     def remove(self, record: JobRecord) -> None:
-        for upstream_id in self._ids.pop(record.job_id, ()):
+        for upstream_id in self._ids_of.pop(record.job_id, ()):
             if self._records.get(upstream_id) is record:
                 del self._records[upstream_id]
 
@@ -119,8 +131,9 @@ class UpstreamIdIndex:
 
     def _unclaim(self, report: Report) -> None:
         assert report.upstream_id is not None
-        self._name(self._keep_unclaimed(report), report.upstream_id)
+        record = self._keep_unclaimed(self._ids.make_job_id(), report)
+        self._name(record, report.upstream_id)
 
     def _name(self, record: JobRecord, upstream_id: str) -> None:
         self._records[upstream_id] = record
-        self._ids.setdefault(record.job_id, []).append(upstream_id)
+        self._ids_of.setdefault(record.job_id, []).append(upstream_id)

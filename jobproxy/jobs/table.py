@@ -11,7 +11,7 @@ from jobproxy.jobs import outcomes
 from jobproxy.jobs.clients import WaitingClients
 from jobproxy.jobs.delivery import Delivery, judge
 from jobproxy.jobs.events import JobEvents, Observer, Source
-from jobproxy.jobs.index import PARKED, Index, TokenIndex, UpstreamIdIndex
+from jobproxy.jobs.index import Index, TokenIndex, UpstreamIdIndex, UpstreamIds
 from jobproxy.jobs.record import NO_ORIGIN, Event, JobRecord, Origin, State
 from jobproxy.jobs.retention import Bounds, Retention
 from jobproxy.util.histogram import Histogram
@@ -34,9 +34,7 @@ class CorrelationTable(Service):
     :param lifetime: seconds that a job without an end is kept once no client waits for it: by
         default as long as its token is good.
     :param bounds: of what is retained.
-    :param make_job_id: returns the job id for a result whose job nobody knows; given together with
-        ``park_time`` if callbacks are told apart by upstream ids.
-    :param park_time: seconds that a callback waits for the ack that tells whose it is.
+    :param upstream_ids: given if these, and not tokens, say which job a callback is about.
     :ivar retention: the records that no client waits for.
     :ivar clients: those who wait.
     :ivar durations: from the request for a job to its result.
@@ -47,9 +45,7 @@ class CorrelationTable(Service):
     _observer: Observer = field(factory=JobEvents, kw_only=True)
     _lifetime: float = field(default=LIFETIME, kw_only=True)
     _bounds: Bounds = field(factory=Bounds, kw_only=True)
-    _make_job_id: Callable[[], str] | None = field(default=None, kw_only=True)
-    _park_time: float = field(default=0.0, kw_only=True)
-    _parked_bounds: Bounds = field(default=PARKED, kw_only=True)
+    _upstream_ids: UpstreamIds | None = field(default=None, kw_only=True)
     _records: dict[str, JobRecord] = field(factory=dict, init=False, repr=False)
     _by_key: dict[bytes, JobRecord] = field(factory=dict, init=False, repr=False)
     _index: Index = field(init=False, repr=False)
@@ -65,10 +61,8 @@ class CorrelationTable(Service):
             self._clock, self.retention, self._observer, self.fail, self._forget
         )
         self._index = TokenIndex()
-        if self._make_job_id is not None:
-            self._index = UpstreamIdIndex(
-                self._clock, self._park_time, self._keep_unclaimed, self._parked_bounds
-            )
+        if self._upstream_ids is not None:
+            self._index = UpstreamIdIndex(self._clock, self._upstream_ids, self._keep_unclaimed)
 
     def __len__(self) -> int:
         """Return how many jobs have not ended, with or without clients."""
@@ -292,10 +286,8 @@ class CorrelationTable(Service):
             if parked is not None:
                 self.complete(record.job_id, parked)
 
-    def _keep_unclaimed(self, report: Report) -> JobRecord:
+    def _keep_unclaimed(self, job_id: str, report: Report) -> JobRecord:
         """Keep the result of a job whose ack never came."""
-        assert self._make_job_id is not None
-        job_id = self._make_job_id()
         self.complete(job_id, report)
         return self._records[job_id]
 

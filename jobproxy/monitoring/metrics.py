@@ -98,7 +98,7 @@ class ProxyCollector(Collector):
     def _collect_connections(self) -> Iterator[Metric]:
         probes = self._probes
         yield GaugeMetricFamily(
-            "jobproxy_connections", "Open connections to the proxy.", probes.connections
+            "jobproxy_connections", "Open connections to the proxy.", probes.traffic.connections
         )
         upstream = GaugeMetricFamily(
             "jobproxy_upstream_connections", "Open connections to the job server.", labels=["state"]

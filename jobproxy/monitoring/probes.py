@@ -1,14 +1,13 @@
 """Probes: what the metrics and the status read from the parts of a running proxy."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from attrs import frozen
 
 from jobproxy.gateway import Gateway
-from jobproxy.http1.server import ServerFactory
 from jobproxy.monitoring.traffic import Traffic
 from jobproxy.util.histogram import Histogram
 
@@ -48,8 +47,7 @@ class Pool(Protocol):
 class Probes:
     """The parts of a proxy that count what they do.
 
-    :param factories: one for each kind of port; may grow after this was made.
-    :param traffic: the observer of all these factories.
+    :param traffic: the observer of all servers.
     :param agent: the connections to the job server.
     :param lag: the reactor lag.
     :param count_dropped: returns the numbers of dropped log lines by reason.
@@ -57,17 +55,11 @@ class Probes:
     """
 
     gateway: Gateway
-    factories: Sequence[ServerFactory]
     traffic: Traffic
     agent: Pool
     lag: Histogram
     count_dropped: Callable[[], dict[str, int]] = dict
     has_descriptors: Callable[[], bool] = has_descriptors
-
-    @property
-    def connections(self) -> int:
-        """The number of open connections to the proxy."""
-        return sum(len(factory.connections) for factory in self.factories)
 
     def reasons_not_ready(self) -> list[str]:
         """Return why the proxy does not accept new jobs; empty if it does."""

@@ -68,7 +68,7 @@ class Status:
             "orphans": len(table.retention.orphans),
             "circuit": job_server.circuit.phase.value,
             "connections": {
-                "clients": probes.connections,
+                "clients": probes.traffic.connections,
                 "active": probes.agent.active,
                 "idle": probes.agent.idle,
             },

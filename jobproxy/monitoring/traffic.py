@@ -29,6 +29,7 @@ class Traffic:
     """Counts what HTTP servers report; a server observer for all of them.
 
     :param now: Unix time in seconds.
+    :ivar connections: how many are open.
     :ivar responses: how many responses there were, by status and outcome; with status 499 those
         that the client did not wait for.
     :ivar refused: how many requests and connections were refused before there was a request, by
@@ -37,9 +38,16 @@ class Traffic:
     """
 
     _now: Callable[[], float] = time
+    connections: int = field(default=0, init=False)
     responses: Counter[tuple[int, str]] = field(factory=Counter, init=False)
     refused: Counter[str] = field(factory=Counter, init=False)
     refusals: deque[Refusal] = field(factory=lambda: deque(maxlen=MAX_REFUSALS), init=False)
+
+    def connection_opened(self) -> None:
+        self.connections += 1
+
+    def connection_closed(self) -> None:
+        self.connections -= 1
 
     def response_sent(self, status: int, outcome: str, request_id: bytes) -> None:
         self.responses[status, outcome] += 1
