@@ -208,3 +208,13 @@ def test_readme() -> None:
     named = set(re.findall(r"docs/[\w.-]+\.\w+", readme))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
     assert {"docs/architecture.svg", "docs/figures.svg", "docs/tutorial.rst"} <= named
+
+
+def test_architecture_names_every_module() -> None:
+    """Every module is named in the architecture page, and every module named there exists."""
+    modules = [path for path in (ROOT / "jobproxy").rglob("*.py") if path.name != "__init__.py"]
+    rooms = PAGES["architecture"].partition("   * - room\n")[2].partition("The way of a job")[0]
+    named = set(re.findall(r"``([\w]+\.py)``", rooms))
+    advice = "change the table of rooms in docs/architecture.rst"
+    assert {path.name for path in modules} - named == set(), advice
+    assert named - {path.name for path in modules} == set(), advice
