@@ -8,7 +8,7 @@ from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
 from jobproxy.wire.problems import Kind
 from jobproxy.wire.tokens import LIFETIME
-from tests.support.proxy import ProxyTestCase, result_of
+from tests.support.proxy import Client, ProxyTestCase, result_of
 from tests.support.table import ACK, RESULT, TableTestCase
 
 
@@ -197,3 +197,33 @@ class UnattendedTests(ProxyTestCase):
         self.starts[1].respond(result_of("1"))
         found = self.connect().get(client.response.headers["location"]).response
         self.assertEqual(found.body, result_of("1"))
+
+
+class AckTests(ProxyTestCase):
+    """Clients that ask for no more than the ack."""
+
+    def send(self, **headers: str) -> Client:
+        """Send a job as a client, always with the same key."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.connect().request(headers={"Idempotency-Key": "k", **named})
+
+    def test_client_that_joins_for_the_ack_can_ask_for_the_result(self) -> None:
+        """Q3, Q16: a client that joins a running job for its ack can ask for the result later."""
+        held = self.send()
+        self.starts[0].ack("1")
+        joined = self.send(Prefer="respond-async")
+        self.assertEqual(joined.response.status, 202)
+        held.leave()
+        self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual(self.operate().get("/orphans").response.json["orphans"], [])
+        found = self.connect().get(joined.response.headers["location"]).response
+        self.assertEqual(found.body, result_of("1"))
+
+    def test_no_client_is_held_once_the_last_one_has_its_ack(self) -> None:
+        """G1, Q3: no client is held once the last one has its ack."""
+        self.connect().request(headers={"Prefer": "respond-async"})
+        idle = self.table.clients.when_idle()
+        self.assertNoResult(idle)
+        self.starts[0].ack("1")
+        self.successResultOf(idle)
+        self.call_back(self.starts[0], result_of("1"))

@@ -4,6 +4,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.retention import OVERHEAD, Bounds
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.wire.jobs import Report
@@ -109,3 +110,26 @@ class DefaultLimitTests(SynchronousTestCase):
         self.successResultOf(table.clients.wait(record, 1))
         self.assertEqual((len(table.retention.orphans), table.retention.retained), (1, 2))
         self.assertEqual(table.retention.retained_bytes, 2 * (1_024 + 100))
+
+
+class UnattendedTests(SynchronousTestCase):
+    """Jobs that have not ended, without a client."""
+
+    def test_job_is_not_forgotten_while_a_client_waits(self) -> None:
+        """Q16: a job is not forgotten while a client waits, however long none did before."""
+        clock = Clock()
+        table = CorrelationTable(clock, 300)
+        record = table.create("a", lambda: None)
+        first = table.clients.wait(record, 30)
+        table.send(record)
+        first.cancel()
+        self.failureResultOf(first)
+        clock.advance(LIFETIME - 1)
+        second = table.clients.wait(record, 30)
+        clock.advance(2)
+        self.assertIs(table.find("a"), record)
+        result = Report(b"{}", None, "completed")
+        self.assertIs(table.complete("a", result), Delivery.ACCEPTED)
+        self.assertIs(self.successResultOf(second).result, result)
+        clock.advance(300)
+        self.assertIsNone(table.find("a"))

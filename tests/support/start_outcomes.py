@@ -78,3 +78,14 @@ class RetryTestCase(ProxyTestCase):
         # One success, so that the circuit does not open over many outcomes in one test.
         self.assertEqual(self.play(SUCCESS).response.status, 200)
         return counted
+
+
+class GraceTestCase(ProxyTestCase):
+    """A proxy whose start requests are ambiguous."""
+
+    def check_grace(self, client: Client) -> None:
+        """Check that a client is held for the grace, and not longer."""
+        self.clock.advance(1.9)
+        self.assertTrue(client.is_held)
+        self.clock.advance(0.1)
+        self.assert_problem(client.response, 504, "start-unknown", started="unknown")
