@@ -114,7 +114,7 @@ class PollTests(ClusterTestCase):
         self.assertEqual(self.nodes[1].list_orphans(), [])
 
     def test_job_past_its_deadline_is_known_when_its_owner_is_dead(self) -> None:
-        """B15: so is a job whose client got a 504."""
+        """B15: a job whose client got a 504 is known when its owner is dead."""
         client = self.nodes[0].submit(Prefer="wait=5")
         self.starts[0].ack("1")
         self.clock.advance(5)

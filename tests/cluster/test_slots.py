@@ -71,7 +71,7 @@ class ClusterSlotsTests(SynchronousTestCase):
 
     def test_slots_of_a_dead_node_are_free_after_their_lease(self) -> None:
         """The slots of a node that died are free when their lease has ended."""
-        taken = [self.acquire(0), self.acquire(0)]
+        granted = [self.acquire(0), self.acquire(0)]
         slot = self.acquire(1)
         self.stores[0].go_away()
         self.clock.advance(LEASE / 2)
@@ -80,7 +80,7 @@ class ClusterSlotsTests(SynchronousTestCase):
         self.clock.advance(LEASE / 2)
         self.wait()
         self.successResultOf(slot)
-        for node, each in ((0, taken[0]), (0, taken[1]), (1, slot)):
+        for node, each in ((0, granted[0]), (0, granted[1]), (1, slot)):
             self.successResultOf(each)
             self.slots[node].release("a")
 

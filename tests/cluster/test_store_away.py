@@ -142,7 +142,7 @@ class StoreAwayTests(ClusterTestCase):
         self.assert_result(poll, result_of("1"))
 
     def test_clients_elsewhere_get_the_problem_once_the_store_is_back(self) -> None:
-        """X1: so they get the problem of a job that was not started; its key is free."""
+        """X1: clients at other nodes get the problem of a job that was not started, too."""
         client = self.nodes[0].submit(key="k")
         joined = self.nodes[1].submit(key="k")
         self.cluster.settle()
@@ -192,7 +192,7 @@ class GapTests(ClusterTestCase):
         self.assertEqual(self.nodes[1].list_orphans(), [self.starts[0].job_id])
 
     def test_end_of_another_nodes_job_is_found(self) -> None:
-        """X2: so is the end of another node's job that clients here wait for."""
+        """X2: the end of another node's job, for which clients here wait, is found."""
         self.nodes[0].submit(key="k")
         self.nodes[0].submit(key="l")
         self.starts[0].ack("1")

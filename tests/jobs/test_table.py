@@ -18,12 +18,12 @@ class GarbageTests(TableTestCase):
             for number in range(10):
                 self.hold(f"result {number}")
                 self.table.complete(f"result {number}", RESULT)
-                record, answered = self.hold(f"problem {number}")
+                record, client = self.hold(f"problem {number}")
                 self.table.fail(record, BUG)
-                self.failureResultOf(answered)
-                _, answered = self.hold(f"left {number}")
-                answered.addErrback(lambda _: None)
-                answered.cancel()
+                self.failureResultOf(client)
+                _, client = self.hold(f"left {number}")
+                client.addErrback(lambda _: None)
+                client.cancel()
 
         end_jobs()
         self.table.stopService()
@@ -98,12 +98,12 @@ class RecordTests(TableTestCase):
         self.assertIs(self.successResultOf(waiting), record)
 
     def test_stop_says_of_each_job_whether_it_was_started(self) -> None:
-        """G1: at the stop each client gets started; the start of a queued job is cancelled."""
+        """G1: the problem at the stop says whether the job was started; queued starts end."""
         states = (None, State.STARTING, State.RUNNING)
         waiting = []
         for job_id, state in zip("abc", states, strict=True):
-            record, answered = self.hold(job_id)
-            waiting.append(answered)
+            record, client = self.hold(job_id)
+            waiting.append(client)
             if state is not None:
                 self.table.send(record)
             if state is State.RUNNING:

@@ -26,8 +26,8 @@ from tests.support.table_model import (
 KEY_DIGESTS = (None, b"one", b"two")
 UPSTREAM_IDS = (None, "1", "2")
 BODIES = (b"{}", b"{ }")
-#: The places of the two jobs that events happen to.
-PLACES = st.integers(0, 1)
+#: Each event happens to one of two jobs.
+NUMBERS = st.integers(0, 1)
 
 
 class CorrelationMachine(RuleBasedStateMachine):
@@ -38,19 +38,19 @@ class CorrelationMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.table = CorrelationTable(self.clock, RETAIN, lifetime=LIFETIME)
         self.model = Model(self.clock)
-        self.places: dict[int, Job] = {}
+        self.current: dict[int, Job] = {}
         self.idle: list[Deferred[None]] = []
 
     # What clients do.
 
     @initialize()
     def fill(self) -> None:
-        for place in range(2):
-            self.places[place] = self.create(KEY_DIGESTS[place], runs_unattended=False)
-            self.hold(self.places[place], 30, Kind.HELD)
+        for number in range(2):
+            self.current[number] = self.create(KEY_DIGESTS[number], runs_unattended=False)
+            self.hold(self.current[number], 30, Kind.HELD)
 
     @rule(
-        place=PLACES,
+        number=NUMBERS,
         key_digest=st.sampled_from(KEY_DIGESTS),
         runs_unattended=st.booleans(),
         seconds=st.integers(1, 30),
@@ -59,18 +59,18 @@ class CorrelationMachine(RuleBasedStateMachine):
     def submit(
         self,
         *,
-        place: int,
+        number: int,
         key_digest: bytes | None,
         runs_unattended: bool,
         seconds: int,
         kind: Kind,
     ) -> None:
         """Add a client, with a new job or with the one that is there."""
-        job = self.places.get(place)
+        job = self.current.get(number)
         if job is not None and job.job_id in self.model.known:
             job = self.model.known[job.job_id]
         elif (job is None or not job.is_calling) and kind is not Kind.POLL:
-            job = self.places[place] = self.create(key_digest, runs_unattended)
+            job = self.current[number] = self.create(key_digest, runs_unattended)
         else:
             return
         self.hold(job, seconds, kind)
@@ -93,29 +93,29 @@ class CorrelationMachine(RuleBasedStateMachine):
         waiting.fired.addBoth(lambda response: waiting.responses.append(describe(response)))
         self.model.hold(waiting)
 
-    @rule(place=PLACES, number=st.integers(0, 1))
-    def leave(self, place: int, number: int) -> None:
-        job = self.places.get(place)
-        if job is None or number >= len(job.waiting):
+    @rule(number=NUMBERS, turn=st.integers(0, 1))
+    def leave(self, number: int, turn: int) -> None:
+        job = self.current.get(number)
+        if job is None or turn >= len(job.waiting):
             return
-        waiting = job.waiting[number]
+        waiting = job.waiting[turn]
         waiting.fired.cancel()
         self.model.leave(waiting)
 
     # What start requests do.
 
     @rule(
-        place=PLACES,
+        number=NUMBERS,
         end=st.sampled_from(("ack", "ack", "doubt", "retract", "conclude")),
         upstream_id=st.sampled_from(UPSTREAM_IDS),
         may_restart=st.booleans(),
         grace=st.integers(0, 5),
     )
     def start(
-        self, *, place: int, end: str, upstream_id: str | None, may_restart: bool, grace: int
+        self, *, number: int, end: str, upstream_id: str | None, may_restart: bool, grace: int
     ) -> None:
         """Send a start request, or end the one that is under way."""
-        job = self.places.get(place)
+        job = self.current.get(number)
         if job is None or job.record is None:
             return
         if not job.is_calling:
@@ -158,16 +158,16 @@ class CorrelationMachine(RuleBasedStateMachine):
     # What the job server sends.
 
     @rule(
-        place=PLACES,
+        number=NUMBERS,
         upstream_id=st.sampled_from(UPSTREAM_IDS),
         body=st.sampled_from(BODIES),
         state=st.sampled_from((None, "completed", "failed", "no such word", "queued", "running")),
     )
     def call_back(
-        self, *, place: int, upstream_id: str | None, body: bytes, state: str | None
+        self, *, number: int, upstream_id: str | None, body: bytes, state: str | None
     ) -> None:
-        if place in self.places:
-            self.deliver(self.places[place].job_id, Report(body, upstream_id, state))
+        if number in self.current:
+            self.deliver(self.current[number].job_id, Report(body, upstream_id, state))
 
     def deliver(self, job_id: str, report: Report) -> None:
         model = self.model
@@ -184,9 +184,9 @@ class CorrelationMachine(RuleBasedStateMachine):
 
     # What happens less often, and time.
 
-    @rule(place=PLACES, what=st.sampled_from(("crash", "shorten", "drop")))
-    def change_job(self, place: int, what: str) -> None:
-        job = self.places.get(place)
+    @rule(number=NUMBERS, what=st.sampled_from(("crash", "shorten", "drop")))
+    def change_job(self, number: int, what: str) -> None:
+        job = self.current.get(number)
         if job is None:
             return
         if what == "crash" and job.record is not None:

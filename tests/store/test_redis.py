@@ -1,4 +1,4 @@
-"""What only a store that is a Redis has to bear: lost connections, lost memory, and strangers."""
+"""The store that is a Redis: lost connections, lost data, and who may use it."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -37,7 +37,7 @@ class Server(ProxyServer):
 
 @define(eq=False)
 class Cable:
-    """A way to Redis that can be cut without either end noticing."""
+    """A path to Redis that can be cut without a word to either end."""
 
     redis: RedisServer
     port: int = field(default=0, init=False)
@@ -61,7 +61,7 @@ class Cable:
         return f"redis://127.0.0.1:{self.port}"
 
     def cut(self) -> None:
-        """Have nothing come back any more on the connections that there are."""
+        """Let the present connections receive nothing any more."""
         for server in self._factory.servers:
             server.peer.transport.pauseProducing()
 

@@ -1,4 +1,4 @@
-"""The ways to a Redis: over TLS, and by Sentinel."""
+"""Connections to Redis: over TLS, and by Sentinel."""
 
 import subprocess
 import tempfile
@@ -41,7 +41,7 @@ def make_tls_endpoint(host: str, port: int) -> IStreamClientEndpoint:
 
 @asynccontextmanager
 async def forwarding(redis: RedisServer, identity: Identity | None) -> AsyncIterator[int]:
-    """Have a port that leads to Redis, over TLS if it has an identity; yield its number."""
+    """Forward a port to Redis, over TLS if there is an identity; yield the port."""
     factory: Any = ProxyFactory("127.0.0.1", redis.port)
     factory.noisy = False
     if identity is not None:
@@ -97,7 +97,7 @@ async def test_server_without_a_good_certificate_gets_no_password(
             await until(lambda: len(list_refusals(errors)) == 2)
             assert not store.is_up
     after = redis.ask_as("secret", "INFO", "commandstats")
-    # The one is from our own look.
+    # The one is from the call of ask_as.
     assert count_logins(after) - count_logins(before) == 1
 
 
@@ -111,7 +111,7 @@ def count_logins(stats: bytes) -> int:
 
 @asynccontextmanager
 async def watching(master: RedisServer, number: int) -> AsyncIterator[list[int]]:
-    """Have sentinels that watch a master; yield their ports."""
+    """Run sentinels that watch a master; yield their ports."""
     with tempfile.TemporaryDirectory() as folder:
         sentinels = []
         for turn in range(number):
@@ -131,7 +131,7 @@ async def watching(master: RedisServer, number: int) -> AsyncIterator[list[int]]
 
 
 class Sentinel:
-    """A process that watches."""
+    """A sentinel process."""
 
     def __init__(self, file: Path) -> None:
         self.server = RedisServer()
@@ -151,8 +151,8 @@ async def test_master_of_the_sentinel_is_used_and_then_the_next_one(redis: Redis
         replica.ask("REPLICAOF", "127.0.0.1", str(redis.port))
         await until(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"))
         async with watching(redis, 1) as (port,):
-            nobody = ("127.0.0.1", 1)
-            address = Address((nobody, ("127.0.0.1", port)), service="main")
+            unused = ("127.0.0.1", 1)
+            address = Address((unused, ("127.0.0.1", port)), service="main")
             store = make_redis_store(address, NODE)
             await until(lambda: b"slaves=1" in exchange(port, [("INFO", "sentinel")]), 20)
             async with running(store) as listener:

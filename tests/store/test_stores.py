@@ -1,4 +1,4 @@
-"""What a store promises, whichever it is: the one in memory, and a real Redis."""
+"""What each store promises: the one in memory, and a real Redis."""
 
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
@@ -35,7 +35,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def run(kind: str, redis: RedisServer) -> Any:
-    """Return what runs the stores of three nodes."""
+    """Return a function that runs the stores of three nodes."""
 
     def run(retain: float = 60.0) -> AbstractAsyncContextManager[Cluster]:
         return run_stores(kind, (ONE, OTHER, THIRD), retain, redis)
@@ -142,7 +142,7 @@ async def test_result_for_a_dead_node_is_an_orphan_and_sent_to_all(run: Any) -> 
         assert await one.find_orphan(JOB_ID) == BODY
         assert await one.find_orphan("x") is None
         assert await one.find(JOB_ID) == (BODY, None)
-        # Who has asked for it has it.
+        # An orphan that was collected is none any more.
         assert await third.list_orphans() == []
         assert await one.find_orphan(JOB_ID) is None
         assert await other.put(JOB_ID, BODY, ["gone-now"]) is Placement.DUPLICATE
@@ -218,7 +218,7 @@ async def test_message_reaches_its_node_and_its_sender_learns_whether_it_lives(r
 
 @pytest_twisted.ensureDeferred
 async def test_closed_node_is_gone_at_once(run: Any) -> None:
-    """A node that closes its store is gone at once, without waiting for its lease."""
+    """A node that closes its store is not listed any more, before its lease ends."""
     async with run() as cluster:
         one, other, _ = cluster.stores
         await other.close()

@@ -7,7 +7,7 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 
-from jobproxy.store.interface import Listener, Message, NobodyListens, StoreUnreachable
+from jobproxy.store.interface import Listener, Message, StoreUnreachable
 from jobproxy.store.memory import MemoryStore, Shared
 from jobproxy.util.histogram import Histogram
 
@@ -55,7 +55,7 @@ class RemoteStore:
     is_joined: bool = field(default=False, init=False)
     calls: Counter[str] = field(factory=Counter, init=False)
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
-    _listener: Listener = field(factory=NobodyListens, init=False)
+    _listener: Listener = field(init=False)
     _connection: Connection | None = field(default=None, init=False)
     _is_dead: bool = field(default=False, init=False)
     _pending: dict[Deferred[Any], None] = field(factory=dict, init=False)

@@ -47,17 +47,17 @@ class AmbiguousTests(GraceTestCase):
         self.check_grace(self.submit())
 
     def test_connection_lost_within_the_request_is_ambiguous(self) -> None:
-        """S7: so does one that is lost in the middle of the request."""
+        """S7: a connection that is lost within the request makes the start ambiguous."""
         self.fail_starts(RequestTransmissionFailed([Failure(error.ConnectionLost())]))
         self.check_grace(self.submit())
 
     def test_request_that_the_proxy_cuts_off_is_ambiguous(self) -> None:
-        """S7: so does a failure of the proxy itself in the middle of the request."""
+        """S7: a failure of the proxy within the request makes the start ambiguous."""
         self.fail_starts(RequestGenerationFailed([Failure(error.ConnectionAborted())]))
         self.check_grace(self.submit())
 
     def test_response_that_is_not_http_is_ambiguous(self) -> None:
-        """S9: so does a response that is not HTTP."""
+        """S9: a response that is not HTTP makes the start ambiguous."""
         self.fail_starts(ResponseFailed([Failure(ParseError("not HTTP", b"220 smtp"))]))
         self.check_grace(self.submit())
 
@@ -124,11 +124,11 @@ class NeverSentTests(ProxyTestCase):
         self.assertEqual(client.response.headers["retry-after"], "1")
 
     def test_unknown_name_is_unreachable(self) -> None:
-        """S2: a name of the job server that cannot be resolved gives the same."""
+        """S2: a name that cannot be resolved gives 503 upstream-unreachable."""
         self.check(error.DNSLookupError(), 503, "upstream-unreachable")
 
     def test_connect_timeout_is_unreachable(self) -> None:
-        """S3: a connection that is not made in time gives the same."""
+        """S3: a connection that is not made in time gives 503 upstream-unreachable."""
         self.check(error.TimeoutError(), 503, "upstream-unreachable")
 
     def test_failed_handshake_is_untrusted(self) -> None:

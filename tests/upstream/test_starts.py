@@ -83,7 +83,7 @@ class PausedAccountTests(BusyTestCase):
         self.assertEqual(bodies, [result_of("1"), result_of("2"), result_of("3")])
 
     def test_other_accounts_are_served_during_a_pause(self) -> None:
-        """S17: the pause of an account is none for another."""
+        """S17: the pause of one account delays no start of another."""
         self.refuse("7")
         other = self.submit("other")
         self.finish(1)
@@ -270,14 +270,14 @@ class LostTests(ProxyTestCase):
         self.assertEqual(found.body, result_of("1"))
 
     def test_ended_unattended_job_is_not_started_again(self) -> None:
-        """Q3, B11: such a job is not started again either when it has ended."""
+        """Q3, B11: a job that runs unattended is not started again once it has ended."""
         self.begin_unattended()
         self.call_back(self.starts[0], result_of("0"))
         self.clock.advance(60)
         self.assertEqual(len(self.starts), 1)
 
     def test_unattended_job_that_ends_during_a_restart_has_ended(self) -> None:
-        """Q3, B1: nor when it ends while it is started again."""
+        """Q3, B1: an unattended job that ends during its restart is not started once more."""
         self.begin_unattended()
         self.clock.advance(5)
         self.call_back(self.starts[0], result_of("0"))
