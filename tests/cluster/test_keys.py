@@ -1,6 +1,6 @@
-"""The same Idempotency-Key at several nodes: one job, and one result for all who ask."""
+"""The same Idempotency-Key at several nodes: one job, and one result for all clients."""
 
-from tests.support.cluster import ClusterTestCase, Node, job_id_of
+from tests.support.cluster import ClusterTestCase, Node
 from tests.support.proxy import Client, result_of
 
 
@@ -8,15 +8,15 @@ class SameKeyTests(ClusterTestCase):
     """Clients of several nodes that send the same job."""
 
     def finish(self, node: Node) -> None:
-        """Have the one start that there is acknowledged, and a node be called back."""
+        """Acknowledge the one start that there is, and call a node back."""
         (start,) = self.starts
         start.ack("1")
         node.call_back(start, result_of("1"))
         for _ in range(10):
             self.clock.advance(0.1)
 
-    def test_at_once(self) -> None:
-        """The same key at all nodes at the same time: one start, and the result for all."""
+    def test_same_key_at_all_nodes_at_once_starts_one_job(self) -> None:
+        """The same key at all nodes at the same time starts one job; all clients get its result."""
         for number, caller in enumerate(self.nodes):
             self.cluster.set_latency(0.1)
             clients = [node.submit(key=f"k{number}") for node in self.nodes for _ in range(2)]
@@ -29,8 +29,8 @@ class SameKeyTests(ClusterTestCase):
                 self.assert_result(client, result_of("1"))
             self.starts.clear()
 
-    def test_one_after_the_other(self) -> None:
-        """Who sends the job to another node while it runs joins it there."""
+    def test_key_joins_the_job_of_another_node(self) -> None:
+        """A client that sends the key of a running job to another node joins the job there."""
         clients = [node.submit(key="k") for node in self.nodes]
         self.cluster.settle()
         clients += [node.submit(key="k") for node in self.nodes]
@@ -38,8 +38,8 @@ class SameKeyTests(ClusterTestCase):
         for client in clients:
             self.assert_result(client, result_of("1"))
 
-    def test_replayed(self) -> None:
-        """Who sends the job to another node once it has ended gets its result again."""
+    def test_result_of_a_key_is_replayed_by_every_node(self) -> None:
+        """A client that sends the key of an ended job to any node gets its result again."""
         first = self.nodes[0].submit(key="k")
         self.finish(self.nodes[0])
         self.assert_result(first, result_of("1"))
@@ -49,7 +49,7 @@ class SameKeyTests(ClusterTestCase):
             self.assert_result(client, result_of("1"), is_replayed=True)
         self.assertEqual(len(self.starts), 1)
 
-    def test_other_job(self) -> None:
+    def test_key_of_another_job_is_refused_by_every_node(self) -> None:
         """Another job with the same key is refused by every node."""
         self.nodes[0].submit(key="k")
         for node in self.nodes:
@@ -61,8 +61,8 @@ class SameKeyTests(ClusterTestCase):
             other = node.submit(key="k", number=1)
             self.assert_problem(other.response, 422, "idempotency-key-reused")
 
-    def test_other_job_at_once(self) -> None:
-        """Of two jobs with the same key that are sent at once, one is refused."""
+    def test_one_of_different_jobs_with_one_key_is_started(self) -> None:
+        """Of different jobs that are sent at once with the same key, only one is accepted."""
         self.cluster.set_latency(0.1)
         clients = [node.submit(key="k", number=n) for n, node in enumerate(self.nodes)]
         for _ in range(10):
@@ -72,10 +72,10 @@ class SameKeyTests(ClusterTestCase):
             self.assert_problem(client.response, 422, "idempotency-key-reused")
         self.assertEqual(len(refused), 2)
         self.finish(self.nodes[0])
-        (taken,) = (client for client in clients if client not in refused)
-        self.assert_result(taken, result_of("1"))
+        (accepted,) = (client for client in clients if client not in refused)
+        self.assert_result(accepted, result_of("1"))
 
-    def test_another_account(self) -> None:
+    def test_key_of_another_account_is_another_key(self) -> None:
         """Keys of different accounts have nothing to do with each other."""
         self.nodes[0].submit("account 1", key="k").leave()
         self.nodes[1].submit("account 2", key="k").leave()
@@ -83,7 +83,7 @@ class SameKeyTests(ClusterTestCase):
         for start in self.starts:
             start.ack()
 
-    def test_refused_start(self) -> None:
+    def test_key_of_a_job_that_was_not_started_is_free(self) -> None:
         """A key whose job was certainly not started is free again at every node."""
         for node in self.nodes:
             client = self.nodes[0].submit(key="k")
@@ -96,8 +96,8 @@ class SameKeyTests(ClusterTestCase):
             self.clock.advance(302)
         self.assertEqual(len(self.starts), 6)
 
-    def test_refused_start_of_others(self) -> None:
-        """Who joined at another node is told when the job was not started, and can retry."""
+    def test_joined_client_can_retry_a_job_that_was_not_started(self) -> None:
+        """A client that joined at another node gets a problem if the job was not started."""
         self.nodes[0].submit(key="k")
         joined = self.nodes[1].submit(key="k")
         self.cluster.settle()
@@ -105,13 +105,13 @@ class SameKeyTests(ClusterTestCase):
         self.cluster.settle()
         problem = self.assert_problem(joined.response, 503, "upstream-unreachable")
         self.assertEqual(joined.response.headers["retry-after"], "1")
-        self.assertEqual(problem["job"], job_id_of(self.starts[0]))
+        self.assertEqual(problem["job"], self.starts[0].job_id)
         again = self.nodes[1].submit(key="k")
         self.cluster.settle()
         self.starts[1].respond(result_of("1"))
         self.assert_result(again, result_of("1"))
 
-    def test_retained(self) -> None:
+    def test_key_is_free_once_its_result_is_forgotten(self) -> None:
         """Once a result is no longer retained, the key is free again at every node."""
         for node in self.nodes:
             self.nodes[0].submit(key="k")
@@ -127,29 +127,29 @@ class SameKeyTests(ClusterTestCase):
             self.clock.advance(302)
         self.assertEqual(len(self.starts), 6)
 
-    def test_deadlines(self) -> None:
-        """Who joins at another node has a deadline of its own, and is told which job it is."""
+    def test_joined_client_has_a_deadline_of_its_own(self) -> None:
+        """A client that joined at another node has its own deadline, and gets the job id."""
         self.nodes[0].submit(key="k")
         unknown = self.nodes[1].submit(key="k", Prefer="wait=1")
         self.cluster.settle()
         self.clock.advance(1)
         problem = self.assert_problem(unknown.response, 504, "start-unknown", started="unknown")
-        self.assertEqual(problem["job"], job_id_of(self.starts[0]))
+        self.assertEqual(problem["job"], self.starts[0].job_id)
         self.starts[0].ack("1")
         self.cluster.settle()
         known = self.nodes[1].submit(key="k", Prefer="wait=1")
         self.cluster.settle()
         self.clock.advance(1)
         problem = self.assert_problem(known.response, 504, "wait-over", started="yes")
-        self.assertEqual(problem["job"], job_id_of(self.starts[0]))
+        self.assertEqual(problem["job"], self.starts[0].job_id)
         last = self.nodes[2].submit(key="k")
         self.cluster.settle()
         self.nodes[2].call_back(self.starts[0], result_of("1"))
         self.cluster.settle()
         self.assert_result(last, result_of("1"))
 
-    def test_respond_async(self) -> None:
-        """Who wants no more than the ack gets it at any node, as soon as it is there."""
+    def test_respond_async_gets_the_ack_at_any_node(self) -> None:
+        """A client that asks only for the ack gets it at any node, as soon as it is there."""
         clients = [node.submit(key="k", Prefer="respond-async") for node in self.nodes]
         self.cluster.settle()
         self.starts[0].ack("1")
@@ -166,8 +166,8 @@ class SameKeyTests(ClusterTestCase):
             self.cluster.settle()
             self.assert_result(poll, result_of("1"))
 
-    def test_respond_async_at_once(self) -> None:
-        """Who loses the right to start the job gets the ack of who has it."""
+    def test_node_without_the_claim_gets_the_ack_of_the_owner(self) -> None:
+        """A client of a node that did not get the claim gets the ack of the owner."""
         self.cluster.set_latency(0.1)
         clients = [node.submit(key="k", Prefer="respond-async") for node in self.nodes]
         for _ in range(10):
@@ -187,8 +187,8 @@ class SameKeyTests(ClusterTestCase):
         self.cluster.settle()
         self.clock.advance(1)
 
-    def test_joined_client_leaves(self) -> None:
-        """A result that one client got is no orphan, although another one left at another node."""
+    def test_result_is_no_orphan_when_a_joined_client_left(self) -> None:
+        """A result that one client got is no orphan, although another left at another node."""
         self.cluster.set_latency(0.1)
         clients = [node.submit(key="k") for node in self.nodes]
         for _ in range(10):
@@ -201,13 +201,13 @@ class SameKeyTests(ClusterTestCase):
         self.assertEqual(self.nodes[0].list_orphans(), [])
 
 
-class LaneTests(ClusterTestCase):
-    """Keys of jobs that wait for their turn."""
+class QueuedTests(ClusterTestCase):
+    """Keys of queued jobs, and of jobs whose owner dies."""
 
     settings = {"starts_per_account": 1}
 
-    def test_waits_elsewhere(self) -> None:
-        """A job that waits in a lane of one node is started by another that has its turn."""
+    def test_job_queued_at_one_node_is_started_by_another(self) -> None:
+        """A job that is queued at one node is started by another node that has a slot."""
         self.nodes[0].submit()
         first = self.nodes[0].submit(key="k")
         second = self.nodes[1].submit(key="k")
@@ -221,8 +221,8 @@ class LaneTests(ClusterTestCase):
             self.assert_result(client, result_of("1"))
         self.assertEqual(len(self.nodes[0].limiter), 0)
 
-    def test_dies_before_the_start(self) -> None:
-        """B15: a job that waited in a lane of a node that died is started by another, once."""
+    def test_queued_job_of_a_dead_node_is_started_once_elsewhere(self) -> None:
+        """B15: a job that was queued at a node that died is started by another node, once."""
         self.nodes[0].submit()
         self.nodes[0].submit(key="k")
         self.nodes[0].kill()
@@ -235,8 +235,8 @@ class LaneTests(ClusterTestCase):
         for client in clients:
             self.assert_result(client, result_of("1"))
 
-    def test_dies_after_the_start(self) -> None:
-        """B15: a job whose node died is not started again; its result is for who asks next."""
+    def test_started_job_of_a_dead_node_is_not_started_again(self) -> None:
+        """B15: a job whose node died is not started again; the next client gets its result."""
         self.nodes[0].submit(key="k")
         before = self.nodes[1].submit(key="k")
         self.cluster.settle()
@@ -251,8 +251,8 @@ class LaneTests(ClusterTestCase):
             self.assert_result(client, result_of("1"))
         self.assertEqual(self.nodes[1].list_orphans(), [])
 
-    def test_dies_before_it_hears(self) -> None:
-        """B15: a result that its node was told of, but never read, is there for who asks again."""
+    def test_result_that_a_dead_node_did_not_read_is_replayed(self) -> None:
+        """B15: a result that was sent to its node, but never read, is there for the next client."""
         self.nodes[0].submit(key="k")
         joined = self.nodes[1].submit(key="k", Prefer="wait=5")
         self.cluster.settle()
@@ -266,25 +266,25 @@ class LaneTests(ClusterTestCase):
         again = self.nodes[1].submit(key="k")
         self.cluster.settle()
         self.assert_result(again, result_of("1"), is_replayed=True)
-        poll = self.nodes[1].poll(job_id_of(self.starts[0]))
+        poll = self.nodes[1].poll(self.starts[0].job_id)
         self.assert_result(poll, result_of("1"))
 
 
-class LeaveTests(ClusterTestCase):
-    """Clients that leave, or nodes that stop, while the right to start is asked for."""
+class ClaimTests(ClusterTestCase):
+    """Clients that leave, and nodes that drain, during the claim of a key."""
 
-    def ask(self, steps: int) -> Client:
-        """Have a client send a job over a slow network, and leave some steps later."""
+    def submit(self, steps: int) -> Client:
+        """Send a job over a slow network as a client, and pass some steps of time."""
         self.cluster.set_latency(0.1)
         client = self.nodes[0].submit(key="k")
         for _ in range(steps):
             self.clock.advance(0.1)
         return client
 
-    def test_leaves_no_claim(self) -> None:
-        """B15: who leaves before its job is started leaves its key to others, at any time."""
+    def test_client_that_leaves_before_the_start_frees_its_key(self) -> None:
+        """B15: a client that leaves before its job is started frees its key, at any time."""
         for steps in range(4):
-            self.ask(steps).leave()
+            self.submit(steps).leave()
             for _ in range(10):
                 self.clock.advance(0.1)
             self.assertEqual(self.starts, [])
@@ -296,8 +296,8 @@ class LeaveTests(ClusterTestCase):
             self.assert_result(again, result_of("1"))
             self.clock.advance(302)
 
-    def test_deadline(self) -> None:
-        """A deadline that passes while the right is asked for ends the job before its start."""
+    def test_deadline_during_the_claim_ends_the_job_unstarted(self) -> None:
+        """A deadline that passes while the claim is made ends the job before its start."""
         self.cluster.set_latency(0.6)
         client = self.nodes[0].submit(key="k", Prefer="wait=1")
         for _ in range(24):
@@ -306,9 +306,9 @@ class LeaveTests(ClusterTestCase):
         self.clock.advance(2)
         self.assertEqual(self.starts, [])
 
-    def test_drain(self) -> None:
-        """A node that drains starts no job whose right it was just given."""
-        client = self.ask(3)
+    def test_draining_node_starts_no_job_with_a_new_claim(self) -> None:
+        """A node that drains starts no job whose claim it has just got."""
+        client = self.submit(3)
         self.nodes[0].gateway.drain()
         self.assert_problem(client.response, 503, "draining")
         self.clock.advance(1)

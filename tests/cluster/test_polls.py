@@ -1,11 +1,11 @@
 """GET /jobs/<job_id> at any node."""
 
-from tests.support.cluster import ClusterTestCase, job_id_of
+from tests.support.cluster import ClusterTestCase
 from tests.support.proxy import Client, result_of
 
 
 class PollTests(ClusterTestCase):
-    """Clients that ask a node that does not have the job."""
+    """Clients that ask another node than the owner of the job."""
 
     def poll(self, node: int, job_id: str, **headers: str) -> Client:
         client = self.nodes[node].poll(job_id, **headers)
@@ -13,13 +13,13 @@ class PollTests(ClusterTestCase):
         return client
 
     def submit(self) -> str:
-        """Have a client be told where the result will be."""
+        """Send a job as a client that does not wait, and return the job id."""
         client = self.nodes[0].submit(Prefer="respond-async")
         self.starts[-1].ack("1")
         return client.response.headers["location"].removeprefix("/jobs/")
 
-    def test_running(self) -> None:
-        """Any node knows a job that runs, and its id."""
+    def test_any_node_knows_a_running_job(self) -> None:
+        """Any node knows a job that runs, and its upstream id."""
         job_id = self.submit()
         for number in range(3):
             response = self.poll(number, job_id).response
@@ -29,19 +29,19 @@ class PollTests(ClusterTestCase):
         self.nodes[0].call_back(self.starts[0], result_of("1"))
         self.cluster.settle()
 
-    def test_ended(self) -> None:
+    def test_any_node_knows_a_result(self) -> None:
         """Any node knows a result, also of a job whose client was held."""
         self.nodes[0].submit()
         self.starts[0].ack("1")
         self.nodes[0].call_back(self.starts[0], result_of("1"))
         for number in range(3):
-            poll = self.poll(number, job_id_of(self.starts[0]))
+            poll = self.poll(number, self.starts[0].job_id)
             self.assert_result(poll, result_of("1"))
 
-    def test_acknowledged_later(self) -> None:
-        """A node that was asked before the ack knows the id after it."""
+    def test_node_polled_before_the_ack_knows_the_upstream_id_after_it(self) -> None:
+        """A node that was polled before the ack knows the upstream id after it."""
         client = self.nodes[0].submit()
-        job_id = job_id_of(self.starts[0])
+        job_id = self.starts[0].job_id
         self.assertEqual(self.poll(1, job_id).response.status, 202)
         self.starts[0].ack("1")
         self.cluster.settle()
@@ -50,8 +50,8 @@ class PollTests(ClusterTestCase):
         self.cluster.settle()
         self.assert_result(client, result_of("1"))
 
-    def test_long(self) -> None:
-        """Who waits at another node is woken by the result, whichever node is called back."""
+    def test_long_poll_gets_the_result_from_any_node(self) -> None:
+        """A long poll at any node gets the result, whichever node is called back."""
         for caller in self.nodes:
             job_id = self.submit()
             polls = [self.poll(number, job_id, Prefer="wait=20") for number in range(3)]
@@ -61,8 +61,8 @@ class PollTests(ClusterTestCase):
             for poll in polls:
                 self.assert_result(poll, result_of("1"))
 
-    def test_long_in_vain(self) -> None:
-        """Who waits at another node for too long is told how it goes."""
+    def test_long_poll_gets_the_state_at_its_deadline(self) -> None:
+        """A long poll at another node gets the state at its deadline."""
         job_id = self.submit()
         poll = self.poll(1, job_id, Prefer="wait=3")
         self.clock.advance(3)
@@ -71,35 +71,35 @@ class PollTests(ClusterTestCase):
         self.cluster.settle()
         self.assert_result(self.poll(1, job_id), result_of("1"))
 
-    def test_not_started(self) -> None:
+    def test_job_that_was_not_started_is_not_found_elsewhere(self) -> None:
         """A job that was not started is not known to other nodes, nor after a wait for it."""
         self.nodes[0].submit()
-        job_id = job_id_of(self.starts[0])
+        job_id = self.starts[0].job_id
         waiting = self.poll(1, job_id, Prefer="wait=20")
         self.starts[0].respond(b"", 409)
         self.cluster.settle()
         self.assert_problem(waiting.response, 503, "upstream-unreachable")
         self.assert_problem(self.poll(2, job_id).response, 404, "not-found")
 
-    def test_unknown(self) -> None:
-        """What looks like a handle, but is none, is not found."""
+    def test_job_id_that_nobody_made_is_not_found(self) -> None:
+        """A job id that no node has made is not found."""
         self.submit()
-        job_id = job_id_of(self.starts[0])
+        job_id = self.starts[0].job_id
         other = "B" if job_id.endswith("A") else "A"
         for strange in (job_id[:-1] + other, f"{job_id[:8]}nobody--{job_id[16:]}"):
             self.assert_problem(self.poll(1, strange).response, 404, "not-found")
         self.nodes[0].call_back(self.starts[0], result_of("1"))
 
-    def test_garbage(self) -> None:
-        """What cannot be a handle is not found, and nobody is asked."""
+    def test_path_that_is_no_job_id_is_not_found_without_the_store(self) -> None:
+        """A path that cannot be a job id is not found, and the store is not asked."""
         calls = dict(self.nodes[1].store.calls)
         for garbage in ("x", 39 * "x", 37 * "x", "a%2Fb", "%00" + 37 * "x", "%C3%BC" + 37 * "x"):
             response = self.poll(1, garbage).response
             self.assertEqual(response.status, 404, garbage)
         self.assertEqual(dict(self.nodes[1].store.calls), calls)
 
-    def test_owner_dies(self) -> None:
-        """B15: a job that a client was told to ask for is known when its node is gone."""
+    def test_job_of_a_dead_owner_is_still_known(self) -> None:
+        """B15: a job that a client got a Location for is known when its owner is dead."""
         job_id = self.submit()
         before = self.poll(2, job_id, Prefer="wait=20")
         self.nodes[0].kill()
@@ -113,8 +113,8 @@ class PollTests(ClusterTestCase):
             self.assert_result(poll, result_of("1"))
         self.assertEqual(self.nodes[1].list_orphans(), [])
 
-    def test_owner_dies_after_the_deadline(self) -> None:
-        """B15: so is a job whose client was told that it takes too long."""
+    def test_job_past_its_deadline_is_known_when_its_owner_is_dead(self) -> None:
+        """B15: a job whose client got a 504 is known when its owner is dead."""
         client = self.nodes[0].submit(Prefer="wait=5")
         self.starts[0].ack("1")
         self.clock.advance(5)
@@ -125,12 +125,12 @@ class PollTests(ClusterTestCase):
         self.cluster.settle()
         self.assert_result(self.poll(1, problem["job"]), result_of("1"))
 
-    def test_owner_stops(self) -> None:
-        """A node that stops does not have others believe that its jobs were not started."""
+    def test_job_of_a_stopped_owner_is_not_started_again(self) -> None:
+        """A job that was started is not started again when its owner stops."""
         client = self.nodes[0].submit(key="k")
         self.starts[0].ack("1")
         joined = self.nodes[1].submit(key="k")
-        poll = self.poll(2, job_id_of(self.starts[0]), Prefer="wait=20")
+        poll = self.poll(2, self.starts[0].job_id, Prefer="wait=20")
         self.nodes[0].gateway.drain()
         self.nodes[0].stop()
         self.assert_problem(client.response, 503, "draining", started="yes")
@@ -143,8 +143,8 @@ class PollTests(ClusterTestCase):
         for other in (joined, poll, again):
             self.assert_result(other, result_of("1"))
 
-    def test_owner_stops_with_its_queue(self) -> None:
-        """A node that drains gives the keys of what it has not started to the others."""
+    def test_keys_of_queued_jobs_of_a_draining_owner_are_free(self) -> None:
+        """The keys of queued jobs are free at other nodes when their owner drains."""
         clients = [self.nodes[0].submit(key=f"k{number}") for number in range(3)]
         self.nodes[0].gateway.drain()
         self.assert_problem(clients[2].response, 503, "draining")
@@ -154,7 +154,7 @@ class PollTests(ClusterTestCase):
         self.assert_result(again, result_of("3"))
         self.nodes[0].stop()
 
-    def test_result_while_it_is_asked_for(self) -> None:
+    def test_result_that_comes_during_the_look_up_is_not_missed(self) -> None:
         """B15: a result that comes while a node looks for its job is not missed."""
         for steps in range(8):
             job_id = self.submit()

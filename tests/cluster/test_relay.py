@@ -1,14 +1,14 @@
-"""A callback that lands on a node that does not hold the client."""
+"""Callbacks that come to another node than the owner of the job."""
 
 from jobproxy.upstream.retries import OnLost
-from tests.support.cluster import ClusterTestCase, job_id_of
+from tests.support.cluster import ClusterTestCase
 from tests.support.proxy import result_of
 
 
 class RelayTests(ClusterTestCase):
-    """Callbacks that are right."""
+    """Callbacks that end a job."""
 
-    def test_any_node(self) -> None:
+    def test_callback_at_any_node_reaches_the_client(self) -> None:
         """B15: a client gets its result byte for byte whichever node is called back."""
         for number, node in enumerate(self.nodes):
             client = self.nodes[0].submit()
@@ -18,7 +18,7 @@ class RelayTests(ClusterTestCase):
             self.cluster.settle()
             self.assert_result(client, result_of(f"{number}"))
 
-    def test_own_callback_asks_nothing(self) -> None:
+    def test_callback_at_the_owner_needs_no_store(self) -> None:
         """A job whose callback comes to its own node costs the store nothing."""
         before = [sum(node.store.calls.values()) for node in self.nodes]
         client = self.nodes[0].submit()
@@ -27,15 +27,15 @@ class RelayTests(ClusterTestCase):
         self.assert_result(client, result_of("1"))
         self.assertEqual([sum(node.store.calls.values()) for node in self.nodes], before)
 
-    def test_before_the_ack(self) -> None:
-        """B15, B1: a callback that overtakes the ack is the answer on the way over another node."""
+    def test_relayed_callback_before_the_ack_is_the_response(self) -> None:
+        """B15, B1: a callback before the ack is the response when it is relayed, too."""
         client = self.nodes[0].submit()
         self.nodes[1].call_back(self.starts[0], result_of("1"))
         self.cluster.settle()
         self.assert_result(client, result_of("1"))
         self.starts[0].ack("1")
 
-    def test_failed_state(self) -> None:
+    def test_result_of_a_failed_job_is_relayed(self) -> None:
         """A job that failed on the job server has a result like any other."""
         client = self.nodes[0].submit()
         self.starts[0].ack("1")
@@ -43,8 +43,8 @@ class RelayTests(ClusterTestCase):
         self.cluster.settle()
         self.assert_result(client, result_of("1", "failed"))
 
-    def test_far_store(self) -> None:
-        """The job server is told that its callback was taken only once the store has it."""
+    def test_callback_is_accepted_only_once_the_store_has_it(self) -> None:
+        """The job server gets 200 for its callback only once the store has it."""
         self.cluster.set_latency(0.1)
         client = self.nodes[0].submit()
         self.starts[0].ack("1")
@@ -57,8 +57,8 @@ class RelayTests(ClusterTestCase):
         self.assertEqual(callback.response.json, {"status": "accepted"})
         self.assert_result(client, result_of("1"))
 
-    def test_caller_leaves(self) -> None:
-        """A job server that hangs up before its callback is acknowledged has still told it."""
+    def test_callback_is_relayed_although_its_connection_ends(self) -> None:
+        """A callback is relayed although the job server closes before the response."""
         self.cluster.set_latency(0.1)
         client = self.nodes[0].submit()
         self.starts[0].ack("1")
@@ -69,8 +69,8 @@ class RelayTests(ClusterTestCase):
         self.clock.advance(0.1)
         self.assert_result(client, result_of("1"))
 
-    def test_late(self) -> None:
-        """B15: a result that comes over another node after the deadline is an orphan for all."""
+    def test_late_relayed_result_is_an_orphan_for_all(self) -> None:
+        """B15: a relayed result that comes after the deadline is an orphan at every node."""
         client = self.nodes[0].submit(Prefer="wait=5")
         self.starts[0].ack("1")
         self.clock.advance(5)
@@ -91,7 +91,7 @@ class DuplicateTests(ClusterTestCase):
         self.start.ack("1")
 
     def call_back(self, *numbers: int, body: bytes = result_of("1")) -> list[tuple[int, str]]:
-        """Have nodes be called back, and return what each tells."""
+        """Call nodes back, and return the response of each."""
         responses = []
         for number in numbers:
             response = self.nodes[number].call_back(self.start, body)
@@ -99,55 +99,56 @@ class DuplicateTests(ClusterTestCase):
             self.cluster.settle()
         return responses
 
-    def test_elsewhere_first(self) -> None:
+    def test_callback_again_is_a_duplicate_at_every_node(self) -> None:
         """B15, B4: the same callback once more is a duplicate at its own node and at others."""
-        told = self.call_back(1, 0, 2, 1)
-        self.assertEqual(told, [(200, "accepted"), *3 * [(200, "duplicate")]])
+        responses = self.call_back(1, 0, 2, 1)
+        self.assertEqual(responses, [(200, "accepted"), *3 * [(200, "duplicate")]])
         self.assert_result(self.client, result_of("1"))
 
-    def test_at_home_first(self) -> None:
-        """B15, B4: a callback that its own node has taken changes nothing on another one."""
-        told = self.call_back(0, 1, 2)
-        self.assertEqual({status for status, _ in told}, {200})
-        self.assertEqual(told[2], (200, "duplicate"))
+    def test_callback_that_the_owner_has_is_a_duplicate_elsewhere(self) -> None:
+        """B15, B4: a callback that the owner has accepted changes nothing at another node."""
+        responses = self.call_back(0, 1, 2)
+        self.assertEqual({status for status, _ in responses}, {200})
+        self.assertEqual(responses[2], (200, "duplicate"))
         self.assert_result(self.client, result_of("1"))
         self.assertEqual(self.nodes[1].list_orphans(), [])
 
-    def test_conflict(self) -> None:
+    def test_other_result_is_refused_by_every_node(self) -> None:
         """B15, B5: another result than the first is refused everywhere; the first stays."""
         self.call_back(1)
-        told = [self.call_back(number, body=result_of("1", "failed"))[0][0] for number in range(3)]
-        self.assertEqual(told, [409, 409, 409])
+        failed = result_of("1", "failed")
+        responses = [self.call_back(number, body=failed)[0][0] for number in range(3)]
+        self.assertEqual(responses, [409, 409, 409])
         self.assert_result(self.client, result_of("1"))
         for node in self.nodes:
-            self.assert_result(node.poll(job_id_of(self.start)), result_of("1"))
+            self.assert_result(node.poll(self.start.job_id), result_of("1"))
 
-    def test_conflict_with_home(self) -> None:
-        """B15, B5: all nodes tell the result that the client got, whatever came elsewhere later."""
+    def test_result_of_the_client_is_that_of_every_node(self) -> None:
+        """B15, B5: all nodes send the result that the client got, whatever came elsewhere later."""
         self.call_back(0)
         self.call_back(1, body=result_of("1", "failed"))
         for node in self.nodes:
-            poll = node.poll(job_id_of(self.start))
+            poll = node.poll(self.start.job_id)
             self.cluster.settle()
             self.assert_result(poll, result_of("1"))
 
-    def test_other_id(self) -> None:
-        """B15, B6: a callback about another job's id ends nothing; the right one is taken later."""
+    def test_relayed_callback_with_another_upstream_id_ends_nothing(self) -> None:
+        """B15, B6: a callback with another upstream id ends nothing; the right one counts later."""
         self.call_back(1, body=result_of("2"))
         self.assertTrue(self.client.is_held)
         self.assertEqual(self.call_back(2), [(200, "accepted")])
         self.assert_result(self.client, result_of("1"))
 
-    def test_progress(self) -> None:
-        """B15, B7: what is no result changes nothing on its way over another node."""
-        told = self.call_back(1, 2, body=result_of("1", "running"))
-        self.assertEqual(told, 2 * [(200, "progress")])
+    def test_relayed_progress_changes_nothing(self) -> None:
+        """B15, B7: progress changes nothing when it is relayed."""
+        responses = self.call_back(1, 2, body=result_of("1", "running"))
+        self.assertEqual(responses, 2 * [(200, "progress")])
         self.assertTrue(self.client.is_held)
         self.call_back(2)
         self.assert_result(self.client, result_of("1"))
 
-    def test_malformed(self) -> None:
-        """B15, B8: a callback that is no JSON is refused by any node, and the job goes on."""
+    def test_malformed_callback_is_refused_by_every_node(self) -> None:
+        """B15, B8: a callback that is no JSON is refused by any node, and the job continues."""
         for number, node in enumerate(self.nodes):
             response = node.call_back(self.start, b"{")
             self.assert_problem(response, 400, "invalid-json", started=response.json["started"])
@@ -155,7 +156,7 @@ class DuplicateTests(ClusterTestCase):
         self.call_back(1)
         self.assert_result(self.client, result_of("1"))
 
-    def test_forged(self) -> None:
+    def test_forged_token_is_not_found_without_the_store(self) -> None:
         """B15, B9: a token that is not ours is not found at any node; the store is not asked."""
         self.call_back(1)
         path = self.start.callback_path
@@ -176,8 +177,8 @@ class RestartTests(ClusterTestCase):
 
     settings = {"on_lost": OnLost.RESTART, "lost_after": 3.0}
 
-    def test_progress_counts(self) -> None:
-        """B15: what another node hears of a job keeps it from being lost."""
+    def test_relayed_progress_keeps_a_job_from_being_lost(self) -> None:
+        """B15: progress that came to another node keeps a job from being lost."""
         client = self.nodes[0].submit()
         self.starts[0].ack("1")
         self.clock.advance(2)
@@ -192,8 +193,8 @@ class RestartTests(ClusterTestCase):
         self.assert_result(client, result_of("2"))
         self.starts[1].ack("2")
 
-    def test_both_end(self) -> None:
-        """B15: when both starts of a job end, all nodes tell the result that the client got."""
+    def test_first_result_of_a_restarted_job_is_that_of_every_node(self) -> None:
+        """B15: when both starts of a job end, all nodes send the result that the client got."""
         client = self.nodes[0].submit()
         self.starts[0].ack("1")
         self.clock.advance(3)
@@ -203,13 +204,13 @@ class RestartTests(ClusterTestCase):
         self.nodes[1].call_back(self.starts[0], result_of("1"))
         self.cluster.settle()
         for node in self.nodes:
-            poll = node.poll(job_id_of(self.starts[0]))
+            poll = node.poll(self.starts[0].job_id)
             self.cluster.settle()
             self.assert_result(poll, result_of("2"))
 
 
 class OrphanTests(ClusterTestCase):
-    """Results that nobody waits for, wherever they came."""
+    """Results that no client waits for, wherever they came."""
 
     def make_orphan(self, node: int = 1) -> str:
         client = self.nodes[0].submit()
@@ -218,9 +219,9 @@ class OrphanTests(ClusterTestCase):
         client.leave()
         self.nodes[node].call_back(start, result_of("1"))
         self.cluster.settle()
-        return job_id_of(start)
+        return start.job_id
 
-    def test_listed(self) -> None:
+    def test_orphan_is_listed_by_every_node(self) -> None:
         """B15: an orphan is listed and shown by every node, wherever its callback came."""
         for number in range(3):
             job_id = self.make_orphan(number)
@@ -229,8 +230,8 @@ class OrphanTests(ClusterTestCase):
                 shown = node.operate().get(f"/orphans/{job_id}").response
                 self.assertEqual((shown.status, shown.body), (200, result_of("1")))
 
-    def test_collected(self) -> None:
-        """B15: whoever asks any node for an orphan gets it, and it is none any more."""
+    def test_orphan_that_a_client_asked_for_is_listed_by_no_node(self) -> None:
+        """B15: a client can ask any node for an orphan, which is none any more then."""
         for number in range(3):
             job_id = self.make_orphan()
             poll = self.nodes[number].poll(job_id)
@@ -239,7 +240,7 @@ class OrphanTests(ClusterTestCase):
             for node in self.nodes:
                 self.assertEqual(node.list_orphans(), [])
 
-    def test_deleted(self) -> None:
+    def test_deleted_orphan_is_gone_from_every_node(self) -> None:
         """An orphan that is deleted on any node is gone from all."""
         for number in range(3):
             job_id = self.make_orphan()
@@ -254,8 +255,8 @@ class OrphanTests(ClusterTestCase):
                 self.cluster.settle()
                 self.assert_problem(poll.response, 404, "not-found")
 
-    def test_owner_is_gone(self) -> None:
-        """B15: a callback for a node that has died is an orphan, which any other node hands out."""
+    def test_callback_for_a_dead_owner_is_an_orphan(self) -> None:
+        """B15: a callback for a node that has died is an orphan, which any other node sends."""
         self.nodes[0].submit()
         start = self.starts[0]
         start.ack("1")
@@ -263,6 +264,6 @@ class OrphanTests(ClusterTestCase):
         receipt = self.nodes[1].call_back(start, result_of("1"))
         self.assertEqual(receipt.json, {"status": "late"})
         self.cluster.settle()
-        self.assertEqual(self.nodes[2].list_orphans(), [job_id_of(start)])
-        self.assert_result(self.nodes[2].poll(job_id_of(start)), result_of("1"))
+        self.assertEqual(self.nodes[2].list_orphans(), [start.job_id])
+        self.assert_result(self.nodes[2].poll(start.job_id), result_of("1"))
         self.assertEqual(self.nodes[1].list_orphans(), [])

@@ -1,4 +1,4 @@
-"""Lanes that several nodes have in common."""
+"""Slots that are counted over all nodes."""
 
 import random
 
@@ -9,19 +9,19 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobproxy.cluster.slots import MAX_PAUSE, ClusterSlots
 from jobproxy.store.memory import MemoryStore, Shared
 from jobproxy.upstream.limiter import AccountLimiter
-from tests.support.stores import Ear
+from tests.support.stores import RecordingListener
 
 LEASE = 20.0
 
 
-class ClusterLanesTests(SynchronousTestCase):
+class ClusterSlotsTests(SynchronousTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.clock = Clock()
         shared = Shared(self.clock, 60.0)
         self.stores = [MemoryStore(shared, f"node-{number}") for number in range(3)]
         for store in self.stores:
-            store.open(Ear())
+            store.open(RecordingListener())
         self.limiters = [AccountLimiter(self.clock, 2, 100, 100) for _ in self.stores]
         self.slots = [
             ClusterSlots(self.clock, limiter, store, 2, LEASE, random.Random(1))
@@ -37,68 +37,68 @@ class ClusterLanesTests(SynchronousTestCase):
         return self.slots[node].acquire(account)
 
     def wait(self) -> None:
-        """Let everybody who waits ask again."""
+        """Let all waiting starts ask the store again."""
         self.clock.advance(MAX_PAUSE)
 
-    def test_one_limit(self) -> None:
-        """An account has so many places over all nodes, and each that is given back is used."""
+    def test_slots_of_an_account_are_counted_over_all_nodes(self) -> None:
+        """An account has so many slots over all nodes; each that is released is used again."""
         waiting = {number: self.acquire(number % 3) for number in range(9)}
         for rest in range(9, 0, -1):
-            got = [number for number, place in waiting.items() if place.called]
+            got = [number for number, slot in waiting.items() if slot.called]
             self.assertEqual(len(got), min(2, rest))
             del waiting[got[0]]
             self.slots[got[0] % 3].release("a")
             self.wait()
 
-    def test_accounts(self) -> None:
-        """One account's places are nothing to another."""
-        places = [self.acquire(0, account) for account in "aabb"]
-        self.assertTrue(all(place.called for place in places))
+    def test_accounts_have_slots_of_their_own(self) -> None:
+        """The slots of one account do not count for another."""
+        granted = [self.acquire(0, account) for account in "aabb"]
+        self.assertTrue(all(slot.called for slot in granted))
         for account in "aabb":
             self.slots[0].release(account)
 
-    def test_cancelled(self) -> None:
-        """Who gives up waiting leaves nothing behind, wherever it waited."""
-        places = [self.acquire(0) for _ in range(2)]
+    def test_cancelled_wait_leaves_nothing(self) -> None:
+        """A wait for a slot that is cancelled leaves nothing behind, at any node."""
+        granted = [self.acquire(0) for _ in range(2)]
         waiting = [self.acquire(1), self.acquire(0)]
-        for place in waiting:
-            place.cancel()
-            self.failureResultOf(place, CancelledError)
-        for place in places:
-            self.successResultOf(place)
+        for slot in waiting:
+            slot.cancel()
+            self.failureResultOf(slot, CancelledError)
+        for slot in granted:
+            self.successResultOf(slot)
             self.slots[0].release("a")
         self.wait()
 
-    def test_dead_node(self) -> None:
-        """The places of a node that died are free when their lease has ended."""
-        taken = [self.acquire(0), self.acquire(0)]
-        place = self.acquire(1)
+    def test_slots_of_a_dead_node_are_free_after_their_lease(self) -> None:
+        """The slots of a node that died are free when their lease has ended."""
+        granted = [self.acquire(0), self.acquire(0)]
+        slot = self.acquire(1)
         self.stores[0].go_away()
         self.clock.advance(LEASE / 2)
         self.wait()
-        self.assertNoResult(place)
+        self.assertNoResult(slot)
         self.clock.advance(LEASE / 2)
         self.wait()
-        self.successResultOf(place)
-        for node, each in ((0, taken[0]), (0, taken[1]), (1, place)):
+        self.successResultOf(slot)
+        for node, each in ((0, granted[0]), (0, granted[1]), (1, slot)):
             self.successResultOf(each)
             self.slots[node].release("a")
 
-    def test_store_is_away(self) -> None:
-        """X1: without the store each node gives out as many places as it has by itself."""
+    def test_each_node_has_all_slots_while_the_store_is_away(self) -> None:
+        """X1: without the store each node grants as many slots as it does alone."""
         for store in self.stores:
             store.go_away()
-        places = [self.acquire(node) for node in (0, 0, 1, 1, 0)]
-        self.assertEqual([place.called for place in places], [True] * 4 + [False])
+        granted = [self.acquire(node) for node in (0, 0, 1, 1, 0)]
+        self.assertEqual([slot.called for slot in granted], [True] * 4 + [False])
         for node in (0, 0, 1, 1, 0):
             self.slots[node].release("a")
 
-    def test_comes_back(self) -> None:
-        """A start that failed gets its place again as any other does."""
+    def test_requeued_start_gets_a_slot_of_the_cluster(self) -> None:
+        """A start that is queued again gets its slot as any other does."""
         self.successResultOf(self.acquire(0))
         self.slots[0].release("a")
-        place = self.slots[0].requeue("a")
-        self.successResultOf(place)
+        slot = self.slots[0].requeue("a")
+        self.successResultOf(slot)
         others = [self.acquire(1), self.acquire(2)]
         self.wait()
         self.assertEqual(sum(other.called for other in others), 1)

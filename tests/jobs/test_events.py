@@ -1,4 +1,4 @@
-"""What the log tells of a job: one event for each change of its state."""
+"""Job events: one line in the log for each change of a job's state."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from tests.support.proxy import ProxyTestCase, result_of
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-class JournalTestCase(ProxyTestCase):
-    """Collects what is logged of jobs."""
+class JobEventsTestCase(ProxyTestCase):
+    """Collects the job events."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -28,9 +28,9 @@ class JournalTestCase(ProxyTestCase):
         return [event.get(name) for event in self.events]
 
 
-class StateTests(JournalTestCase):
-    def test_all_is_well(self) -> None:
-        """A job is queued, starting, running, and then has a result."""
+class StateTests(JobEventsTestCase):
+    def test_states_are_logged_in_order(self) -> None:
+        """A job is logged as queued, starting, running, and ended with its result."""
         client = self.submit()
         self.clock.advance(1)
         self.starts[0].ack("4499")
@@ -44,15 +44,15 @@ class StateTests(JournalTestCase):
         end = self.events[-1]
         self.assertEqual((end["outcome"], end["seconds"], end["waiting"]), ("result", 3.0, 1))
 
-    def test_trace(self) -> None:
+    def test_each_event_has_the_trace_id(self) -> None:
         """Each event of a job has the id of its trace."""
         self.connect().request(headers={"traceparent": PARENT})
         self.starts[0].ack("1")
         self.call_back(self.starts[0], result_of("1"))
         self.assertEqual(set(self.read("trace_id")), {"0af7651916cd43dd8448eb211c80319c"})
 
-    def test_not_started(self) -> None:
-        """S1: each further try is a change, and the end says why there was no start."""
+    def test_each_start_attempt_is_logged(self) -> None:
+        """S1: each start attempt is logged, and the end says why there was no start."""
         self.fail_starts(error.ConnectionRefusedError())
         self.submit()
         self.clock.pump([0.2, 0.4])
@@ -63,8 +63,8 @@ class StateTests(JournalTestCase):
         (warning,) = [event for event in self.logged if event["log_level"].name == "warn"]
         self.assertEqual(warning["request_id"], self.events[0]["request_id"])
 
-    def test_overdue(self) -> None:
-        """B3: a client that has waited too long is told of, and so is the result that comes."""
+    def test_passed_deadline_and_late_result_are_logged(self) -> None:
+        """B3: a client whose deadline has passed is logged, and so is the late result."""
         self.submit()
         self.starts[0].ack("1")
         self.clock.advance(31)
@@ -74,8 +74,8 @@ class StateTests(JournalTestCase):
         self.assertEqual(self.events[-1]["outcome"], "result")
         self.assertEqual(self.events[-1]["waiting"], 0)
 
-    def test_leaves_while_queued(self) -> None:
-        """Q15: a client that leaves while its job is queued withdraws it."""
+    def test_job_whose_client_leaves_while_queued_is_withdrawn(self) -> None:
+        """Q15: a client that leaves while its job is queued withdraws the job."""
         clients = [self.submit() for _ in range(3)]
         clients[2].leave()
         self.assertEqual(self.events[-1]["outcome"], "withdrawn")
@@ -83,33 +83,33 @@ class StateTests(JournalTestCase):
         for client in clients[:2]:
             client.leave()
 
-    def test_leaves_later(self) -> None:
-        """Q16: a client that leaves later leaves its job running."""
+    def test_client_that_leaves_a_running_job_is_logged(self) -> None:
+        """Q16: a client that leaves later is logged, and its job continues to run."""
         client = self.submit()
         self.starts[0].ack("1")
         client.leave()
         self.assertEqual((self.events[-1]["end"], self.events[-1]["state"]), ("left", "running"))
 
-    def test_callback_after_a_restart(self) -> None:
-        """B3: a result of a job that nothing is known of is an end without a beginning."""
+    def test_result_of_an_unknown_job_is_logged_as_its_end(self) -> None:
+        """B3: the result of a job that is not known is logged as its end."""
         token = self.signer.mint()
         self.connect().request(f"/callback/{token.text}", result_of("1"))
         self.assertEqual(self.read("state"), ["ended"])
         self.assertEqual(self.read("job"), [token.job_id])
 
-    def test_no_account(self) -> None:
-        """Whose a job is stays out of the log."""
+    def test_account_is_not_logged_by_default(self) -> None:
+        """By default no event has the account of its job."""
         self.submit("somebody-special")
         self.starts[0].ack("1")
         self.call_back(self.starts[0], result_of("1"))
         self.assertNotIn("somebody-special", str(self.events))
 
 
-class AccountTests(JournalTestCase):
+class AccountTests(JobEventsTestCase):
     settings = {"log_accounts": True}
 
-    def test_account(self) -> None:
-        """Whose a job is can be had in each event."""
+    def test_account_is_logged_if_asked_for(self) -> None:
+        """With log_accounts each event has the account of its job."""
         self.submit("somebody-special")
         self.starts[0].ack("1")
         self.call_back(self.starts[0], result_of("1"))

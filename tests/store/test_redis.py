@@ -1,4 +1,4 @@
-"""What only a store that is a Redis has to bear: lost connections, lost memory, and strangers."""
+"""The store that is a Redis: lost connections, lost data, and who may use it."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -13,13 +13,11 @@ from twisted.protocols.portforward import ProxyFactory, ProxyServer
 from jobproxy.store.interface import Claim, Kind, Message, StoreUnreachable
 from tests.support.reactor import reactor
 from tests.support.redis_server import RedisServer
-from tests.support.stores import ear_of, make_redis_store, refuses, running, until
+from tests.support.stores import listener_of, make_redis_store, refuses, running, until
 
 NODE, OTHER = "node-one", "node-two"
 JOB_ID = f"AABrBmZl{NODE}rTQRFiGvvQ8WOrjqiMeQIQ"
-CLAIM = Claim(JOB_ID, b"fingerprint")
-
-pytestmark = pytest.mark.usefixtures("impatient")
+CLAIM = Claim(JOB_ID, b"request")
 
 
 @pytest.fixture
@@ -39,7 +37,7 @@ class Server(ProxyServer):
 
 @define(eq=False)
 class Cable:
-    """A way to Redis that can be cut without either end noticing."""
+    """A path to Redis that can be cut without a word to either end."""
 
     redis: RedisServer
     port: int = field(default=0, init=False)
@@ -63,57 +61,59 @@ class Cable:
         return f"redis://127.0.0.1:{self.port}"
 
     def cut(self) -> None:
-        """Have nothing come back any more on the connections that there are."""
+        """Let the present connections receive nothing any more."""
         for server in self._factory.servers:
             server.peer.transport.pauseProducing()
 
 
 @pytest_twisted.ensureDeferred
-async def test_catches_up(redis: RedisServer) -> None:
-    """X2: a node is one of them once it has asked for what it missed, each time that it is back."""
+async def test_node_catches_up_each_time_it_subscribes(redis: RedisServer) -> None:
+    """X2: a node has joined once it has caught up, and catches up each time it subscribes."""
     store = make_redis_store(redis.url, NODE)
     assert not store.is_joined
-    async with running(store) as ear:
+    async with running(store) as listener:
         assert store.is_joined
-        assert ear.caught_up == 1
+        assert listener.caught_up == 1
         redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
-        await until(lambda: ear.caught_up == 2)
+        await until(lambda: listener.caught_up == 2)
         assert store.is_joined
 
 
 @pytest_twisted.ensureDeferred
-async def test_half_open(redis: RedisServer, errors: list[str]) -> None:
-    """X2: a subscription on which nothing comes any more is noticed, and made again."""
+async def test_subscription_that_receives_nothing_is_made_again(
+    redis: RedisServer, errors: list[str]
+) -> None:
+    """X2: a subscription that receives nothing any more is detected, and made again."""
     async with Cable(redis) as cable:
         store = make_redis_store(cable.url, NODE)
-        async with running(store) as ear:
+        async with running(store) as listener:
             cable.cut()
-            await until(lambda: ear.caught_up == 2)
+            await until(lambda: listener.caught_up == 2)
             assert await store.send(NODE, Message(Kind.GONE, JOB_ID, OTHER))
-            await until(lambda: ear.messages)
+            await until(lambda: listener.messages)
     assert len(errors) <= 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_hangs(redis: RedisServer) -> None:
-    """X1: who asks a Redis that hangs is told so in bounded time, and then at once."""
+async def test_request_to_a_redis_that_hangs_fails_in_time(redis: RedisServer) -> None:
+    """X1: a request to a Redis that hangs fails in bounded time, and all later ones at once."""
     store = make_redis_store(redis.url, NODE)
     async with running(store):
         redis.hang()
-        assert await refuses(store.look_up(b"alias"), StoreUnreachable)
+        assert await refuses(store.look_up(b"key"), StoreUnreachable)
         assert not store.is_up
         begun = store.calls["failed"]
         for _ in range(100):
-            assert await refuses(store.look_up(b"alias"), StoreUnreachable)
+            assert await refuses(store.look_up(b"key"), StoreUnreachable)
         assert store.calls["failed"] == begun + 100
         redis.go_on()
         await until(lambda: store.is_up)
-        assert await store.look_up(b"alias") is None
+        assert await store.look_up(b"key") is None
 
 
 @pytest_twisted.ensureDeferred
-async def test_forgets_scripts(redis: RedisServer) -> None:
-    """A Redis that has forgotten our scripts is given them again."""
+async def test_forgotten_scripts_are_sent_again(redis: RedisServer) -> None:
+    """Scripts that Redis has forgotten are sent again."""
     store = make_redis_store(redis.url, NODE)
     async with running(store):
         for _ in range(2):
@@ -122,25 +122,27 @@ async def test_forgets_scripts(redis: RedisServer) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_started_anew(redis: RedisServer) -> None:
-    """X1: a Redis that knows nothing gives nobody a claim until all have said what they know."""
+async def test_empty_redis_grants_no_claim_until_nodes_have_claimed_again(
+    redis: RedisServer,
+) -> None:
+    """X1: an empty Redis grants no new claim until all nodes have claimed again."""
     one, other = (make_redis_store(redis.url, node) for node in (NODE, OTHER))
-    async with running(one, other) as ear:
+    async with running(one, other) as listener:
         redis.stop()
         await until(lambda: not one.is_up and not other.is_up)
         redis.start()
         await until(lambda: one.is_up and other.is_up)
-        claiming = other.claim(b"alias", Claim(JOB_ID[::-1], b"other"))
-        assert await one.look_up(b"alias") is None
-        await one.reclaim([(b"alias", CLAIM)])
+        claiming = other.claim(b"key", Claim(JOB_ID[::-1], b"other"))
+        assert await one.look_up(b"key") is None
+        await one.reclaim([(b"key", CLAIM)])
         assert await claiming == CLAIM
         assert await other.claim(b"new", CLAIM) == CLAIM
-        assert ear.caught_up == 2
+        assert listener.caught_up == 2
 
 
 @pytest_twisted.ensureDeferred
-async def test_settles(redis: RedisServer) -> None:
-    """X1: nobody has to wait for longer than it takes to settle, nor at all if it is claimed."""
+async def test_claim_waits_no_longer_than_the_settle_time(redis: RedisServer) -> None:
+    """X1: a claim waits no longer than the settle time, and not at all if it is known."""
     redis.ask("FLUSHALL")
     store = make_redis_store(redis.url, NODE)
     async with running(store):
@@ -152,19 +154,23 @@ async def test_settles(redis: RedisServer) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_emptied(redis: RedisServer, errors: list[str]) -> None:
-    """X2: a Redis that is emptied while we are connected is told again too."""
+async def test_redis_that_is_emptied_while_connected_is_caught_up(
+    redis: RedisServer, errors: list[str]
+) -> None:
+    """X2: when Redis is emptied while we are connected, the node catches up, too."""
     store = make_redis_store(redis.url, NODE)
-    async with running(store) as ear:
+    async with running(store) as listener:
         redis.ask("FLUSHALL")
-        await until(lambda: ear.caught_up == 2)
+        await until(lambda: listener.caught_up == 2)
         assert await store.list_nodes() == [NODE]
     assert errors == ["Redis has lost what it knew; it is told again"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_wrong_password(redis: RedisServer, errors: list[str]) -> None:
-    """A password that is wrong is told once, and tried again until it is right."""
+async def test_wrong_password_is_logged_once_and_tried_until_it_is_right(
+    redis: RedisServer, errors: list[str]
+) -> None:
+    """A wrong password is logged once, never shown, and tried until it is right."""
     store = make_redis_store(f"redis://:s3cret%2F@127.0.0.1:{redis.port}/3", NODE)
     redis.ask("CONFIG", "SET", "requirepass", "other")
     async with running(store, waits=False):
@@ -180,8 +186,8 @@ async def test_wrong_password(redis: RedisServer, errors: list[str]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_user(redis: RedisServer) -> None:
-    """A user with no more rights than the documents say can do all that is needed."""
+async def test_user_with_the_documented_rights_can_do_everything(redis: RedisServer) -> None:
+    """A user with no more rights than the documentation says can do all that is needed."""
     rules = ["on", ">secret", "resetkeys", "~jobproxy:*", "resetchannels", "&jobproxy:*", "-@all"]
     commands = (
         "auth select role ping get set del pexpire publish subscribe unsubscribe eval evalsha time "
@@ -190,26 +196,28 @@ async def test_user(redis: RedisServer) -> None:
     rules += [f"+{command}" for command in commands.split()]
     redis.ask("ACL", "SETUSER", "jobproxy", *rules)
     store = make_redis_store(f"redis://jobproxy:secret@127.0.0.1:{redis.port}", NODE)
-    async with running(store) as ear:
-        await store.claim(b"alias", CLAIM)
-        await store.put(JOB_ID, b"{}", [NODE], key_digest=b"alias")
+    async with running(store) as listener:
+        await store.claim(b"key", CLAIM)
+        await store.put(JOB_ID, b"{}", [NODE], key_digest=b"key")
         await store.put("other", b"{}", [], is_orphan=True)
-        await until(lambda: ear.messages)
+        await until(lambda: listener.messages)
         assert len(await store.list_orphans()) == 1
         await store.discard("other")
         await store.acquire("a", 1, 1)
         await store.free("a")
-        await store.release(b"alias", CLAIM)
+        await store.release(b"key", CLAIM)
         await store.note(JOB_ID, b"")
         await store.find(JOB_ID)
-        await store.settle(b"alias", CLAIM)
-        await store.reclaim([(b"alias", CLAIM)])
+        await store.settle(b"key", CLAIM)
+        await store.reclaim([(b"key", CLAIM)])
     assert store.calls["failed"] == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_replica(redis: RedisServer, errors: list[str]) -> None:
-    """A replica takes no writes, so that it is of no use until it is a master."""
+async def test_replica_is_not_used_until_it_is_a_master(
+    redis: RedisServer, errors: list[str]
+) -> None:
+    """A replica accepts no writes, so that it is not used until it is a master."""
     redis.ask("REPLICAOF", "127.0.0.1", "1")
     store = make_redis_store(redis.url, NODE)
     async with running(store, waits=False):
@@ -224,34 +232,36 @@ async def test_replica(redis: RedisServer, errors: list[str]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_databases(redis: RedisServer) -> None:
+async def test_databases_of_one_redis_are_separate(redis: RedisServer) -> None:
     """Clusters in two databases of one Redis know nothing of each other."""
     one = make_redis_store(redis.url, NODE)
     other = make_redis_store(f"redis://127.0.0.1:{redis.port}/1", NODE)
-    async with running(one, other) as ear:
-        await other.reclaim([(b"alias", CLAIM)])
-        assert await one.look_up(b"alias") is None
+    async with running(one, other) as listener:
+        await other.reclaim([(b"key", CLAIM)])
+        assert await one.look_up(b"key") is None
         await other.put(JOB_ID, b"{}", [OTHER])
         await other.send(NODE, Message(Kind.GONE, JOB_ID, OTHER))
-        await until(lambda: len(ear_of(other).messages) == 2)
-        assert ear.messages == []
+        await until(lambda: len(listener_of(other).messages) == 2)
+        assert listener.messages == []
 
 
 @pytest_twisted.ensureDeferred
-async def test_odd_messages(redis: RedisServer, errors: list[str]) -> None:
-    """What another version says is passed over, and a bug of ours does not make a node deaf."""
+async def test_unknown_message_and_failing_listener_stop_nothing(
+    redis: RedisServer, errors: list[str]
+) -> None:
+    """Unknown messages are ignored, and a node whose listener fails still receives."""
     store = make_redis_store(redis.url, NODE)
-    async with running(store) as ear:
+    async with running(store) as listener:
         channel = f"jobproxy:0:node:{NODE}"
         for text in ("", "{}", '["new-kind","x","y"]\n', "[1,2]\n", "[]"):
             redis.ask("PUBLISH", channel, text)
-        ear.fails = True
+        listener.fails = True
         redis.ask("PUBLISH", "jobproxy:0:all", f'["gone","{JOB_ID}","{OTHER}"]\n')
-        await until(lambda: ear.messages)
-        ear.fails = False
+        await until(lambda: listener.messages)
+        listener.fails = False
         redis.ask("PUBLISH", channel, f'["gone","{JOB_ID}","{OTHER}"]\nbody')
-        await until(lambda: len(ear.messages) == 2)
-        assert ear.messages[1] == Message(Kind.GONE, JOB_ID, OTHER, b"body")
-        assert ear.caught_up == 1
+        await until(lambda: len(listener.messages) == 2)
+        assert listener.messages[1] == Message(Kind.GONE, JOB_ID, OTHER, b"body")
+        assert listener.caught_up == 1
     (error,) = errors
     assert JOB_ID in error

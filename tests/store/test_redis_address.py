@@ -49,29 +49,29 @@ BAD = (
 class AddressTests(SynchronousTestCase):
     """Reading the URL."""
 
-    def test_good(self) -> None:
-        """Each part of a URL comes to its place."""
+    def test_each_part_of_a_url_is_read(self) -> None:
+        """Each part of a URL is read."""
         self.assertIsNone(read_address("memory:"))
         for text, address in GOOD.items():
             self.assertEqual(read_address(text), address, text)
 
-    def test_bad(self) -> None:
-        """Everything else is refused, and the forms are told."""
+    def test_any_other_url_is_refused_with_the_forms(self) -> None:
+        """Any other URL is refused, and the error names the forms."""
         for text in BAD:
             with self.assertRaises(ValueError, msg=text) as caught:
                 read_address(text)
             self.assertIn("redis://[user:password@]host", str(caught.exception))
 
-    def test_passwords_are_not_told(self) -> None:
-        """Neither an error nor what stands for the address shows the password."""
+    def test_password_is_not_shown(self) -> None:
+        """Neither an error nor the repr of an address shows the password."""
         with self.assertRaises(ValueError) as caught:
             read_address("redis://user:s3cret@host/name")
         self.assertNotIn("s3cret", str(caught.exception))
         self.assertNotIn("s3cret", repr(read_address("redis://user:s3cret@host/1")))
 
     @given(st.text(alphabet="redis+sntl:/@,[]0159%. #?-", max_size=40))
-    def test_any_text(self, text: str) -> None:
-        """Whatever is written there, it is read or refused."""
+    def test_any_text_is_read_or_refused(self, text: str) -> None:
+        """Any text is read, or refused with a ValueError."""
         for candidate in (text, f"redis://{text}", f"redis+sentinel://{text}"):
             try:
                 read_address(candidate)

@@ -1,4 +1,4 @@
-"""The ways to a Redis: over TLS, and by Sentinel."""
+"""Connections to Redis: over TLS, and by Sentinel."""
 
 import subprocess
 import tempfile
@@ -41,7 +41,7 @@ def make_tls_endpoint(host: str, port: int) -> IStreamClientEndpoint:
 
 @asynccontextmanager
 async def forwarding(redis: RedisServer, identity: Identity | None) -> AsyncIterator[int]:
-    """Have a port that leads to Redis, over TLS if it has an identity; yield its number."""
+    """Forward a port to Redis, over TLS if there is an identity; yield the port."""
     factory: Any = ProxyFactory("127.0.0.1", redis.port)
     factory.noisy = False
     if identity is not None:
@@ -59,9 +59,9 @@ def make_tls_store(port: int, host: str = "127.0.0.1") -> RedisStore:
     return make_redis_store(address, NODE, make_endpoint=make_tls_endpoint)
 
 
-@pytest.mark.usefixtures("trusted", "impatient")
+@pytest.mark.usefixtures("trusted")
 @pytest_twisted.ensureDeferred
-async def test_tls(redis: RedisServer) -> None:
+async def test_redis_with_a_good_certificate_is_used_over_tls(redis: RedisServer) -> None:
     """A Redis whose certificate is good is used over TLS."""
     redis.ask("CONFIG", "SET", "requirepass", "secret")
     async with forwarding(redis, issue(authority(), ADDRESS)) as port:
@@ -71,7 +71,7 @@ async def test_tls(redis: RedisServer) -> None:
             assert await store.find(JOB_ID) == (None, b"x" * 100_000)
 
 
-@pytest.mark.usefixtures("trusted", "impatient")
+@pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize(
     "identity",
     [
@@ -83,12 +83,12 @@ async def test_tls(redis: RedisServer) -> None:
     ids=["no TLS", "not trusted", "another name", "no name"],
 )
 @pytest_twisted.ensureDeferred
-async def test_not_trusted(
+async def test_server_without_a_good_certificate_gets_no_password(
     redis: RedisServer,
     errors: list[str],
     identity: Identity | None,
 ) -> None:
-    """Who cannot prove to be our Redis is not told the password."""
+    """A server that cannot prove to be our Redis gets no password."""
     redis.ask("CONFIG", "SET", "requirepass", "secret")
     before = redis.ask_as("secret", "INFO", "commandstats")
     async with forwarding(redis, identity) as port:
@@ -97,7 +97,7 @@ async def test_not_trusted(
             await until(lambda: len(list_refusals(errors)) == 2)
             assert not store.is_up
     after = redis.ask_as("secret", "INFO", "commandstats")
-    # The one is from our own look.
+    # The one is from the call of ask_as.
     assert count_logins(after) - count_logins(before) == 1
 
 
@@ -111,7 +111,7 @@ def count_logins(stats: bytes) -> int:
 
 @asynccontextmanager
 async def watching(master: RedisServer, number: int) -> AsyncIterator[list[int]]:
-    """Have sentinels that watch a master; yield their ports."""
+    """Run sentinels that watch a master; yield their ports."""
     with tempfile.TemporaryDirectory() as folder:
         sentinels = []
         for turn in range(number):
@@ -131,7 +131,7 @@ async def watching(master: RedisServer, number: int) -> AsyncIterator[list[int]]
 
 
 class Sentinel:
-    """A process that watches."""
+    """A sentinel process."""
 
     def __init__(self, file: Path) -> None:
         self.server = RedisServer()
@@ -143,34 +143,34 @@ class Sentinel:
         wait_until_served(self.process, self.server.port)
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest_twisted.ensureDeferred
-async def test_sentinel(redis: RedisServer) -> None:
-    """The Redis that is the master now is used, and the next one when that has died."""
+async def test_master_of_the_sentinel_is_used_and_then_the_next_one(redis: RedisServer) -> None:
+    """The present master is used, and the next one when that has died."""
     with RedisServer() as replica:
         redis.ask("CONFIG", "SET", "repl-diskless-sync-delay", "0")
         replica.ask("REPLICAOF", "127.0.0.1", str(redis.port))
         await until(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"))
         async with watching(redis, 1) as (port,):
-            nobody = ("127.0.0.1", 1)
-            address = Address((nobody, ("127.0.0.1", port)), service="main")
+            unused = ("127.0.0.1", 1)
+            address = Address((unused, ("127.0.0.1", port)), service="main")
             store = make_redis_store(address, NODE)
             await until(lambda: b"slaves=1" in exchange(port, [("INFO", "sentinel")]), 20)
-            async with running(store) as ear:
+            async with running(store) as listener:
                 await store.note(JOB_ID, b"kept")
                 await until(lambda: replica.ask("EXISTS", f"jobproxy:note:{JOB_ID}") == b":1\r\n")
                 redis.stop()
                 await until(lambda: not store.is_up)
                 await until(lambda: store.is_up, 20)
-                assert ear.caught_up == 2
+                assert listener.caught_up == 2
                 assert await store.find(JOB_ID) == (None, b"kept")
                 assert b"role:master" in replica.ask("INFO", "replication")
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest_twisted.ensureDeferred
-async def test_no_sentinel(redis: RedisServer, errors: list[str]) -> None:
-    """It is said which sentinels were asked, and what was wrong with them."""
+async def test_error_names_the_sentinels_and_their_faults(
+    redis: RedisServer, errors: list[str]
+) -> None:
+    """The error names the sentinels that were asked, and what was wrong with each."""
     address = Address((("127.0.0.1", 1), ("127.0.0.1", redis.port)), service="main")
     store = make_redis_store(address, NODE)
     open_store(store)

@@ -1,4 +1,4 @@
-"""What a store promises, whichever it is: the one in memory, and a real Redis."""
+"""What each store promises: the one in memory, and a real Redis."""
 
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
@@ -12,13 +12,13 @@ from zope.interface.verify import verifyObject
 from jobproxy.store.interface import Claim, IStore, Kind, Message, Placement, StoreUnreachable
 from tests.support.reactor import reactor
 from tests.support.redis_server import RedisServer
-from tests.support.stores import Cluster, ear_of, open_store, refuses, run_stores, until
+from tests.support.stores import Cluster, listener_of, open_store, refuses, run_stores, until
 
 ONE, OTHER, THIRD = "node-one", "node-two", "node-3rd"
 JOB_ID = f"AABrBmZl{ONE}rTQRFiGvvQ8WOrjqiMeQIQ"
 BODY = b'{ "id":"1", "state":"completed", "odd":"\xc3\xa9\\r\\n" }\r\n'
-ALIAS = b"\x00\r\n*3\xff"
-MINE = Claim(JOB_ID, b"\x00fingerprint\r\n\xff")
+KEY_DIGEST = b"\x00\r\n*3\xff"
+MINE = Claim(JOB_ID, b"\x00request\r\n\xff")
 YOURS = Claim(JOB_ID[::-1], b"another")
 
 
@@ -35,7 +35,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def run(kind: str, redis: RedisServer) -> Any:
-    """Return what runs the stores of three nodes."""
+    """Return a function that runs the stores of three nodes."""
 
     def run(retain: float = 60.0) -> AbstractAsyncContextManager[Cluster]:
         return run_stores(kind, (ONE, OTHER, THIRD), retain, redis)
@@ -44,101 +44,105 @@ def run(kind: str, redis: RedisServer) -> Any:
 
 
 @pytest_twisted.ensureDeferred
-async def test_interface(run: Any) -> None:
-    """It has all that the interface names."""
+async def test_store_provides_the_interface(run: Any) -> None:
+    """Each store has everything that the interface names."""
     async with run() as cluster:
         verifyObject(IStore, cluster.stores[0])
         assert await cluster.stores[0].list_nodes() == sorted([ONE, OTHER, THIRD])
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_claims(run: Any) -> None:
-    """The first who claims an alias has it, and others are told who that is."""
+async def test_first_claim_of_a_key_digest_counts(run: Any) -> None:
+    """The first claim of a key digest counts, and others get that claim."""
     async with run() as cluster:
         one, other, _ = cluster.stores
-        assert await other.look_up(ALIAS) is None
-        claims = [one.claim(ALIAS, MINE), other.claim(ALIAS, YOURS), one.claim(ALIAS, MINE)]
+        assert await other.look_up(KEY_DIGEST) is None
+        claims = [
+            one.claim(KEY_DIGEST, MINE),
+            other.claim(KEY_DIGEST, YOURS),
+            one.claim(KEY_DIGEST, MINE),
+        ]
         found = [await claim for claim in claims]
         assert found[0] == found[1] == found[2]
         assert found[0] in {MINE, YOURS}
-        assert await other.look_up(ALIAS) == found[0]
+        assert await other.look_up(KEY_DIGEST) == found[0]
         assert await other.claim(b"another", YOURS) == YOURS
 
 
 @pytest_twisted.ensureDeferred
-async def test_release(run: Any) -> None:
-    """A claim is given up by who knows it, and by nobody else."""
+async def test_claim_is_released_only_by_itself(run: Any) -> None:
+    """A claim is released by the same claim, and by no other."""
     async with run() as cluster:
         one, other, _ = cluster.stores
-        await one.claim(ALIAS, MINE)
-        await other.release(ALIAS, YOURS)
-        assert await other.look_up(ALIAS) == MINE
-        await other.release(ALIAS, MINE)
-        assert await one.look_up(ALIAS) is None
-        assert await one.claim(ALIAS, YOURS) == YOURS
+        await one.claim(KEY_DIGEST, MINE)
+        await other.release(KEY_DIGEST, YOURS)
+        assert await other.look_up(KEY_DIGEST) == MINE
+        await other.release(KEY_DIGEST, MINE)
+        assert await one.look_up(KEY_DIGEST) is None
+        assert await one.claim(KEY_DIGEST, YOURS) == YOURS
 
 
 @pytest_twisted.ensureDeferred
-async def test_reclaim(run: Any) -> None:
-    """What was claimed is claimed again, unless somebody else has it now."""
+async def test_reclaim_leaves_the_claims_of_others(run: Any) -> None:
+    """A claim is made again, unless there is another one now."""
     async with run() as cluster:
         one, other, _ = cluster.stores
         await other.claim(b"theirs", YOURS)
-        await one.reclaim([(ALIAS, MINE), (b"theirs", MINE)])
-        assert await other.look_up(ALIAS) == MINE
+        await one.reclaim([(KEY_DIGEST, MINE), (b"theirs", MINE)])
+        assert await other.look_up(KEY_DIGEST) == MINE
         assert await other.look_up(b"theirs") == YOURS
 
 
 @pytest_twisted.ensureDeferred
-async def test_claims_end_with_results(run: Any) -> None:
-    """A claim is kept no longer than the result, from when that came."""
+async def test_claim_expires_with_its_result(run: Any) -> None:
+    """A claim is kept no longer than its result, from when that came."""
     async with run(retain=0.2) as cluster:
         one, other, _ = cluster.stores
-        for key_digest in (ALIAS, b"settled", b"going on"):
+        for key_digest in (KEY_DIGEST, b"settled", b"going on"):
             await one.claim(key_digest, MINE)
-        await one.put(JOB_ID, BODY, [], key_digest=ALIAS, is_orphan=False)
+        await one.put(JOB_ID, BODY, [], key_digest=KEY_DIGEST, is_orphan=False)
         await one.settle(b"settled", MINE)
         await one.settle(b"going on", YOURS)
-        assert await other.look_up(ALIAS) == MINE
+        assert await other.look_up(KEY_DIGEST) == MINE
         await deferLater(reactor, 0.3)
-        assert await other.look_up(ALIAS) is None
+        assert await other.look_up(KEY_DIGEST) is None
         assert await other.look_up(b"settled") is None
         assert await other.look_up(b"going on") == MINE
         assert await other.find(JOB_ID) == (None, None)
 
 
 @pytest_twisted.ensureDeferred
-async def test_result_is_taken(run: Any) -> None:
-    """B15: a result is told to the node that has the job, and to no other."""
+async def test_result_is_sent_to_its_node_alone(run: Any) -> None:
+    """B15: a result is sent to the node that has the job, and to no other."""
     async with run() as cluster:
         _, other, _ = cluster.stores
         assert await other.put(JOB_ID, BODY, [ONE]) is Placement.TAKEN
-        await until(lambda: cluster.ears[0].messages)
-        assert cluster.ears[0].messages == [Message(Kind.RESULT, JOB_ID, OTHER, BODY)]
+        await until(lambda: cluster.listeners[0].messages)
+        assert cluster.listeners[0].messages == [Message(Kind.RESULT, JOB_ID, OTHER, BODY)]
         assert await other.put(JOB_ID, BODY, [ONE]) is Placement.DUPLICATE
         assert await other.put(JOB_ID, b"{}", [ONE]) is Placement.CONFLICT
         assert await other.fetch([JOB_ID, "x"]) == [BODY, None]
         assert await other.list_orphans() == []
-        assert cluster.ears[1].messages == cluster.ears[2].messages == []
-        assert b"{}" not in [message.body for message in cluster.ears[0].messages]
+        assert cluster.listeners[1].messages == cluster.listeners[2].messages == []
+        assert b"{}" not in [message.body for message in cluster.listeners[0].messages]
 
 
 @pytest_twisted.ensureDeferred
-async def test_node_is_gone(run: Any) -> None:
-    """B15: the result of a dead node's job is an orphan, and everybody else is told of it."""
+async def test_result_for_a_dead_node_is_an_orphan_and_sent_to_all(run: Any) -> None:
+    """B15: the result of a dead node's job is an orphan, and is sent to all other nodes."""
     async with run() as cluster:
         one, other, third = cluster.stores
         assert await other.put(JOB_ID, BODY, ["gone-now"]) is Placement.ORPHANED
-        await until(lambda: all(ear.messages for ear in cluster.ears))
-        for ear in cluster.ears:
-            assert ear.messages == [Message(Kind.RESULT, JOB_ID, OTHER, BODY)]
+        await until(lambda: all(listener.messages for listener in cluster.listeners))
+        for listener in cluster.listeners:
+            assert listener.messages == [Message(Kind.RESULT, JOB_ID, OTHER, BODY)]
         (orphan,) = await third.list_orphans()
         assert (orphan.job_id, orphan.upstream_id, orphan.body) == (JOB_ID, "1", BODY)
         assert 0 <= orphan.age < 10
         assert await one.find_orphan(JOB_ID) == BODY
         assert await one.find_orphan("x") is None
         assert await one.find(JOB_ID) == (BODY, None)
-        # Who has asked for it has it.
+        # An orphan that was collected is none any more.
         assert await third.list_orphans() == []
         assert await one.find_orphan(JOB_ID) is None
         assert await other.put(JOB_ID, BODY, ["gone-now"]) is Placement.DUPLICATE
@@ -146,8 +150,8 @@ async def test_node_is_gone(run: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_orphans(run: Any) -> None:
-    """Orphans are told the oldest first, until they are fetched or discarded."""
+async def test_orphans_are_listed_until_they_are_fetched_or_discarded(run: Any) -> None:
+    """Orphans are listed, the oldest first, until they are fetched or discarded."""
     async with run() as cluster:
         one, other, _ = cluster.stores
         for number in range(3):
@@ -163,7 +167,7 @@ async def test_orphans(run: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_orphans_end(run: Any) -> None:
+async def test_orphan_expires_like_any_result(run: Any) -> None:
     """An orphan is kept as long as any result."""
     async with run(retain=0.1) as cluster:
         await cluster.stores[0].put(JOB_ID, BODY, [], is_orphan=True)
@@ -174,8 +178,8 @@ async def test_orphans_end(run: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_bytes(run: Any) -> None:
-    """Whatever a body looks like, it comes back as it went in."""
+async def test_body_comes_back_byte_for_byte(run: Any) -> None:
+    """Any body comes back byte for byte."""
     async with run() as cluster:
         one, other, _ = cluster.stores
         bodies = [b"{}", b"007", b"-1.50", b"\x00\xff\r\n$5\r\n", b'"OK"', b"QUEUED", b"x" * 60_000]
@@ -183,13 +187,13 @@ async def test_bytes(run: Any) -> None:
             await one.put(f"job-{number}", body, [OTHER])
             await one.note(f"job-{number}", body)
             assert await other.find(f"job-{number}") == (body, body)
-        await until(lambda: len(cluster.ears[1].messages) == len(bodies))
-        assert [message.body for message in cluster.ears[1].messages] == bodies
+        await until(lambda: len(cluster.listeners[1].messages) == len(bodies))
+        assert [message.body for message in cluster.listeners[1].messages] == bodies
 
 
 @pytest_twisted.ensureDeferred
-async def test_notes(run: Any) -> None:
-    """What was noted of a job is there for all."""
+async def test_note_is_found_by_every_node(run: Any) -> None:
+    """A note about a job is found by every node."""
     async with run() as cluster:
         one, other, _ = cluster.stores
         await one.note(JOB_ID, b"")
@@ -200,21 +204,21 @@ async def test_notes(run: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_tells(run: Any) -> None:
-    """A message comes to its node, and who sends it is told whether that lives."""
+async def test_message_reaches_its_node_and_its_sender_learns_whether_it_lives(run: Any) -> None:
+    """A message reaches its node, and its sender gets whether that node lives."""
     async with run() as cluster:
         one, other, _ = cluster.stores
         message = Message(Kind.STATE, JOB_ID, ONE, BODY)
         assert await one.send(OTHER, message) is True
         assert await one.send("gone-now", message) is False
-        await until(lambda: cluster.ears[1].messages)
-        assert cluster.ears[1].messages == [message]
-        assert ear_of(other) is not ear_of(one)
+        await until(lambda: cluster.listeners[1].messages)
+        assert cluster.listeners[1].messages == [message]
+        assert listener_of(other) is not listener_of(one)
 
 
 @pytest_twisted.ensureDeferred
-async def test_leaves(run: Any) -> None:
-    """A node that stops lives no longer, and others need not wait until that shows."""
+async def test_closed_node_is_gone_at_once(run: Any) -> None:
+    """A node that closes its store is not listed any more, before its lease ends."""
     async with run() as cluster:
         one, other, _ = cluster.stores
         await other.close()
@@ -223,7 +227,7 @@ async def test_leaves(run: Any) -> None:
         assert await one.put(JOB_ID, BODY, [OTHER]) is Placement.ORPHANED
         open_store(other)
         await until(lambda: other.is_up)
-        assert ear_of(other).caught_up == 1
+        assert listener_of(other).caught_up == 1
 
 
 async def until_gone(store: Any, node: str) -> None:
@@ -232,8 +236,8 @@ async def until_gone(store: Any, node: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_places(run: Any) -> None:
-    """An account has as many places as it has, over all nodes; each is free again in the end."""
+async def test_slots_are_counted_over_all_nodes(run: Any) -> None:
+    """An account has so many slots over all nodes, each of which is free again in the end."""
     async with run() as cluster:
         one, other, _ = cluster.stores
         assert [await store.acquire("a", 2, 60) for store in (one, other, one)] == [
@@ -250,8 +254,8 @@ async def test_places(run: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_store_is_away(run: Any, kind: str) -> None:
-    """X1: whatever is asked of a store that is away is refused, and it says that it is away."""
+async def test_request_to_a_store_that_is_away_fails(run: Any, kind: str) -> None:
+    """X1: every request to a store that is away fails, and it says that it is away."""
     async with run() as cluster:
         one = cluster.stores[0]
         await one.acquire("a", 1, 60)
@@ -259,11 +263,11 @@ async def test_store_is_away(run: Any, kind: str) -> None:
         await cluster.lose_store()
         message = Message(Kind.GONE, JOB_ID, ONE)
         for asking in (
-            lambda: one.claim(ALIAS, MINE),
-            lambda: one.reclaim([(ALIAS, MINE)]),
-            lambda: one.release(ALIAS, MINE),
-            lambda: one.settle(ALIAS, MINE),
-            lambda: one.look_up(ALIAS),
+            lambda: one.claim(KEY_DIGEST, MINE),
+            lambda: one.reclaim([(KEY_DIGEST, MINE)]),
+            lambda: one.release(KEY_DIGEST, MINE),
+            lambda: one.settle(KEY_DIGEST, MINE),
+            lambda: one.look_up(KEY_DIGEST),
             lambda: one.put(JOB_ID, BODY, [OTHER]),
             lambda: one.note(JOB_ID, b""),
             lambda: one.fetch([JOB_ID]),

@@ -1,4 +1,4 @@
-"""A job server in memory: it gets start requests over HTTP, and responds when it is told to."""
+"""A job server in memory: it gets start requests over HTTP, and responds as a test says."""
 
 import json
 from typing import Any, cast

@@ -79,7 +79,7 @@ class End:
 
 
 class Connector:
-    """What a client's factory is told of its connection."""
+    """What a client factory gets for its connection."""
 
     def getDestination(self) -> IPv4Address:
         return IPv4Address("TCP", "127.0.0.1", 0)

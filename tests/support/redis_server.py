@@ -71,19 +71,19 @@ class RedisServer:
         self.process.wait()
 
     def hang(self) -> None:
-        """Have it answer nothing, with all its connections open."""
+        """Let it respond to nothing, with all its connections open."""
         self.process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Have it answer again, what was asked meanwhile too."""
+        """Let it respond again, also to what came meanwhile."""
         self.process.send_signal(signal.SIGCONT)
 
     def ask(self, *words: str) -> bytes:
-        """Send one command, and return the raw answer."""
+        """Send one command, and return the raw response."""
         return exchange(self.port, [words])
 
     def ask_as(self, password: str, *words: str, then: tuple[str, ...] = ()) -> bytes:
-        """Send a command or two with a password, and return all raw answers."""
+        """Send a command or two with a password, and return all raw responses."""
         return exchange(self.port, [("AUTH", password), words, *([then] if then else [])])
 
     def count_commands(self) -> dict[str, int]:
@@ -98,7 +98,7 @@ class RedisServer:
 
 
 def exchange(port: int, commands: Sequence[Sequence[str]]) -> bytes:
-    """Send commands to a server of 127.0.0.1, and return all raw answers."""
+    """Send commands to a server of 127.0.0.1, and return all raw responses."""
     with socket.create_connection(("127.0.0.1", port), 5) as connection:
         for words in commands:
             parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]

@@ -47,7 +47,7 @@ class RetryTestCase(ProxyTestCase):
 
         An outcome that comes later, or not at all, has to be the last one.
         """
-        calls, answered = len(self.sender.times), len(self.starts)
+        calls, responded = len(self.sender.times), len(self.starts)
         self.sender.failures = [o if isinstance(o, Exception) else None for o in outcomes]
         client = self.connect().request(headers=headers)
         for number, outcome in enumerate(outcomes):
@@ -56,25 +56,36 @@ class RetryTestCase(ProxyTestCase):
                 self.step()
             if not isinstance(outcome, Exception):
                 status, body = outcome
-                self.starts[answered].respond(body, status)
-                answered += 1
+                self.starts[responded].respond(body, status)
+                responded += 1
         return client
 
     def count(self, outcome: Outcome) -> int:
         """Return how many start requests one job has that all end in the same way."""
         calls = len(self.sender.times)
         client = self.connect()
-        answered = len(self.starts)
+        responded = len(self.starts)
         self.sender.failures = [outcome if isinstance(outcome, Exception) else None] * 9
         client.request()
         while client.is_held:
-            for start in self.starts[answered:]:
+            for start in self.starts[responded:]:
                 assert not isinstance(outcome, Exception)
                 start.respond(outcome[1], outcome[0])
-            answered = len(self.starts)
+            responded = len(self.starts)
             self.step()
         self.clock.advance(10)
         counted = len(self.sender.times) - calls
         # One success, so that the circuit does not open over many outcomes in one test.
         self.assertEqual(self.play(SUCCESS).response.status, 200)
         return counted
+
+
+class GraceTestCase(ProxyTestCase):
+    """A proxy whose start requests are ambiguous."""
+
+    def check_grace(self, client: Client) -> None:
+        """Check that a client is held for the grace, and not longer."""
+        self.clock.advance(1.9)
+        self.assertTrue(client.is_held)
+        self.clock.advance(0.1)
+        self.assert_problem(client.response, 504, "start-unknown", started="unknown")

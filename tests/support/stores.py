@@ -1,4 +1,4 @@
-"""Stores of either kind, as a test wants them: several nodes, which note what they hear."""
+"""Stores of either kind for several nodes, which record the messages that they receive."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -23,8 +23,12 @@ from tests.support.redis_server import RedisServer
 
 
 @define(eq=False)
-class Ear:
-    """A node as the store sees it."""
+class RecordingListener:
+    """Records messages.
+
+    :ivar caught_up: how many times it caught up.
+    :ivar fails: whether it fails on each message, as a node with a bug does.
+    """
 
     messages: list[Message] = field(factory=list)
     caught_up: int = 0
@@ -54,21 +58,21 @@ def make_redis_store(
     return RedisStore(reactor, where, endpoint, node, retain)
 
 
-_EARS: "WeakKeyDictionary[Any, Ear]" = WeakKeyDictionary()
+_LISTENERS: "WeakKeyDictionary[Any, RecordingListener]" = WeakKeyDictionary()
 
 
-def ear_of(store: Any) -> Ear:
+def listener_of(store: Any) -> RecordingListener:
     """Return the listener that a store was opened with."""
-    return _EARS[store]
+    return _LISTENERS[store]
 
 
 def open_store(store: Any) -> None:
     """Open a store, with the same listener each time."""
-    store.open(_EARS.setdefault(store, Ear()))
+    store.open(_LISTENERS.setdefault(store, RecordingListener()))
 
 
 async def until(is_true: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait for something that has to come true."""
+    """Wait for something that has to become true."""
     for _ in range(int(seconds / 0.01)):
         if is_true():
             return
@@ -78,7 +82,7 @@ async def until(is_true: Callable[[], object], seconds: float = 10.0) -> None:
 
 @define(eq=False)
 class Cluster:
-    """Some stores that share what they know.
+    """The stores of several nodes.
 
     :param redis: the server, if it is one.
     """
@@ -87,11 +91,11 @@ class Cluster:
     redis: RedisServer | None = None
 
     @property
-    def ears(self) -> list[Ear]:
-        return [ear_of(store) for store in self.stores]
+    def listeners(self) -> list[RecordingListener]:
+        return [listener_of(store) for store in self.stores]
 
     async def lose_store(self) -> None:
-        """Have the store away for all nodes."""
+        """Let no node reach the store."""
         if self.redis is not None:
             self.redis.stop()
         else:
@@ -121,7 +125,7 @@ async def run_stores(
     try:
         await until(lambda: all(store.is_up and store.is_joined for store in stores))
         for store in stores:
-            ear_of(store).caught_up = 0
+            listener_of(store).caught_up = 0
         yield Cluster(stores, redis if kind == "redis" else None)
     finally:
         for store in stores:
@@ -143,9 +147,9 @@ def as_store(store: object) -> IStore:
     return IStore(store)
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have all that takes seconds take tenths of them."""
+@pytest.fixture(autouse=True)
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every Redis store short times, in seconds."""
     monkeypatch.setattr("jobproxy.store.redis.BEAT_TIME", 0.1)
     monkeypatch.setattr("jobproxy.store.redis.SETTLE_TIME", 0.3)
     monkeypatch.setattr("jobproxy.store.redis_connection.ANSWER_TIME", 0.5)
@@ -174,7 +178,7 @@ async def running(*stores: RedisStore, waits: bool = True) -> AsyncIterator[Any]
     try:
         if waits:
             await until(lambda: all(store.is_up for store in stores))
-        yield ear_of(stores[0])
+        yield listener_of(stores[0])
     finally:
         for store in stores:
             await store.close()

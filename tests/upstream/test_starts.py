@@ -1,370 +1,361 @@
-"""What a client gets for every way in which a start call can end, in memory."""
+"""The start of a job, with its attempts, pauses and restarts."""
 
-import errno
+from typing import Any
 
-from OpenSSL.SSL import Error as TLSError
-from service_identity import CertificateError, VerificationError
-from twisted.internet import error
-from twisted.python.failure import Failure
-from twisted.web._newclient import ParseError, RequestNotSent
-from twisted.web.client import (
-    RequestGenerationFailed,
-    RequestTransmissionFailed,
-    ResponseFailed,
-    ResponseNeverReceived,
-)
+from twisted.logger import capturedLogs, formatEvent
 
-from jobproxy.upstream.retries import RetryMode
+from jobproxy.upstream.retries import OnLost, RetryMode
+from tests.support.busy import BusyTestCase
 from tests.support.job_server import Start
 from tests.support.proxy import Client, ProxyTestCase, result_of
+from tests.support.start_outcomes import GraceTestCase
 
 
-class NeverSentTests(ProxyTestCase):
-    """Starts that certainly did not reach the job server."""
+class AmbiguousTests(GraceTestCase):
+    """Starts that are ambiguous, and the callbacks that come nevertheless."""
 
-    def check(self, error: Exception, status: int, slug: str) -> Client:
-        self.fail_starts(error)
-        client = self.submit()
-        self.clock.pump([0.0, 0.2, 0.4])
-        self.assert_problem(client.response, status, slug, started="no")
-        return client
-
-    def test_refused(self) -> None:
-        """S1: the connection is refused."""
-        client = self.check(error.ConnectionRefusedError(), 503, "upstream-unreachable")
-        self.assertEqual(client.response.headers["retry-after"], "1")
-
-    def test_no_name(self) -> None:
-        """S2: the job server's name is not known."""
-        self.check(error.DNSLookupError(), 503, "upstream-unreachable")
-
-    def test_connect_timeout(self) -> None:
-        """S3: the connection is not made in time."""
-        self.check(error.TimeoutError(), 503, "upstream-unreachable")
-
-    def test_untrusted(self) -> None:
-        """S4: the TLS handshake fails, for whatever reason."""
-        for reason in (TLSError(), VerificationError(errors=[]), CertificateError()):
-            failed = RequestTransmissionFailed([Failure(reason)])
-            client = self.check(failed, 502, "upstream-untrusted")
-            self.assertNotIn("retry-after", client.response.headers)
-
-    def test_no_socket(self) -> None:
-        """S5: the proxy has no file descriptor left; that is its own fault, and told as such."""
-        for number in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-            client = self.check(error.ConnectError(osError=number), 503, "overloaded")
-            self.assertEqual(client.response.headers["retry-after"], "1")
-
-
-class AnsweredTests(ProxyTestCase):
-    """Starts that the job server did not accept."""
-
-    settings = {"retry": RetryMode.NEVER}
-
-    def refuse(self, status: int, body: bytes = b"", **headers: str) -> Client:
-        client = self.submit()
-        self.starts[-1].respond(body, status, **headers)
-        return client
-
-    def test_not_connected(self) -> None:
-        """S1: whatever keeps the connection from being made, nothing was sent."""
-        for reason in (
-            error.ConnectBindError(),
-            error.ConnectingCancelledError(None),
-            error.ConnectError(osError=errno.EHOSTUNREACH),
-            error.NoRouteError(),
-            RequestNotSent(),
-        ):
-            self.fail_starts(reason)
-            self.assert_problem(self.submit().response, 503, "upstream-unreachable")
-
-    def test_rejected(self) -> None:
-        """S15: what the job server says of a job it does not take is passed back."""
-        for status in (400, 404, 409, 410, 422):
-            client = self.refuse(status, b"no such thing: \xff" + b"x" * 2_000)
-            problem = self.assert_problem(client.response, status, "upstream-rejected")
-            self.assertEqual(problem["upstreamStatus"], status)
-            self.assertEqual(problem["upstreamBody"][:17], "no such thing: \ufffdx")
-            self.assertEqual(len(problem["upstreamBody"]), 1024)
-
-    def test_rejected_in_our_words(self) -> None:
-        """S15: a job server that quotes the start gives nobody the token of the job."""
-        client = self.submit()
-        (start,) = self.starts
-        start.respond(b"cannot read " + start.raw, 422)
-        quoted = self.assert_problem(client.response, 422, "upstream-rejected")["upstreamBody"]
-        self.assertIn('"account": "example"', quoted)
-        self.assertIn("http://proxy.example/callback/[hidden]", quoted)
-        self.assertNotIn(start.callback_path, quoted)
-
-    def test_credentials(self) -> None:
-        """S16: what is wrong between proxy and job server is not the client's business."""
-        for status in (401, 403):
-            client = self.refuse(status, b"the password is")
-            problem = self.assert_problem(client.response, 502, "upstream-auth")
-            self.assertNotIn("upstreamBody", problem)
-
-    def test_busy(self) -> None:
-        """S17: a busy job server's status and Retry-After are passed back, within reason."""
-        for status in (429, 503):
-            for given, told in (("7", "7"), ("999999", "3600"), ("-1", "1"), ("soon", "1")):
-                client = self.refuse(status, retry_after=given)
-                self.assert_problem(client.response, status, "upstream-busy")
-                self.assertEqual(client.response.headers["retry-after"], told)
-                self.clock.advance(int(told))
-        self.assertEqual(self.refuse(503).response.headers["retry-after"], "1")
-
-    def test_redirect(self) -> None:
-        """S19: a redirect is not followed."""
-        for status in (301, 302, 303, 307, 308):
-            client = self.refuse(status, location="http://jobs.example/start")
-            self.assert_problem(client.response, 502, "upstream-redirect")
-        self.assertEqual(len(self.starts), 5)
-
-    def test_forgets_what_was_not_started(self) -> None:
-        """S15: of a job that was not started nobody waits for a callback; its place is free."""
-        clients = [self.submit() for _ in range(3)]
-        self.starts[0].respond(b"", 422)
-        self.assertEqual(len(self.starts), 3)
-        self.assertEqual(len(self.table), 2)
-        for start in self.starts[1:]:
-            start.respond(b"", 404)
-        self.assertEqual(len(self.table), 0)
-        self.assertEqual([client.response.status for client in clients], [422, 404, 404])
-
-
-class AmbiguousTests(ProxyTestCase):
-    """Starts that may have reached the job server."""
-
-    def check(self, client: Client) -> None:
-        """Check that a client is held for the grace, and not longer."""
-        self.clock.advance(1.9)
-        self.assertTrue(client.is_held)
-        self.clock.advance(0.1)
-        self.assert_problem(client.response, 504, "start-unknown", started="unknown")
-
-    def test_connection_lost(self) -> None:
-        """S6: the connection is lost after the request."""
-        self.fail_starts(ResponseNeverReceived([Failure(error.ConnectionLost())]))
-        self.check(self.submit())
-
-    def test_transmission_failed(self) -> None:
-        """S7: the connection is lost in the middle of the request."""
-        self.fail_starts(RequestTransmissionFailed([Failure(error.ConnectionLost())]))
-        self.check(self.submit())
-
-    def test_request_cut_off(self) -> None:
-        """S7: the proxy itself fails in the middle of the request."""
-        self.fail_starts(RequestGenerationFailed([Failure(error.ConnectionAborted())]))
-        self.check(self.submit())
-
-    def test_no_http(self) -> None:
-        """S9: what comes back is not HTTP."""
-        self.fail_starts(ResponseFailed([Failure(ParseError("not HTTP", b"220 smtp"))]))
-        self.check(self.submit())
-
-    def test_stale_connection(self) -> None:
-        """S22: a kept connection ends as the request is written; it is not sent once more."""
-        self.fail_starts(RequestTransmissionFailed([Failure(error.ConnectionDone())]))
-        self.check(self.submit())
-        self.assertEqual(self.starts, [])
-
-    def test_no_answer(self) -> None:
-        """S8: no ack comes in time; the grace starts then, and the lane has its place back."""
-        client = self.submit()
-        others = [self.submit(), self.submit()]
-        self.assertEqual(len(self.starts), 2)
-        self.clock.advance(10)
-        self.assertEqual(len(self.starts), 3)
-        self.check(client)
-        self.starts[2].respond(result_of("1"))
-        self.assert_problem(others[0].response, 504, "start-unknown", started="unknown")
-        self.assertEqual(others[1].response.status, 200)
-
-    def test_recovered(self) -> None:
-        """S6: a callback within the grace is the answer."""
+    def test_callback_within_the_grace_is_the_response(self) -> None:
+        """S6: a callback within the grace is the response."""
         client = self.submit()
         self.starts[0].respond(b"", 500)
         self.clock.advance(1.9)
         self.call_back(self.starts[0], result_of("1"))
         self.assertEqual(client.response.body, result_of("1"))
 
-    def test_not_usable(self) -> None:
-        """S10, S11: the ack is no JSON object."""
-        numbers = b'{"id":' + b"9" * 5_000 + b"}"
-        for body in (b"", b"<html>", b"[]", b'{"id":', b"[" * 60_000, b"\xff", numbers):
-            client = self.submit()
-            self.starts[-1].respond(body)
-            self.check(client)
-
-    def test_other_errors(self) -> None:
-        """S18: an error that does not say whether the job was started."""
-        for status in (500, 502, 504, 599, 418, 408):
-            client = self.submit()
-            self.starts[-1].respond(b"", status)
-            self.check(client)
-
-    def test_too_big(self) -> None:
-        """S20: an ack of more than 64 KiB is not read to its end."""
-        client = self.submit()
-        self.starts[0].respond(b'{"id":"1","x":"' + b"x" * 70_000 + b'"}')
-        self.check(client)
-
-    def test_too_big_rejection(self) -> None:
-        """S20: a rejection is one whether or not its body can be read."""
-        client = self.submit()
-        self.starts[0].respond(b"x" * 70_000, 422)
-        problem = self.assert_problem(client.response, 422, "upstream-rejected")
-        self.assertNotIn("upstreamBody", problem)
-
-    def test_callback_after_the_grace(self) -> None:
-        """S6: a callback after the grace is taken; the job was started after all."""
+    def test_callback_after_the_grace_is_late(self) -> None:
+        """S6: a callback after the grace is late; the job was started after all."""
         client = self.submit()
         self.starts[0].respond(b"", 500)
-        self.check(client)
-        taken = self.call_back(self.starts[0], result_of("1"))
-        self.assertEqual((taken.status, taken.json), (200, {"status": "late"}))
+        self.check_grace(client)
+        late = self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual((late.status, late.json), (200, {"status": "late"}))
         self.assertEqual(len(client.responses), 1)
 
     def test_grace_ends_with_the_deadline(self) -> None:
-        """S6: the grace makes nobody wait for longer than before."""
+        """S6: the grace holds no client beyond its deadline."""
         client = self.connect().request(headers={"Prefer": "wait=1"})
         self.starts[0].respond(b"", 500)
         self.clock.advance(1)
         self.assert_problem(client.response, 504, "start-unknown", started="unknown")
 
-    def test_is_sent_once(self) -> None:
-        """S6, S18: a start that may have been read is not sent again, however long one waits."""
+    def test_ambiguous_start_is_sent_once(self) -> None:
+        """S6, S18: an ambiguous start is not sent again, however long the client waits."""
         client = self.submit()
         self.starts[0].respond(b"", 500)
-        self.check(client)
+        self.check_grace(client)
         self.clock.advance(60)
         self.assertEqual(len(self.starts), 1)
 
 
-class StateTests(ProxyTestCase):
-    """What the state in an ack means."""
+class EndedTests(ProxyTestCase):
+    """Starts that have ended."""
 
-    def test_ended(self) -> None:
-        """S13, S14: an ack with a state that is an end is the answer, good or bad."""
-        for state in ("completed", "failed", "rejected", "cancelled", "error"):
+    def test_job_that_was_not_started_leaves_only_its_retention(self) -> None:
+        """S15, S19: a job that was not started leaves no timer but that of its retention."""
+        for status in (422, 302):
             client = self.submit()
-            self.starts[-1].respond(result_of("1", state))
-            self.assertEqual(client.response.status, 200)
-            self.assertEqual(client.response.body, result_of("1", state))
-
-    def test_other_words(self) -> None:
-        """S14: an ack with another state, or a state that is no word, is one of a running job."""
-        for ack in (b'{"id":"1","state":"accepted"}', b'{"id":"1","state":7}', b'{"id":"1"}'):
-            client = self.submit()
-            self.starts[-1].respond(ack, 202)
-            self.clock.advance(5)
-            self.assertTrue(client.is_held)
-            self.call_back(self.starts[-1], result_of("1"))
-            self.assertEqual(client.response.body, result_of("1"))
-
-    def test_id_of_the_callback(self) -> None:
-        """S12: of a job whose ack has no id, the callback tells it."""
-        self.submit().leave()
-        self.starts[0].respond(b'{"state":"running"}')
-        self.call_back(self.starts[0], result_of("7"))
-        (orphan,) = self.operate().get("/orphans").response.json["orphans"]
-        self.assertEqual(orphan["id"], "7")
+            self.starts[-1].respond(b"", status)
+            client.leave()
+        self.assertEqual([call.getTime() for call in self.clock.getDelayedCalls()], [300.0])
 
 
-class UnfinishedAnswerTests(ProxyTestCase):
-    """Answers of the job server that do not come to their end."""
+class PausedAccountTests(BusyTestCase):
+    """An account that the job server accepts no jobs of for some time."""
 
-    def begin(self, status: int, body: bytes, length: int) -> tuple[Client, Start]:
-        """Begin a response as the job server."""
-        client = self.submit()
-        start = self.starts[-1]
-        start.begin(status, length)
-        start.write(body)
-        return client, start
+    settings: dict[str, Any] = {"starts_per_account": 1}
 
-    def check_grace(self, client: Client) -> None:
-        self.assertTrue(client.is_held)
-        self.clock.advance(2)
-        self.assert_problem(client.response, 504, "start-unknown", started="unknown")
+    def finish(self, *numbers: int) -> None:
+        """Respond to start requests, each with a result of its own."""
+        for number in numbers:
+            self.starts[number].respond(result_of(str(number)))
 
-    def test_slow_ack(self) -> None:
-        """S21: the start timeout covers the body too, and the connection is closed then."""
-        client, start = self.begin(200, b'{"id":"1"', 10)
-        self.clock.advance(9.9)
-        self.assertTrue(start.is_connected)
+    def test_paused_account_sends_nothing_and_keeps_its_order(self) -> None:
+        """S17: a paused account sends nothing, and keeps the order of its jobs."""
+        first, queued = self.submit(), self.submit()
+        self.starts[0].respond(b"", 503, retry_after="7")
+        later = self.submit()
+        self.clock.advance(6.9)
+        self.assertEqual(len(self.starts), 1)
         self.clock.advance(0.1)
-        self.assertFalse(start.is_connected)
-        self.check_grace(client)
+        self.assertEqual(len(self.starts), 2)
+        self.finish(1, 2, 3)
+        bodies = [client.response.body for client in (first, queued, later)]
+        self.assertEqual(bodies, [result_of("1"), result_of("2"), result_of("3")])
 
-    def test_short_ack(self) -> None:
-        """S9: the connection ends in the middle of an ack, even one that could be read."""
-        client, start = self.begin(200, result_of("1"), 1000)
-        start.lose()
-        self.check_grace(client)
+    def test_other_accounts_are_served_during_a_pause(self) -> None:
+        """S17: the pause of one account delays no start of another."""
+        self.refuse("7")
+        other = self.submit("other")
+        self.finish(1)
+        self.assertEqual(other.response.status, 200)
+        self.clock.advance(7)
+        self.finish(2)
 
-    def test_huge_ack(self) -> None:
-        """S20: the connection is closed as soon as an ack is known to be too big."""
-        client, start = self.begin(200, b" " * 65_537, 10**9)
-        self.assertFalse(start.is_connected)
-        self.check_grace(client)
+    def test_client_that_leaves_in_the_pause_starts_nothing(self) -> None:
+        """S17, Q15: a client that leaves in the pause starts nothing."""
+        self.refuse("7").leave()
+        self.submit().leave()
+        self.assertEqual(len(self.table), 0)
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 1)
 
-    def test_slow_rejection(self) -> None:
-        """S15, S21: a rejection is one without its body too; the job was not started."""
-        client, _ = self.begin(422, b"no such", 100)
-        self.clock.advance(10)
-        problem = self.assert_problem(client.response, 422, "upstream-rejected")
-        self.assertNotIn("upstreamBody", problem)
+    def test_pause_beyond_the_deadline_is_passed_on_at_once(self) -> None:
+        """S17: a pause that ends after the client's deadline is passed on to it at once."""
+        self.check_busy(self.refuse("30", 429), 429, "30")
+        client = self.submit_for(5, "other")
+        self.starts[1].respond(b"", 503, retry_after="5")
+        self.check_busy(client, 503, "5")
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 2)
+
+    def test_pause_that_ends_before_the_deadline_is_waited_for(self) -> None:
+        """S17: a pause that ends before the client's deadline is waited for."""
+        self.refuse("29")
+        self.check_pause(29)
+
+    def test_new_job_is_refused_unless_it_can_outwait_the_pause(self) -> None:
+        """S17: a new job is refused at once unless its deadline is after the pause."""
+        self.refuse("7")
+        self.check_busy(self.submit_for(6), 503, "7")
+        patient = self.submit_for(8)
+        self.assertTrue(patient.is_held)
+        self.clock.advance(2.5)
+        self.check_busy(self.submit_for(4), 503, "5")
+        self.clock.advance(4.5)
+        self.finish(1, 2)
+        self.assertEqual(patient.response.body, result_of("2"))
+
+    def test_last_busy_response_is_passed_on(self) -> None:
+        """S17: the last response of a busy job server is passed on when no attempt is left."""
+        client = self.refuse("7", 429)
+        self.clock.advance(7)
+        self.starts[1].respond(b"", 429, retry_after="8")
+        self.clock.advance(8)
+        self.starts[2].respond(b"", 503, retry_after="9")
+        self.check_busy(client, 503, "9")
+        self.check_busy(self.submit_for(5), 503, "9")
 
 
-class HeaderTests(ProxyTestCase):
-    """What a start tells the job server besides its body."""
+class ManyAttemptsTests(BusyTestCase):
+    """A busy job server, with many attempts."""
 
-    PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    settings = {"start_attempts": 9}
 
-    def headers_of(self, **headers: str) -> dict[str, str | None]:
-        """Send a job with these headers, and return those of the start that matter here."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.connect().request(headers=named)
-        request = self.starts[-1].request
-        self.starts[-1].respond(result_of("1"))
-        names = ("traceparent", "tracestate", "x-request-id")
-        return {name: request.getHeader(name) for name in names}
+    def test_retry_after_replaces_the_pause_of_the_proxy(self) -> None:
+        """S17: the pause is what Retry-After says, however many attempts there were."""
+        self.submit()
+        for number in range(7):
+            self.starts[number].respond(b"", 503, retry_after="1")
+            self.clock.advance(1)
+        self.starts[7].respond(result_of("1"))
+        self.assertEqual(self.clients[0].response.status, 200)
 
-    def test_trace(self) -> None:
-        """The trace that a client belongs to goes on in the start."""
-        told = self.headers_of(traceparent=self.PARENT, tracestate="a=1,b=2")
-        self.assertEqual((told["traceparent"], told["tracestate"]), (self.PARENT, "a=1,b=2"))
-        self.assertEqual(self.headers_of(traceparent=self.PARENT)["tracestate"], None)
 
-    def test_bad_trace(self) -> None:
-        """A traceparent that is none is dropped, and its tracestate with it."""
-        bad = [
-            "",
-            "x",
-            self.PARENT[:-1],
-            self.PARENT.upper(),
-            "ff" + self.PARENT[2:],
-            "00-" + "0" * 32 + self.PARENT[35:],
-            self.PARENT[:36] + "0" * 16 + "-01",
-            self.PARENT + "-more",
-        ]
-        for parent in bad:
-            told = self.headers_of(traceparent=parent, tracestate="a=1")
-            self.assertEqual((told["traceparent"], told["tracestate"]), (None, None))
-        self.assertEqual(self.headers_of(tracestate="a=1")["tracestate"], None)
+class NoRetryBusyTests(BusyTestCase):
+    """A busy job server, when no start request is sent again."""
 
-    def test_request_id(self) -> None:
-        """A request's id goes on in the start: the client's own, or the one in its answer."""
-        self.assertEqual(self.headers_of(X_Request_Id="abc-1")["x-request-id"], "abc-1")
-        made = self.headers_of()["x-request-id"]
-        self.assertEqual(self.clients[-1].response.headers["x-request-id"], made)
-        self.assertEqual(self.clients[0].response.headers["x-request-id"], "abc-1")
+    settings = {"retry": RetryMode.NEVER}
 
-    def test_nothing_else(self) -> None:
-        """A client's other headers, with what is secret in them, stay here."""
-        self.connect().request(headers={"Authorization": "Basic abc", "Cookie": "a=b", "X-A": "1"})
-        headers = self.starts[0].request.requestHeaders
-        for name in ("authorization", "cookie", "x-a"):
-            self.assertFalse(headers.hasHeader(name))
-        self.starts[0].respond(result_of("1"))
+    def test_account_is_paused_although_no_start_is_sent_again(self) -> None:
+        """S17: the client gets its problem at once, and the account is paused nevertheless."""
+        self.check_busy(self.refuse("7"), 503, "7")
+        self.submit()
+        self.check_pause(7)
+
+
+BODIES = (result_of("0"), result_of("1"))
+
+
+class LostTests(ProxyTestCase):
+    """Jobs that are started again as no callback comes."""
+
+    settings = {"on_lost": OnLost.RESTART, "lost_after": 5.0}
+
+    def begin(self) -> tuple[Client, Start]:
+        """Return a client and the start request of its job, which has an ack."""
+        client = self.submit()
+        self.starts[-1].ack("0")
+        return client, self.starts[-1]
+
+    def lose(self) -> tuple[Client, Start, Start]:
+        """Return a client and two start requests of its job: a lost one, and one under way."""
+        client, first = self.begin()
+        self.clock.advance(5)
+        return client, first, self.starts[-1]
+
+    def test_lost_job_is_started_again_with_the_same_body(self) -> None:
+        """B11: a job without any callback is started again, with the same body."""
+        client = self.submit()
+        self.clock.advance(3)
+        self.starts[0].ack("0")
+        self.clock.advance(4.9)
+        self.assertEqual(len(self.starts), 1)
+        self.clock.advance(0.1)
+        first, second = self.starts
+        self.assertEqual(first.raw, second.raw)
+        second.ack("1")
+        self.call_back(second, result_of("1"))
+        self.assertEqual(client.response.body, result_of("1"))
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 2)
+
+    def test_lost_job_without_attempts_is_waited_for(self) -> None:
+        """B11: a lost job that has no attempt left is waited for."""
+        client, _, second = self.lose()
+        second.ack("1")
+        self.clock.advance(5)
+        self.starts[2].ack("2")
+        self.clock.advance(19.9)
+        self.assertEqual(len(self.starts), 3)
+        self.assertTrue(client.is_held)
+        self.clock.advance(0.1)
+        problem = self.assert_problem(client.response, 504, "wait-over", started="yes")
+        self.assertEqual(problem["id"], "2")
+
+    def test_refused_starts_count_as_attempts(self) -> None:
+        """S17, B11: start requests that were refused count as attempts."""
+        client = self.submit()
+        self.starts[0].respond(b"", 503)
+        self.clock.advance(0.2)
+        self.starts[1].respond(b"", 429)
+        self.clock.advance(0.4)
+        self.starts[2].ack("1")
+        self.clock.advance(29)
+        self.assertEqual(len(self.starts), 3)
+        self.call_back(self.starts[2], result_of("1"))
+        self.assertEqual(client.response.status, 200)
+
+    def test_progress_keeps_a_job_from_being_lost(self) -> None:
+        """B10: a job that reports progress is not lost; the time begins again."""
+        client, start = self.begin()
+        for _ in range(3):
+            self.clock.advance(4)
+            self.call_back(start, result_of("0", "running"))
+        self.clock.advance(4.9)
+        self.assertEqual(len(self.starts), 1)
+        self.clock.advance(0.1)
+        self.starts[1].respond(result_of("1"))
+        self.assertEqual(client.response.status, 200)
+
+    def test_ended_job_is_not_started_again(self) -> None:
+        """B11: a job that has ended is not started again."""
+        client, start = self.begin()
+        self.clock.advance(4.9)
+        self.call_back(start, result_of("0"))
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 1)
+        self.assertEqual(client.response.body, result_of("0"))
+
+    def test_job_without_a_client_is_not_started_again(self) -> None:
+        """Q16: a job whose client has left is not started again."""
+        client, _ = self.begin()
+        client.leave()
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 1)
+
+    def begin_unattended(self) -> Client:
+        """Return a client that has got a Location for its job, which runs unattended."""
+        client = self.connect().request(headers={"Prefer": "respond-async"})
+        self.starts[0].ack("0")
+        self.assertEqual(client.response.status, 202)
+        return client
+
+    def test_unattended_job_is_started_again(self) -> None:
+        """Q3: a job that runs unattended is started again."""
+        client = self.begin_unattended()
+        self.clock.advance(5)
+        self.starts[1].ack("1")
+        self.call_back(self.starts[1], result_of("1"))
+        found = self.connect().get(client.response.headers["location"]).response
+        self.assertEqual(found.body, result_of("1"))
+
+    def test_ended_unattended_job_is_not_started_again(self) -> None:
+        """Q3, B11: a job that runs unattended is not started again once it has ended."""
+        self.begin_unattended()
+        self.call_back(self.starts[0], result_of("0"))
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 1)
+
+    def test_unattended_job_that_ends_during_a_restart_has_ended(self) -> None:
+        """Q3, B1: an unattended job that ends during its restart is not started once more."""
+        self.begin_unattended()
+        self.clock.advance(5)
+        self.call_back(self.starts[0], result_of("0"))
+        self.starts[1].ack("1")
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 2)
+
+    def test_first_result_of_a_restarted_job_counts(self) -> None:
+        """B2: the first result of a restarted job counts, and the other one is a duplicate."""
+        for order in (1, -1):
+            client, *starts = self.lose()
+            starts[1].ack("1")
+            (first, body), (second, other) = [*zip(starts, BODIES, strict=True)][::order]
+            accepted = self.call_back(first, body)
+            self.assertEqual((accepted.status, accepted.json), (200, {"status": "accepted"}))
+            again = self.call_back(second, other)
+            self.assertEqual((again.status, again.json), (200, {"status": "duplicate"}))
+            self.assertEqual(client.response.body, body)
+
+    def test_callback_during_the_restart_ends_the_job(self) -> None:
+        """B1, B2: a callback of the first start ends the job during its restart."""
+        client, first, second = self.lose()
+        self.call_back(first, result_of("0"))
+        self.assertEqual(client.response.body, result_of("0"))
+        second.respond(result_of("1"))
+        self.clock.advance(60)
+        self.assertEqual((len(self.starts), len(client.responses)), (2, 1))
+
+    def test_refused_restart_leaves_the_job_running(self) -> None:
+        """S15, S16, S18: a job that was started once was, whatever becomes of its restart."""
+        for number, status in enumerate((422, 401, 500), 1):
+            client, _, second = self.lose()
+            second.respond(b"", status)
+            self.clock.advance(24.9)
+            self.assertTrue(client.is_held)
+            self.clock.advance(0.2)
+            self.assert_problem(client.response, 504, "wait-over", started="yes")
+            self.assertEqual(len(self.starts), 2 * number)
+
+    def test_busy_restart_is_sent_again(self) -> None:
+        """S17: a restart for which the job server is too busy is sent again."""
+        client, _, second = self.lose()
+        second.respond(b"", 503)
+        self.clock.advance(0.4)
+        self.starts[2].respond(result_of("1"))
+        self.assertEqual(client.response.body, result_of("1"))
+
+    def test_callback_before_a_delayed_restart_ends_the_job(self) -> None:
+        """S17: a job that ends while its restart is delayed is not started again."""
+        client, first, second = self.lose()
+        second.respond(b"", 503, retry_after="7")
+        self.call_back(first, result_of("0"))
+        self.assertEqual(client.response.body, result_of("0"))
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 2)
+
+    def test_lost_job_is_logged_when_it_is_started_again(self) -> None:
+        """B10, B11: a lost job is logged when it is started again; progress keeps it from that."""
+        self.submit()
+        self.starts[0].ack("1")
+        with capturedLogs() as events:
+            for _ in range(3):
+                self.clock.advance(4)
+                self.call_back(self.starts[0], result_of("1", "running"))
+        self.assertNotIn("lost", "\n".join(map(formatEvent, events)))
+        with capturedLogs() as events:
+            self.clock.advance(5)
+        self.assertIn("is lost; it is started again", "\n".join(map(formatEvent, events)))
+        self.starts[1].respond(result_of("1"))
+
+
+class NotLostTests(ProxyTestCase):
+    """Jobs without a callback, by default."""
+
+    def test_job_is_not_started_again_by_default(self) -> None:
+        """B11: by default a job without any callback is waited for, and nothing else."""
+        client = self.submit()
+        self.starts[0].ack("1")
+        self.clock.advance(30)
+        self.assert_problem(client.response, 504, "wait-over", started="yes")
+        self.assertEqual(len(self.starts), 1)
