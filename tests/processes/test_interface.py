@@ -17,6 +17,7 @@ from schemathesis.specs.openapi.checks import (
 
 from jobproxy.api.openapi import read_document
 from jobproxy.sandbox.processes import find_free_port, run_pair
+from tests.support.waiting import DEADLINE
 
 CHECKS = [
     content_type_conformance,
@@ -52,18 +53,18 @@ def ports() -> Iterator[tuple[str, str]]:
 
 def check(case: Case[Any], url: str) -> None:
     """Send a request, and look whether its answer is one that the document knows."""
-    case.call_and_validate(base_url=url, checks=CHECKS, timeout=10)
+    case.call_and_validate(base_url=url, checks=CHECKS, timeout=DEADLINE)
 
 
 @CLIENTS.parametrize()
 @few
-def test_clients(case: Case[Any], ports: tuple[str, str]) -> None:
+def test_clients_get_what_the_document_says(case: Case[Any], ports: tuple[str, str]) -> None:
     """Q1, Q2: clients, the job server and monitoring get what the document says."""
     check(case, ports[0])
 
 
 @OPERATORS.parametrize()
 @few
-def test_operators(case: Case[Any], ports: tuple[str, str]) -> None:
+def test_operators_get_what_the_document_says(case: Case[Any], ports: tuple[str, str]) -> None:
     """Operators get what the document says."""
     check(case, ports[1])
