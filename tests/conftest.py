@@ -1,6 +1,7 @@
 """What holds for every test: it ends, leaves no file descriptor behind, and tells no secret."""
 
 import gc
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -27,6 +28,16 @@ reset_in_children()
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     limit_item(item)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse two tests with one id, of which pytest-xdist would run only one.
+
+    :raises pytest.UsageError: if there are some.
+    """
+    twice = [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]
+    if twice:
+        raise pytest.UsageError(f"several tests have the id {', '.join(twice)}")
 
 
 @pytest.hookimpl(wrapper=True)
