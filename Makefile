@@ -26,8 +26,8 @@ help:
 demo: $(VENV)/.run
 	@$(BIN)/jobproxy-demo $(ARGS)
 
-test: $(VENV)/.test
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: $(VENV)/.test $(VENV)/.docs
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.test
 	@$(BIN)/python -m pytest --quiet --ignore tests/processes --numprocesses 2 --dist loadfile

@@ -65,6 +65,10 @@ TRAVEL = 0.1
 RAMP = 1.5
 
 _REFUSED = re.compile(r'^jobproxy_starts_total\{result="refused"\} (\d+)', re.MULTILINE)
+_DOUBTFUL = re.compile(
+    r'^jobproxy_starts_total\{result="(?:timeout|lost|error|invalid)"\} (\d+)', re.MULTILINE
+)
+_ACCEPTED = re.compile(r'^jobproxy_callbacks_total\{result="accepted"\} (\d+)', re.MULTILINE)
 _RETRY_AFTER = re.compile(rb"\r\nretry-after:[ \t]*(\d+)", re.IGNORECASE)
 
 
@@ -170,6 +174,9 @@ class Comparison:
     :param stats: the job server's ``/stats``.
     :param faulty: its start requests that had faults.
     :param refused: the number of connections that were refused.
+    :param doubtful: the number of start requests that the proxy found ambiguous.
+    :param accepted: the number of callbacks with the response ``accepted``.
+    :param is_busy: whether the machine may be too slow to check rates.
     :param is_once: whether ambiguous starts must not be sent again.
     """
 
@@ -177,7 +184,10 @@ class Comparison:
     stats: dict[str, Any]
     faulty: list[dict[str, Any]]
     refused: int
+    doubtful: int
+    accepted: int
     is_once: bool
+    is_busy: bool
 
     @property
     def read(self) -> list[dict[str, Any]]:
@@ -209,6 +219,16 @@ class Comparison:
         return len(self.called_back) - len(self.not_recovered)
 
     @property
+    def dropped(self) -> list[dict[str, Any]]:
+        """Those whose callback was accepted, but whose clients did not get their result."""
+        return [
+            start
+            for start in self.ambiguous
+            if any('"accepted"' in text for _, _, text in start["delivered"])
+            and self.load.statuses.get(start["tag"]) != 200
+        ]
+
+    @property
     def errors(self) -> int:
         """The number of start requests that got a 500 and started no job."""
         return sum("error" in start["faults"] for start in self.read)
@@ -229,9 +249,13 @@ class Comparison:
         load, repeated = self.load, self.stats["repeated_callback_urls"]
         for error, count in load.errors.items():
             yield f"{count} times: {error}"
-        if repeated > (0 if self.is_once else len(self.ambiguous)):
+        if repeated > (0 if self.is_once else self.doubtful):
             yield f"{repeated} jobs were started again"
-        if self.recovered < RECOVERED * len(self.called_back):
+        if self.accepted != load.responses["200"]:
+            yield f"{self.accepted} callbacks were accepted, for another number of results"
+        if self.dropped:
+            yield f"accepted callbacks did not reach their clients: {self.dropped[:10]}"
+        if self.recovered < RECOVERED * len(self.called_back) and not self.is_busy:
             yield f"{len(self.not_recovered)} clients got no result although the callback came"
             yield from map(str, self.not_recovered[:10])
         if self.seen + load.started["no"] > load.sent:
@@ -254,6 +278,7 @@ class Comparison:
         yield "connections refused", self.refused
         yield "  with a repeated callback URL", stats["repeated_callback_urls"]
         yield "jobs without a start request", self.load.sent - self.seen
+        yield "starts ambiguous to the proxy", self.doubtful
         yield "ambiguous starts", len(self.ambiguous)
         for kind in sorted(AMBIGUOUS):
             yield f"  {kind}", sum(kind in start["faults"] for start in self.read)
@@ -261,6 +286,7 @@ class Comparison:
         percent = 100 * self.recovered / count if count else 100
         yield "  whose client got the result", f"{self.recovered} ({percent:.2f} %)"
         yield "ambiguous starts with a late callback", self.late
+        yield "callbacks accepted for a client", self.accepted
         yield "callbacks that were not accepted", self.not_accepted
 
 
@@ -301,8 +327,22 @@ def run_jobs(arguments: argparse.Namespace) -> Comparison:
         wait_for_callbacks(server)
         stats, faulty = fetch(server, "stats"), fetch(server, "faulty-starts")
         # Only the proxy knows of connections that were refused.
-        refused = sum(map(int, _REFUSED.findall(fetch_text(proxy, "metrics"))))
-        return Comparison(load, stats, faulty, refused, arguments.retry != "always")
+        metrics = fetch_text(proxy, "metrics")
+        return Comparison(
+            load,
+            stats,
+            faulty,
+            refused=count(_REFUSED, metrics),
+            doubtful=count(_DOUBTFUL, metrics),
+            accepted=count(_ACCEPTED, metrics),
+            is_once=arguments.retry != "always",
+            is_busy=arguments.busy,
+        )
+
+
+def count(metric: re.Pattern[str], text: str) -> int:
+    """Return a metric, summed over its labels."""
+    return sum(map(int, metric.findall(text)))
 
 
 def read_arguments() -> argparse.Namespace:
@@ -314,6 +354,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--accounts", type=int, default=200, help="number of accounts; %(default)s")
     parser.add_argument("--retry", default="not-sent", choices=["never", "not-sent", "always"])
     parser.add_argument("--seed", type=int, default=1, help="seed of the faults; %(default)s")
+    parser.add_argument(
+        "--busy", action="store_true", help="check nothing that depends on the machine's speed"
+    )
     return parser.parse_args()
 
 

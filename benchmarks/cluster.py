@@ -26,6 +26,11 @@ THROUGHPUT = 0.8
 #: The maximum of calls to Redis per job.
 STEPS = 4.0
 
+#: The possible responses to a job that was started, though its result may be lost.
+HONEST = {"200", "504 wait-over, started yes", "504 start-unknown, started unknown"}
+#: Seconds until an event that has to occur.
+PATIENCE = 60.0
+
 Choose = Callable[[Nodes, int, int], int]
 
 
@@ -45,6 +50,31 @@ class Scenario:
         """Record a fault unless the condition holds."""
         if not condition:
             self.faults.append(fault)
+
+    async def run_without_redis(
+        self, arguments: argparse.Namespace, can_end: Callable[[int], bool]
+    ) -> None:
+        """Let the clients send jobs until one that needs no Redis has ended.
+
+        There may be few more, as the others soon keep all clients waiting.
+
+        :param can_end: returns whether a job needs no Redis.
+        """
+        first, clients = self.clients.sent, self.clients
+        await asyncio.sleep(arguments.away)
+
+        def find_ended() -> list[int]:
+            return [tag for tag in clients.by_tag if tag >= first and can_end(tag)]
+
+        await self.until(find_ended, "jobs that do not need Redis waited for it")
+
+    async def until(self, find: Callable[[], list[int]], fault: str) -> list[int]:
+        """Wait until some jobs are found, and return them; record a fault if there are none."""
+        deadline = time.monotonic() + PATIENCE
+        while not (found := find()) and time.monotonic() < deadline:
+            await asyncio.sleep(0.001)
+        self.expect(found, fault)
+        return found
 
     def check_jobs(self) -> None:
         """Compare the responses to the clients with the jobs of the job server, and print both."""
@@ -115,6 +145,20 @@ def choose_any(nodes: Nodes, tag: int, _owner: int) -> int:
     return nodes.living[tag % len(nodes.living)]
 
 
+def find_held(scenario: Scenario, port: int) -> list[int]:
+    """Return the jobs that a node holds, started and with no callback sent yet.
+
+    There are none unless some have a key and some have not.
+    """
+    server = scenario.server
+    held = [
+        tag
+        for tag, node in scenario.clients.waiting.items()
+        if node == port and server.starts[tag] and tag not in server.took
+    ]
+    return held if {is_odd(tag) for tag in held} == {False, True} else []
+
+
 def is_odd(tag: int) -> bool:
     return bool(tag % 2)
 
@@ -143,28 +187,33 @@ async def relay(arguments: argparse.Namespace) -> list[str]:
 
 
 async def kill(arguments: argparse.Namespace) -> list[str]:
-    """One of three nodes is killed under load; every other job has a key."""
+    """One of three nodes is killed under load; every other job has a key.
+
+    A result that the killed node received but had not yet sent to its client is lost, so this
+    checks the jobs whose callbacks were sent after its death.
+    """
     async with run_scenario(arguments, 3, choose_any, is_odd) as scenario:
         clients, server, nodes = scenario.clients, scenario.server, scenario.nodes
-        running = asyncio.create_task(clients.run(arguments.clients, seconds=arguments.seconds))
+        running = asyncio.create_task(clients.run(arguments.clients))
         await asyncio.sleep(arguments.seconds / 2)
+        port = nodes.living[0]
+        held = await scenario.until(lambda: find_held(scenario, port), "the node held no clients")
         nodes.kill(0)
+        await asyncio.sleep(arguments.seconds / 2)
+        clients.stop()
         await running
         orphans = {orphan["id"] for orphan in json.loads(nodes.fetch("/orphans"))["orphans"]}
         scenario.check_jobs()
-        started = [tag for tag in clients.lost if server.starts[tag]]
-        listed = sum(f"{tag:x}" in orphans for tag in started)
+        missing = {tag for tag in held if not is_odd(tag) and f"{tag:x}" not in orphans}
         print_row("jobs without a key on the killed node", len(clients.lost))
-        print_row("  started, with their results as orphans", f"{listed} of {len(started)}")
+        print_row("  started, with callbacks after its death", sum(not is_odd(tag) for tag in held))
         print_row("jobs with a key that were sent again", clients.again)
-        scenario.expect(
-            clients.again and started, "the killed node held no clients; use more of them"
-        )
-        # Results that the killed node received but had not yet sent to its client are lost.
-        scenario.expect(listed >= 0.9 * len(started), "results of the killed node are missing")
-        keyed = [tag for tag in clients.by_tag if is_odd(tag)]
-        words = {clients.by_tag[tag] for tag in keyed if server.starts[tag]}
+        scenario.expect(not missing, f"results of the killed node are missing: {missing}")
+        words = {clients.by_tag.get(tag) for tag in held if is_odd(tag)}
         scenario.expect(words == {"200"}, f"jobs with a key got {words}")
+        keyed = [tag for tag in clients.by_tag if is_odd(tag)]
+        others = {clients.by_tag[tag] for tag in keyed if server.starts[tag]}
+        scenario.expect(others <= HONEST, f"jobs with a key got {others}")
         # Only the killed node knew that it had claimed these without sending the start request.
         claimed = {clients.by_tag[tag] for tag in keyed if not server.starts[tag]}
         print_row("  claimed by the killed node, but not started", len(claimed))
@@ -182,12 +231,14 @@ async def restart(arguments: argparse.Namespace) -> list[str]:
     async with run_scenario(arguments, 3, choose, is_odd) as scenario:
         clients, redis = scenario.clients, scenario.nodes.redis
         assert redis is not None
-        seconds = arguments.seconds + arguments.away
-        running = asyncio.create_task(clients.run(arguments.clients, seconds=seconds))
+        running = asyncio.create_task(clients.run(arguments.clients))
         await asyncio.sleep(arguments.seconds / 3)
         redis.stop()
-        await asyncio.sleep(arguments.away)
+        await scenario.run_without_redis(arguments, lambda tag: tag % 4 == 0)
+        refused = clients.responses["503 store-unreachable"]
         await asyncio.to_thread(redis.start)
+        await asyncio.sleep(arguments.seconds * 2 / 3)
+        clients.stop()
         await running
         scenario.check_jobs()
         own = [tag for tag in clients.by_tag if tag % 4 == 0]
@@ -196,10 +247,11 @@ async def restart(arguments: argparse.Namespace) -> list[str]:
         print_row("slowest with its own callback and no key", f"{slowest * 1000:.1f} ms added")
         print_row("slowest of all", f"{max(clients.added.values()):.1f} s added")
         scenario.expect(words == {"200"}, f"jobs that do not need Redis got {words}")
-        scenario.expect(slowest < STALL, "jobs that do not need Redis waited for it")
+        is_slow = slowest >= STALL and not arguments.busy
+        scenario.expect(not is_slow, "jobs that do not need Redis waited for it")
         odd = set(clients.by_tag.values()) - {"200", "504 wait-over, started yes"}
         scenario.expect(not odd, f"jobs got {odd}")
-        scenario.expect(clients.responses["503 store-unreachable"], "no job needed Redis")
+        scenario.expect(refused, "no job needed Redis")
         return scenario.faults
 
 
@@ -208,18 +260,19 @@ async def hang(arguments: argparse.Namespace) -> list[str]:
     async with run_scenario(arguments, 3, choose_own) as scenario:
         clients, redis = scenario.clients, scenario.nodes.redis
         assert redis is not None
-        seconds = arguments.seconds + arguments.away
-        running = asyncio.create_task(clients.run(arguments.clients, seconds=seconds))
+        running = asyncio.create_task(clients.run(arguments.clients))
         await asyncio.sleep(arguments.seconds / 2)
         redis.hang()
-        await asyncio.sleep(arguments.away)
+        await scenario.run_without_redis(arguments, lambda _: True)
         redis.go_on()
+        await asyncio.sleep(arguments.seconds / 2)
+        clients.stop()
         await running
         scenario.check_jobs()
         slowest = max(clients.added.values())
         print_row("slowest", f"{slowest * 1000:.1f} ms added")
         scenario.expect(set(clients.responses) == {"200"}, "not every job has its result")
-        scenario.expect(slowest < STALL, "jobs waited for Redis")
+        scenario.expect(slowest < STALL or arguments.busy, "jobs waited for Redis")
         return scenario.faults
 
 
@@ -276,6 +329,9 @@ def read_arguments() -> argparse.Namespace:
         "--away", type=float, default=5.0, help="seconds without Redis; %(default)s"
     )
     parser.add_argument("--duration", type=float, default=0.1, help="seconds of a job; %(default)s")
+    parser.add_argument(
+        "--busy", action="store_true", help="check nothing that depends on the machine's speed"
+    )
     parser.add_argument("--runs", type=int, default=3, help="runs of throughput; %(default)s")
     arguments = parser.parse_args()
     for name in arguments.scenario:

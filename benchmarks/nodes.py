@@ -63,7 +63,7 @@ class Nodes:
     def fetch(self, path: str, port: int | None = None) -> bytes:
         """Return the response of a node's operator route."""
         url = f"http://127.0.0.1:{self.admin_ports[port or self.living[0]]}{path}"
-        with urllib.request.urlopen(url, timeout=30) as response:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             body: bytes = response.read()
             return body
 
@@ -118,7 +118,7 @@ def run_nodes(
 
 def wait_until_ready(nodes: Nodes, port: int) -> None:
     """Wait until a node is ready."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             nodes.fetch("/readyz", port)
@@ -268,6 +268,7 @@ class Clients:
     :ivar latencies: seconds until each response.
     :ivar responses: the numbers of responses by status and problem.
     :ivar wrong: the numbers of errors by message.
+    :ivar waiting: the port of the node that each job without a response was sent to.
     :ivar lost: jobs without a key whose connection ended.
     """
 
@@ -281,11 +282,12 @@ class Clients:
     by_tag: dict[int, str] = field(factory=dict)
     wrong: Counter[str] = field(factory=Counter)
     lost: list[int] = field(factory=list)
+    waiting: dict[int, int] = field(factory=dict)
     again: int = 0
     is_over: bool = False
 
     async def run(self, number: int, *, jobs: int = 0, seconds: float = 0.0) -> None:
-        """Run so many clients until so many jobs are sent, or for so many seconds."""
+        """Run so many clients, until so many jobs are sent, so many seconds, or until stopped."""
         if seconds:
             asyncio.get_running_loop().call_later(seconds, self.stop)
         await asyncio.gather(
@@ -315,10 +317,12 @@ class Clients:
         while True:
             port = self.nodes.living[turn % len(self.nodes.living)]
             connection = connections.setdefault(port, Connection(port))
+            self.waiting[tag] = port
             try:
                 status, _, response = await connection.post("/proxy", body, headers)
             except (OSError, asyncio.TimeoutError, NotUnderstood) as error:
                 connection.close()
+                del self.waiting[tag]
                 if not headers:
                     self.lost.append(tag)
                     if port in self.nodes.living:
@@ -335,6 +339,7 @@ class Clients:
             if problem["started"] != "no" and not headers:
                 self.wrong["503 for a job that may run"] += 1
             await asyncio.sleep(PAUSE)
+        del self.waiting[tag]
         self._record(tag, status, response, time.perf_counter() - begun)
 
     def _record(self, tag: int, status: int, response: bytes, seconds: float) -> None:

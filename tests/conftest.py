@@ -1,7 +1,8 @@
-"""What holds for every test: it leaves no file descriptor behind, and tells no secret."""
+"""What holds for every test: it ends, leaves no file descriptor behind, and tells no secret."""
 
 import gc
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,44 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory
 
+from jobproxy.sandbox.processes import release_ports
 from tests.support.identities import trusted  # noqa: F401
+from tests.support.programs import fail_if_skipped
 from tests.support.secrecy import collect_output, find_secrets
+from tests.support.signals import reset_in_children
+from tests.support.time_limit import limit_item
 
 settings.register_profile("suite", deadline=None, max_examples=50)
 settings.load_profile("suite")
+reset_in_children()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    limit_item(item)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse two tests with one id, of which pytest-xdist would run only one.
+
+    :raises pytest.UsageError: if there are some.
+    """
+    twice = [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]
+    if twice:
+        raise pytest.UsageError(f"several tests have the id {', '.join(twice)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    fail_if_skipped(report)
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,6 +80,7 @@ def no_leaked_descriptors() -> Iterator[None]:
     """Compare what is open before and after."""
     before = list_descriptors()
     yield
+    release_ports()
     leaked = list_descriptors().keys() - before.keys()
     if leaked:
         gc.collect()

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,8 @@ from jobproxy import tap
 from jobproxy.daemon.options import Option
 from jobproxy.wire.problems import Kind
 from tests.support.cluster import ClusterTestCase
+from tests.support.programs import needs
+from tests.support.waiting import DEADLINE
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.rst")}
@@ -128,7 +129,7 @@ class MetricsTests(ClusterTestCase):
         self.assertEqual(asked - names, set())
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@needs("prometheus", "promtool")
 def test_queries_parse(tmp_path: Path) -> None:
     """Prometheus understands every query of the runbook."""
     rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(QUERIES)]
@@ -138,7 +139,7 @@ def test_queries_parse(tmp_path: Path) -> None:
         ["promtool", "check", "rules", str(file)],
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=DEADLINE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -162,7 +163,7 @@ def test_commands_parse() -> None:
     """A shell understands every command."""
     script = "\n".join(COMMANDS)
     done = subprocess.run(
-        ["bash", "-n"], input=script, capture_output=True, text=True, timeout=10, check=False
+        ["bash", "-n"], input=script, capture_output=True, text=True, timeout=DEADLINE, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(COMMANDS) > 20

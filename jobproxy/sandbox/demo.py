@@ -35,10 +35,10 @@ class Outcome:
     proof: str
 
 
-def run_client(url: str, jobs: int) -> Outcome:
+def run_client(url: str, jobs: int, limit: float) -> Outcome:
     """Run jobclient and print its output, with the proof cut short."""
     command = [find_script("jobclient"), "--url", url, "--account", ACCOUNT]
-    command += ["--jobs", str(jobs), "--concurrency", str(jobs)]
+    command += ["--jobs", str(jobs), "--concurrency", str(jobs), "--limit", str(limit)]
     print(f"$ jobclient --url {url} --account {ACCOUNT}", flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     report, _, proof = done.stdout.partition("Proof:\n")
@@ -74,9 +74,9 @@ def run_demo(arguments: argparse.Namespace) -> int:
         print("The job server serves one connection of an account at a time; a job takes 0.5 s.\n")
         if arguments.compare:
             print("Without jobproxy (this takes about half a second per job):")
-            run_client(f"{server.url}/start", arguments.jobs)
+            run_client(f"{server.url}/start", arguments.jobs, arguments.limit)
             print("\nWith jobproxy:")
-        outcome = run_client(f"{proxy.url}/proxy", arguments.jobs)
+        outcome = run_client(f"{proxy.url}/proxy", arguments.jobs, arguments.limit)
         if not outcome.proof:
             print(f"\njobproxy logged:\n{proxy.log}", file=sys.stderr)
             return outcome.code
@@ -109,6 +109,13 @@ def main() -> None:
     )
     parser.add_argument(
         "--jobs", type=int, default=50, metavar="N", help="number of jobs; %(default)s"
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="seconds for all jobs to pass; %(default)s",
     )
     parser.add_argument(
         "--latency",

@@ -1,5 +1,6 @@
 """Real ``twistd`` processes on this machine: started, waited for, and always stopped."""
 
+import atexit
 import random
 import socket
 import subprocess
@@ -15,10 +16,12 @@ from attrs import define, field
 
 #: Ports for our daemons; outgoing connections get theirs from 32768 up, so none is in the way.
 _PORTS = range(20_000, 32_000)
+_holders: list[socket.socket] = []
 
 LOGGERS = {"jobproxy": "jobproxy.logs.text_lines"}
 
-START_TIMEOUT = 20.0
+#: Seconds; on a slow machine a daemon that has nothing wrong needs some of them.
+START_TIMEOUT = 60.0
 STOP_TIMEOUT = 10.0
 
 
@@ -32,15 +35,30 @@ def find_script(name: str) -> str:
 
 
 def find_free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on."""
+    """Return a TCP port of 127.0.0.1 that nobody listens on.
+
+    It is found only once, by whichever process, until :func:`release_ports` or the end of this
+    process: a socket stays bound to it that does not listen. A server that sets ``SO_REUSEADDR``
+    can listen on the port nevertheless, but a search for a free one binds without it.
+    """
     for port in random.sample(_PORTS, 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        holder = socket.socket()
+        try:
+            holder.bind(("127.0.0.1", port))
+        except OSError:
+            holder.close()
+            continue
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _holders.append(holder)
+        return port
     raise DaemonFailed("no free port was found")
+
+
+@atexit.register
+def release_ports() -> None:
+    """Let others find the ports that this process has found; for the end of a test."""
+    while _holders:
+        _holders.pop().close()
 
 
 @define(eq=False)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from itertools import combinations
@@ -13,6 +12,7 @@ import pytest
 
 from jobproxy.wire.problems import Kind
 from tests.support.cluster import ClusterTestCase
+from tests.support.programs import needs
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
@@ -21,9 +21,7 @@ DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "jobproxy.json").read_text
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 NAMES = re.findall(r"- alert: (\w+)", ALERTS.read_text())
 
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed"
-)
+needs_promtool = needs("prometheus", "promtool")
 
 
 def find_queries() -> Iterator[str]:

@@ -1,15 +1,14 @@
 """Metrics: they agree with what clients and the job server see, and hold no secrets."""
 
-import shutil
 import subprocess
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet import error
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.monitoring.reactor_lag import ReactorLag
+from tests.support.programs import needs
 from tests.support.proxy import ProxyTestCase, result_of
 
 ACCOUNT = "somebody's account"
@@ -172,7 +171,7 @@ class MetricsTests(ProxyTestCase):
         for secret in (ACCOUNT, "4499a6e0c2ef4b98", job_id, mac):
             self.assertNotIn(secret, text)
 
-    @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
+    @needs("prometheus", "promtool")
     def test_promtool_finds_no_fault(self) -> None:
         """Prometheus's own tool finds no fault in names, units and types."""
         self.submit().leave()

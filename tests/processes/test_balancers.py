@@ -1,9 +1,7 @@
 """What is in front of several nodes: the examples of configuration, run as they are."""
 
-import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -13,9 +11,10 @@ import pytest
 from attrs import frozen
 
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port, wait_until_served
-from tests.processes.test_cluster import post
-from tests.support.processes import ROOT, fetch_json
+from tests.support.processes import ROOT, fetch_json, post_job
+from tests.support.programs import explain, find_program
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import wait_until
 
 NUMBERS = ("11", "12", "13")
 NGINX = """\
@@ -65,8 +64,8 @@ FRONTS = [
 @pytest.fixture(params=FRONTS, ids=lambda front: str(front.program))
 def front(request: pytest.FixtureRequest) -> Front:
     found: Front = request.param
-    if shutil.which(found.program) is None:
-        pytest.skip(f"{found.program} is not installed")
+    if find_program(found.program) is None:
+        pytest.skip(explain(found.program))
     return found
 
 
@@ -123,7 +122,7 @@ def fit(front: Front, ports: list[int], port: int) -> str:
     return text.replace("server_name proxy.example", "server_name _")
 
 
-def test_example(front: Front) -> None:
+def test_clients_of_every_node_get_their_results(front: Front) -> None:
     """Every client gets its result, whichever node holds it and whichever gets the callback."""
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer())
@@ -134,7 +133,7 @@ def test_example(front: Front) -> None:
         stack.enter_context(run_front(front, fit(front, ports, port), port))
         wait_until_ready(f"http://127.0.0.1:{port}")
         with ThreadPoolExecutor(30) as executor:
-            results = list(executor.map(post, [f"http://127.0.0.1:{port}"] * 60))
+            results = list(executor.map(post_job, [f"http://127.0.0.1:{port}"] * 60))
         assert {result["state"] for result in results} == {"completed"}
         assert len({result["id"] for result in results}) == 60
         relayed = sum(count_relays(admin) for admin in ports[2::3])
@@ -143,15 +142,14 @@ def test_example(front: Front) -> None:
 
 def wait_until_ready(url: str) -> None:
     """Wait until the load balancer has found its nodes."""
-    deadline = time.monotonic() + 20
-    while True:
+
+    def is_ready() -> bool:
         try:
-            post(url)
+            return bool(post_job(url))
         except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        else:
-            return
+            return False
+
+    wait_until(is_ready)
 
 
 def count_relays(admin: int) -> int:

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port, read_memory
 from tests.support.reactor import reactor, until_closed
+from tests.support.waiting import DEADLINE
 
 MIB = 2**20
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -52,8 +53,8 @@ class Flood(Protocol):
 
 
 def ask(port: int) -> Any:
-    """Have one job done, and return the problem that came of it."""
-    connection = HTTPConnection("127.0.0.1", port)
+    """Send one job, and return its problem."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
     body = json.dumps({"account": "a"})
     connection.request("POST", "/proxy", body, {"Content-Type": "application/json"})
     problem = json.load(connection.getresponse())
@@ -78,7 +79,9 @@ def ask(port: int) -> Any:
     ids=["length", "chunked", "headers", "one header", "gzip", "interim"],
 )
 @pytest_twisted.ensureDeferred
-async def test_too_much(head: bytes, piece: bytes, pieces: int) -> None:
+async def test_a_response_without_end_takes_no_memory(
+    head: bytes, piece: bytes, pieces: int
+) -> None:
     """S20: neither bodies nor heads without end, nor what would unpack to them, are taken in."""
     floods: list[Flood] = []
 

@@ -5,23 +5,23 @@ import signal
 import subprocess
 
 from jobproxy.sandbox.processes import find_free_port
-from tests.processes.test_draining import result_of, run_stage
 from tests.support.processes import run
+from tests.support.socket_client import result_of
+from tests.support.stage import run_stage
+from tests.support.waiting import wait_for_exit
 
 
 def control(admin: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return run("jobproxyctl", *arguments, JOBPROXY_ADMIN=admin)
 
 
-def test_commands() -> None:
+def test_each_command_prints_what_is_so() -> None:
     """Each command tells what is so, in text or JSON, and drain ends the process."""
     port = find_free_port()
     admin = f"http://127.0.0.1:{port}"
     with run_stage(admin_listen=f"tcp:{port}:interface=127.0.0.1") as stage:
         clients = stage.hold(1, 2, 3)
-        # It leaves.
-        with clients[0]:
-            pass
+        clients[0].close()
         status = json.loads(control(admin, "status", "--json").stdout)
         assert (status["jobs"], status["ready"]) == (3, True)
         jobs = control(admin, "jobs", "--state", "running", "--limit", "2").stdout
@@ -38,7 +38,7 @@ def test_commands() -> None:
         assert "Traceback" not in again.stderr
         drained = control(admin, "drain")
         assert (drained.returncode, drained.stdout) == (0, "draining, 0 clients held\n")
-        assert stage.proxy.process.wait(5) == -signal.SIGTERM
+        assert wait_for_exit(stage.proxy.process) == -signal.SIGTERM
         gone = control(admin, "status")
         assert gone.returncode == 1
         assert "cannot connect" in gone.stderr

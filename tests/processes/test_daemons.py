@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from jobproxy.sandbox.processes import (
     wait_until_served,
 )
 from tests.support.processes import ROOT, fetch_json, run
+from tests.support.waiting import DEADLINE, wait_for_exit, wait_until
 
 JOB = json.dumps({"account": "example", "wait": True})
 HEADERS = {"Content-Type": "application/json"}
@@ -44,7 +44,7 @@ def post(connection: HTTPConnection, body: str = JOB) -> tuple[int, Any]:
         ),
     ],
 )
-def test_bad_options(arguments: list[str], line: str) -> None:
+def test_a_bad_option_is_one_line_on_standard_error(arguments: list[str], line: str) -> None:
     """G6: a bad or missing option is one line on standard error, and exit code 78."""
     done = run("twistd", "-n", "--pidfile=", "jobproxy", *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (78, "", line)
@@ -54,7 +54,7 @@ def test_bad_options(arguments: list[str], line: str) -> None:
     ("plugin", "arguments"),
     [("jobproxy", ["--callback-url=http://a.example/"]), ("jobserver", [])],
 )
-def test_taken_port(plugin: str, arguments: list[str]) -> None:
+def test_a_taken_port_is_one_line_on_standard_error(plugin: str, arguments: list[str]) -> None:
     """G5: a port that is taken is one line on standard error, and exit code 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -64,7 +64,7 @@ def test_taken_port(plugin: str, arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (1, line)
 
 
-def test_port_out_of_range() -> None:
+def test_a_port_out_of_range_is_one_line_on_standard_error() -> None:
     """A port that does not exist is one line on standard error, and exit code 1."""
     done = run(
         "twistd", "-n", "--pidfile=", "--logfile=/dev/null", "jobserver", "--listen=tcp:70000"
@@ -73,28 +73,28 @@ def test_port_out_of_range() -> None:
     assert done.stderr == "jobserver: cannot listen: bind(): port must be 0-65535.\n"
 
 
-def test_keeps_connections_alive() -> None:
+def test_a_connection_is_kept_for_job_after_job() -> None:
     """A client that keeps its connection gets job after job over it."""
     with run_pair({"duration": "0.05"}, {}) as (server, proxy):
-        connection = HTTPConnection("127.0.0.1", proxy.port)
+        connection = HTTPConnection("127.0.0.1", proxy.port, timeout=DEADLINE)
         connection.connect()
         used = connection.sock
         results = [post(connection) for _ in range(5)]
         assert connection.sock is used
         connection.close()
-        # The client may have its answer before the job server has that of its callback.
-        while (stats := fetch_json(f"{server.url}/stats"))["callbacks_accepted"] < 5:
-            time.sleep(0.01)
+        # The client may have its response before the job server has that of its callback.
+        wait_until(lambda: fetch_json(f"{server.url}/stats")["callbacks_accepted"] == 5)
+        stats = fetch_json(f"{server.url}/stats")
     assert [status for status, _ in results] == [200] * 5
     assert len({result["id"] for _, result in results}) == 5
     assert stats["started"] == 5
 
 
-def test_serves_what_is_asked_wrongly() -> None:
+def test_a_wrong_path_gets_a_problem() -> None:
     """Q23: a wrong path is answered in JSON, over a real connection too."""
     options = {"callback-url": "http://a.example/callback"}
     with DaemonProcess("jobproxy", options) as proxy:
-        connection = HTTPConnection("127.0.0.1", proxy.port)
+        connection = HTTPConnection("127.0.0.1", proxy.port, timeout=DEADLINE)
         connection.request("GET", "/")
         response = connection.getresponse()
         assert response.status == 405
@@ -102,18 +102,17 @@ def test_serves_what_is_asked_wrongly() -> None:
         connection.close()
 
 
-def test_stops() -> None:
+def test_a_held_client_gets_a_problem_when_the_proxy_stops() -> None:
     """A held client is told when the proxy is stopped, and the process ends."""
     with run_pair({"duration": "60"}, {"drain-timeout": "0.1"}) as (server, proxy):
         responses: list[tuple[int, Any]] = []
-        connection = HTTPConnection("127.0.0.1", proxy.port)
+        connection = HTTPConnection("127.0.0.1", proxy.port, timeout=DEADLINE)
         client = threading.Thread(target=lambda: responses.append(post(connection)))
         client.start()
-        while fetch_json(f"{server.url}/stats")["started"] == 0:
-            time.sleep(0.01)
+        wait_until(lambda: fetch_json(f"{server.url}/stats")["started"])
         proxy.process.send_signal(signal.SIGTERM)
         client.join()
-        proxy.process.wait(10)
+        wait_for_exit(proxy.process)
         connection.close()
         log = proxy.log
     ((status, problem),) = responses
@@ -122,7 +121,7 @@ def test_stops() -> None:
     assert "Traceback" not in log
 
 
-def test_tac(tmp_path: Path) -> None:
+def test_the_tac_file_runs_the_same_service(tmp_path: Path) -> None:
     """``jobproxy.tac`` runs the same service, with its options from the environment."""
     port = find_free_port()
     environment = {
@@ -139,16 +138,16 @@ def test_tac(tmp_path: Path) -> None:
         )
         try:
             wait_until_served(process, port)
-            connection = HTTPConnection("127.0.0.1", port)
+            connection = HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
             status, result = post(connection)
             connection.close()
         finally:
             process.terminate()
-            process.wait()
+            wait_for_exit(process)
     assert (status, result["state"]) == (200, "completed")
 
 
-def test_failed_start_is_told() -> None:
+def test_a_failed_start_raises_what_the_daemon_logged() -> None:
     """A daemon that does not start is told with what it said."""
     daemon = DaemonProcess("jobproxy", {"wait": "soon"})
     with pytest.raises(DaemonFailed, match="--callback-url is missing"), daemon:

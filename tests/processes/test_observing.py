@@ -13,15 +13,16 @@ from jobproxy.sandbox.processes import (
     find_script,
     wait_until_served,
 )
-from tests.processes.test_draining import run_stage, wait_until
 from tests.support.processes import fetch_json
+from tests.support.stage import run_stage
+from tests.support.waiting import DEADLINE, wait_for_exit, wait_until
 
 HELD = 1_000
 
 
 def read_metric(url: str, name: str) -> int:
     """Return the sum of a metric's samples."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=DEADLINE) as response:
         text = response.read().decode()
     samples = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
     return int(sum(map(float, samples)))
@@ -33,7 +34,7 @@ def count_states(proxy: DaemonProcess) -> dict[str, int]:
     return {state: states.count(state) for state in set(states)}
 
 
-def test_all_agree() -> None:
+def test_status_metrics_and_log_agree() -> None:
     """With 1,000 clients held, and once they are answered, all that can be read agrees."""
     raise_file_limit()
     port = find_free_port()
@@ -49,6 +50,8 @@ def test_all_agree() -> None:
         assert len({job["job"] for job in listed["jobs"]}) == listed["total"] == HELD
         assert {stage.call_back(number).status for number in range(HELD)} == {200}
         assert all(client.receive().status == 200 for client in clients)
+        wait_until(lambda: count_states(stage.proxy).get("ended") == HELD)
+        wait_until(lambda: fetch_json(f"{url}/status")["held"] == 0)
         status = fetch_json(f"{url}/status")
         assert (status["held"], status["callbacks"]) == (0, {"accepted": HELD})
         responses = {
@@ -58,11 +61,10 @@ def test_all_agree() -> None:
         assert read_metric(url, "jobproxy_job_seconds_count") == HELD
         assert sum(status["jobSeconds"]["counts"]) == HELD
         assert status["logDropped"] == 0
-        wait_until(lambda: count_states(stage.proxy).get("ended") == HELD)
 
 
-def test_the_log_is_not_read() -> None:
-    """L7: a proxy whose log nobody takes goes on, and counts the lines that it dropped."""
+def test_a_log_that_nobody_reads_does_not_stop_the_proxy() -> None:
+    """L7: a proxy whose log nobody reads goes on, and counts the lines that it drops."""
     port = find_free_port()
     reading, writing = os.pipe()
     with DaemonProcess("jobserver", {"duration": "60"}) as server:
@@ -81,10 +83,10 @@ def test_the_log_is_not_read() -> None:
                     body = json.dumps({"account": "example", "wait": False}).encode()
                     headers = {"Content-Type": "application/json", "X-Request-Id": "x" * 128}
                     request = urllib.request.Request(url, body, headers)
-                    with urllib.request.urlopen(request, timeout=30) as response:
+                    with urllib.request.urlopen(request, timeout=DEADLINE) as response:
                         assert response.status == 202
                 dropped = read_metric(f"http://127.0.0.1:{port}", "jobproxy_log_dropped_total")
         finally:
             process.terminate()
-            process.wait(10)
+            wait_for_exit(process)
             os.close(reading)

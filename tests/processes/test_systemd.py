@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,16 +22,18 @@ from attrs import define, field
 
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port, find_script
 from jobproxy.tap import Options
-from tests.processes.test_draining import Client, ask, result_of, run_stage, serve_jobs, wait_until
 from tests.support.processes import ROOT, run
+from tests.support.programs import needs
 from tests.support.service_manager import Manager
+from tests.support.socket_client import Client, request, result_of
+from tests.support.stage import run_stage
+from tests.support.threaded_job_server import serve_jobs
+from tests.support.waiting import DEADLINE, wait_for_exit, wait_until
 
 UNITS = ROOT / "deploy" / "systemd"
 SECRET = "a key of thirty-two bytes or more"
 
-needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd is not installed"
-)
+needs_systemd = needs("systemd", "systemd-analyze")
 
 #: Does what the manager does between fork and exec; the sockets are the last arguments.
 EXEC = """
@@ -64,7 +65,7 @@ def analyze(folder: Path, *arguments: str) -> str:
         ["systemd-analyze", *arguments[:-1], *units],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -72,13 +73,13 @@ def analyze(folder: Path, *arguments: str) -> str:
 
 
 @needs_systemd
-def test_units(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     """Systemd has nothing to say about the units."""
     assert analyze(tmp_path, "verify", "--man=no", "") == ""
 
 
 @needs_systemd
-def test_hardening(tmp_path: Path) -> None:
+def test_an_attacker_in_the_process_can_do_next_to_nothing(tmp_path: Path) -> None:
     """An attacker who takes over the process can do next to nothing: 1.5 of 10 at most."""
     told = analyze(
         tmp_path, "security", "--offline=true", "--no-pager", "--threshold=15", ".service"
@@ -88,7 +89,7 @@ def test_hardening(tmp_path: Path) -> None:
     assert float(exposure[1]) <= 1.5
 
 
-def test_time_to_drain() -> None:
+def test_the_manager_waits_longer_than_a_drain_takes() -> None:
     """G1: the manager gives the proxy ten seconds more than it takes at most to drain."""
     (option,) = [option for option in Options.table if option.name == "drain-timeout"]
     (stop,) = read_unit("jobproxy.service")["TimeoutStopSec"]
@@ -103,7 +104,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
         yield manager
 
 
-def wait_for(manager: Manager, name: str, seconds: float = 20.0) -> dict[str, str]:
+def wait_for(manager: Manager, name: str, seconds: float = DEADLINE) -> dict[str, str]:
     """Return the next message with a field, or nothing if none comes in time."""
     deadline = time.monotonic() + seconds
     while manager.has_message(deadline - time.monotonic()):
@@ -113,7 +114,9 @@ def wait_for(manager: Manager, name: str, seconds: float = 20.0) -> dict[str, st
     return {}
 
 
-def test_ready(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ready_is_sent_once_the_proxy_listens(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """G5: whoever is told that the proxy is ready can connect; and nothing is told before."""
     monkeypatch.setenv("NOTIFY_SOCKET", manager.variable)
     callback, port = find_free_port(), find_free_port()
@@ -122,15 +125,15 @@ def test_ready(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     command += [f"--callback-listen=tcp:{callback}:interface=127.0.0.1"]
     with subprocess.Popen(command) as process:
         try:
-            assert manager.has_message(20)
+            assert manager.has_message(DEADLINE)
             for served in (port, callback):
-                Client(served).__exit__()
+                Client(served).close()
             assert manager.receive() == [{"READY": "1", "STATUS": "0 clients held"}]
         finally:
             process.terminate()
 
 
-def test_not_ready(manager: Manager) -> None:
+def test_nothing_is_sent_if_the_port_is_taken(manager: Manager) -> None:
     """G5: a proxy whose port is taken ends without a word to the manager."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"--listen=tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
@@ -139,7 +142,9 @@ def test_not_ready(manager: Manager) -> None:
     assert manager.receive() == []
 
 
-def test_stopping(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_is_sent_when_the_drain_begins(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """G1: the manager is told of the drain when it begins, and how many are held then."""
     monkeypatch.setenv("NOTIFY_SOCKET", manager.variable)
     with run_stage() as stage:
@@ -198,21 +203,20 @@ class StandIn:
         """Stop the service, and wait for its end."""
         self.process.terminate()
         assert wait_for(self.manager, "STOPPING")
-        assert self.process.wait(40) == -signal.SIGTERM
+        assert wait_for_exit(self.process) == -signal.SIGTERM
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
-    def watch(self, limit: float) -> bool:
-        """Wait for one sign of life; abort the service, and start it again, if none comes."""
-        if wait_for(self.manager, "WATCHDOG", limit):
-            return True
+    def abort(self) -> int:
+        """End the service as the manager ends one that gives no sign of life.
+
+        :return: its exit code.
+        """
         self.process.send_signal(signal.SIGABRT)
         self.process.send_signal(signal.SIGCONT)
-        self.process.wait(5)
-        self.start()
-        return False
+        return wait_for_exit(self.process)
 
 
 @contextmanager
@@ -244,27 +248,28 @@ def run_service(folder: Path, job_server: str, **environment: str) -> Iterator[S
             service.kill()
 
 
-def test_stalled_loop(tmp_path: Path) -> None:
+def test_a_stalled_loop_is_restarted(tmp_path: Path) -> None:
     """T4: a loop that stalls for longer than allowed gives no sign of life, and is restarted."""
     with serve_jobs() as server, run_service(tmp_path, server.url, WATCHDOG_USEC="600000") as proxy:
-        assert all(proxy.watch(1.5) for _ in range(4))
-        stalled = proxy.process
-        stalled.send_signal(signal.SIGSTOP)
-        os.waitpid(stalled.pid, os.WUNTRACED)
+        for _ in range(4):
+            assert wait_for(proxy.manager, "WATCHDOG")
+        proxy.process.send_signal(signal.SIGSTOP)
+        os.waitpid(proxy.process.pid, os.WUNTRACED)
         proxy.manager.receive()
         with Client(proxy.sockets["clients"].getsockname()[1]) as client:
             client.send_job(0)
-            assert not proxy.watch(1.5)
-            assert stalled.returncode == -signal.SIGABRT
+            assert not wait_for(proxy.manager, "WATCHDOG", 1.0)
+            assert proxy.abort() == -signal.SIGABRT
             assert "Fatal Python error: Aborted" in proxy.log.read_text()
-            assert proxy.watch(1.5)
+            proxy.start()
+            assert wait_for(proxy.manager, "WATCHDOG")
             server.wait_for(1)
-            assert ask(server.callbacks[0], result_of(0), "POST").status == 200
+            assert request(server.callbacks[0], result_of(0), "POST").status == 200
             # The connection was still in the queue of the socket.
             assert client.receive().body == result_of(0)
 
 
-def test_hands_on(tmp_path: Path) -> None:
+def test_a_new_connection_waits_for_the_next_process(tmp_path: Path) -> None:
     """G1: who connects while the service drains waits for the next process, and loses nothing."""
     with serve_jobs() as server, run_service(tmp_path, server.url) as proxy:
         port = proxy.sockets["clients"].getsockname()[1]
@@ -275,58 +280,51 @@ def test_hands_on(tmp_path: Path) -> None:
             assert wait_for(proxy.manager, "STOPPING")["STATUS"] == "draining, 1 clients held"
             with Client(port) as late:
                 late.send_job(1)
-                assert not late.has_answer(0.3)
-                assert ask(server.callbacks[0], result_of(0), "POST").status == 200
+                assert request(server.callbacks[0], result_of(0), "POST").status == 200
                 assert held.receive().body == result_of(0)
-                assert proxy.process.wait(5) == -signal.SIGTERM
+                assert wait_for_exit(proxy.process) == -signal.SIGTERM
+                assert not late.has_response()
                 assert 1 not in server.callbacks
                 proxy.start()
                 server.wait_for(2)
-                assert ask(server.callbacks[1], result_of(1), "POST").status == 200
+                assert request(server.callbacks[1], result_of(1), "POST").status == 200
                 assert late.receive().body == result_of(1)
 
 
 @define(eq=False)
-class Stream:
-    """Clients that come at a steady rate, each with one job and a connection of its own.
+class Visitors:
+    """Clients that send one job after the other, each on a new connection, until they are stopped.
 
-    :ivar outcomes: how many had which status, or error.
-    :ivar waiting: how many wait.
-    :ivar slowest: seconds that the slowest answer took.
+    :param number: how many there are.
+    :ivar outcomes: how many jobs had which status, or error.
     """
 
     port: int
-    rate: float
+    number: int
     outcomes: Counter[str] = field(factory=Counter, init=False)
-    waiting: int = field(default=0, init=False)
-    slowest: float = field(default=0.0, init=False)
     is_over: Event = field(factory=Event, init=False)
 
     def run(self) -> None:
         asyncio.run(self._send())
 
+    def wait_for(self, count: int) -> None:
+        """Wait until so many jobs have had a response."""
+        wait_until(lambda: self.outcomes.total() >= count)
+
     async def _send(self) -> None:
-        begin, number, clients = time.monotonic(), 0, set()
+        await asyncio.gather(*(self._visit(f"account {turn}") for turn in range(self.number)))
+
+    async def _visit(self, account: str) -> None:
         while not self.is_over.is_set():
-            clients.add(asyncio.create_task(self._ask(number)))
-            number += 1
-            await asyncio.sleep(begin + number / self.rate - time.monotonic())
-        await asyncio.gather(*clients)
+            try:
+                outcome = await asyncio.wait_for(self._converse(account), DEADLINE)
+            except (OSError, asyncio.TimeoutError) as error:
+                outcome = type(error).__name__
+            self.outcomes[outcome] += 1
 
-    async def _ask(self, number: int) -> None:
-        begin = time.monotonic()
-        self.waiting += 1
-        try:
-            outcome = await asyncio.wait_for(self._converse(number), 30)
-        except (OSError, asyncio.TimeoutError) as error:
-            outcome = type(error).__name__
-        self.waiting -= 1
-        self.outcomes[outcome] += 1
-        self.slowest = max(self.slowest, time.monotonic() - begin)
-
-    async def _converse(self, number: int) -> str:
+    async def _converse(self, account: str) -> str:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        body = json.dumps({"account": f"account {number % 100}"})
+        body = json.dumps({"account": account})
         head = (
             f"POST /proxy HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(body)}"
         )
@@ -339,31 +337,33 @@ class Stream:
         return status if status != "200" or '"state":"completed"' in response[2] else "cut short"
 
 
-def restart_under_load(folder: Path, restarts: int, rate: float) -> Stream:
-    """Restart the service again and again while clients come, each time once it has caught up."""
+def restart_under_load(folder: Path, restarts: int, clients: int) -> Counter[str]:
+    """Restart the service again and again while clients come; return what became of their jobs.
+
+    Between two restarts each client gets two responses or so.
+    """
     with (
         DaemonProcess("jobserver", {"duration": "0.05"}) as server,
         run_service(folder, server.url) as proxy,
     ):
-        stream = Stream(proxy.sockets["clients"].getsockname()[1], rate)
-        thread = Thread(target=stream.run)
+        visitors = Visitors(proxy.sockets["clients"].getsockname()[1], clients)
+        thread = Thread(target=visitors.run)
         thread.start()
         try:
-            for _ in range(restarts):
-                time.sleep(0.3)
-                wait_until(lambda: stream.waiting < rate / 2, 60.0)
+            for turn in range(restarts):
+                visitors.wait_for(2 * clients * (turn + 1))
                 proxy.stop()
                 proxy.start()
         finally:
-            stream.is_over.set()
+            visitors.is_over.set()
             thread.join()
         proxy.stop()
         assert "Traceback" not in proxy.log.read_text()
-    return stream
+    return visitors.outcomes
 
 
-def test_restarts(tmp_path: Path) -> None:
-    """G1: restarts refuse nobody and lose no answer, as the manager keeps the sockets open."""
-    stream = restart_under_load(tmp_path, restarts=3, rate=100)
-    assert stream.outcomes.keys() == {"200"}
-    assert stream.outcomes["200"] > 200
+def test_restarts_lose_no_response(tmp_path: Path) -> None:
+    """G1: restarts refuse nobody and lose no response, as the manager keeps the sockets open."""
+    outcomes = restart_under_load(tmp_path, restarts=3, clients=40)
+    assert outcomes.keys() == {"200"}
+    assert outcomes["200"] >= 240

@@ -154,13 +154,13 @@ async def test_master_of_the_sentinel_is_used_and_then_the_next_one(redis: Redis
             unused = ("127.0.0.1", 1)
             address = Address((unused, ("127.0.0.1", port)), service="main")
             store = make_redis_store(address, NODE)
-            await until(lambda: b"slaves=1" in exchange(port, [("INFO", "sentinel")]), 20)
+            await until(lambda: b"slaves=1" in exchange(port, [("INFO", "sentinel")]))
             async with running(store) as listener:
                 await store.note(JOB_ID, b"kept")
                 await until(lambda: replica.ask("EXISTS", f"jobproxy:note:{JOB_ID}") == b":1\r\n")
                 redis.stop()
                 await until(lambda: not store.is_up)
-                await until(lambda: store.is_up, 20)
+                await until(lambda: store.is_up)
                 assert listener.caught_up == 2
                 assert await store.find(JOB_ID) == (None, b"kept")
                 assert b"role:master" in replica.ask("INFO", "replication")

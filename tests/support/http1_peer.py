@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from tests.support.identities import Identity
 from tests.support.reactor import reactor, until_closed
+from tests.support.waiting import DEADLINE
 
 React = Callable[["Peer"], None]
 
@@ -87,7 +88,7 @@ async def serving(react: React, identity: Identity | None = None) -> AsyncIterat
         yield server
     finally:
         for peer in server.peers:
-            await peer.lost.addTimeout(10, reactor)
+            await peer.lost.addTimeout(DEADLINE, reactor)
         await port.stopListening()
         await until_closed()
         # What is left is the agent's look at connections that have been idle for too long.

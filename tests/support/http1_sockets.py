@@ -12,6 +12,7 @@ from jobproxy.http1.server import ServerFactory
 from jobproxy.monitoring.traffic import Traffic
 from tests.support.http1_server import Keeper, make_server
 from tests.support.reactor import reactor, until, until_closed
+from tests.support.waiting import DEADLINE
 
 #: So little that a client that does not read is soon felt, and a client that reads is not slow.
 SMALL = 4_096
@@ -40,7 +41,7 @@ async def serve(
 def connect(port: int) -> Iterator[socket.socket]:
     """Connect to a port of this machine, with blocking calls and small buffers."""
     with closing(socket.socket()) as client:
-        client.settimeout(10)
+        client.settimeout(DEADLINE)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             client.setsockopt(socket.SOL_SOCKET, option, SMALL)
         client.connect(("127.0.0.1", port))

