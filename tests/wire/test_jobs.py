@@ -108,7 +108,7 @@ class OwnCallbackTests(SynchronousTestCase):
     def test_body_is_passed_through_where_callbacks_are_allowed(
         self, others: dict[str, Any], indent: int | str | None
     ) -> None:
-        """Q4: where callbacks are allowed, the start request is the client's body, byte for byte."""
+        """Q4: where callbacks are allowed, the start request is the client's whole body."""
         members = {**others, "account": "a", "wait": False, "callback": "http://client.example/"}
         body = json.dumps(members, indent=indent).encode()
         job = parse_job(body, allows_callbacks=True)
@@ -168,7 +168,7 @@ class ReportTests(SynchronousTestCase):
             self.assertEqual((report.upstream_id, report.state), (None, None))
 
     def test_known_states_are_progress_or_the_end(self) -> None:
-        """a state is progress, the end, or unknown; the last does not end a job."""
+        """S14: a state is progress, the end, or unknown, which ends no job in an ack."""
         for state, is_progress, is_ended in (
             ("running", True, False),
             ("queued", True, False),
