@@ -45,6 +45,11 @@ class Start:
         """Our public name of the job."""
         return self.token.partition(".")[0]
 
+    @property
+    def job_path(self) -> str:
+        """The path at which clients can poll for the result."""
+        return f"/jobs/{self.job_id}"
+
     def respond(self, body: bytes, status: int = 200, **headers: str) -> None:
         """Respond; ``_`` in a header's name stands for ``-``."""
         fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
