@@ -111,14 +111,16 @@ class ClusterTests(ClusterTestCase):
 
     def test_callback_within_the_start_request_is_the_response_at_every_node(self) -> None:
         """B1, B15: whichever node is called back within the start request, that is the response."""
+        receipts: list[Answer] = []
+
+        def call_back(start: Start) -> None:
+            receipts.append(called.call_back(start, result_of("1")))
+
+        self.cluster.job_server.on_start = call_back
         for called in self.nodes:
-            receipts: list[Answer] = []
-            self.cluster.job_server.on_start = lambda start, called=called, receipts=receipts: (
-                receipts.append(called.call_back(start, result_of("1")))
-            )
             client = self.nodes[0].submit(key=called.name)
             self.cluster.settle()
-            self.assertEqual(receipts[0].json, {"status": "accepted"})
+            self.assertEqual(receipts[-1].json, {"status": "accepted"})
             self.assert_result(client, result_of("1"))
             self.starts[-1].ack("1")
 
