@@ -13,8 +13,8 @@ class HeldTests(ProxyTestCase):
         (start,) = self.starts
         start.ack()
         self.assertTrue(client.is_held)
-        taken = self.call_back(start, result_of("4499a6e0c2ef4b98"))
-        self.assertEqual(taken.json, {"status": "accepted"})
+        receipt = self.call_back(start, result_of("4499a6e0c2ef4b98"))
+        self.assertEqual(receipt.json, {"status": "accepted"})
         self.assertEqual(client.response.status, 200)
         self.assertEqual(client.response.headers["content-type"], JSON)
         self.assertEqual(client.response.body, result_of("4499a6e0c2ef4b98"))
@@ -43,8 +43,8 @@ class HeldTests(ProxyTestCase):
         (start,) = self.starts
         start.ack("1")
         for state in ("queued", "pending", "running"):
-            taken = self.call_back(start, result_of("1", state))
-            self.assertEqual(taken.json, {"status": "progress"})
+            receipt = self.call_back(start, result_of("1", state))
+            self.assertEqual(receipt.json, {"status": "progress"})
         self.assertTrue(client.is_held)
         self.call_back(start, result_of("1"))
         self.assertEqual(client.response.body, result_of("1"))
@@ -113,8 +113,8 @@ class LeavingTests(ProxyTestCase):
         client.leave()
         self.assertEqual(self.table.clients.held, 0)
         self.starts[0].ack("1")
-        taken = self.call_back(self.starts[0], result_of("1"))
-        self.assertEqual(taken.json, {"status": "accepted"})
+        receipt = self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual(receipt.json, {"status": "accepted"})
 
     def test_job_without_client_and_callback_is_forgotten(self) -> None:
         """Q16: a job without client or callback is forgotten when its token expires."""

@@ -220,11 +220,11 @@ class TogetherTests(OptionsTestCase):
 
     def test_correlate_by_id_needs_a_path_of_its_own(self) -> None:
         """--correlate-by id needs a callback URL whose path is no path for jobs."""
-        for path, told in (("", "/"), ("/", "/"), ("/proxy", "/proxy"), ("/start/", "/start")):
+        for path, shown in (("", "/"), ("/", "/"), ("/proxy", "/proxy"), ("/start/", "/start")):
             url = f"--callback-url=http://proxy.example{path}"
             line = (
                 "--correlate-by id needs a --callback-url with a path of its own that "
-                f"cannot be guessed, not {told}"
+                f"cannot be guessed, not {shown}"
             )
             self.check_refused([url, "--correlate-by=id"], line)
             self.parse(url)

@@ -46,13 +46,13 @@ class DeadlineTests(ProxyTestCase):
         client = self.submit()
         self.starts[0].ack("1")
         self.clock.advance(30)
-        taken = self.call_back(self.starts[0], result_of("1"))
-        self.assertEqual((taken.status, taken.json), (200, {"status": "late"}))
+        receipt = self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual((receipt.status, receipt.json), (200, {"status": "late"}))
         self.assertEqual(client.response.status, 504)
 
 
 class ShortWaitTests(ProxyTestCase):
-    """Clients that wait for less time than a start call may take."""
+    """Clients whose wait is shorter than ``--start-timeout``."""
 
     settings = {"wait": 5.0}
 
@@ -70,7 +70,7 @@ class ShortWaitTests(ProxyTestCase):
 
 
 class StoppingTests(ProxyTestCase):
-    """What held clients get when the proxy is stopped."""
+    """Held clients of a proxy that is stopped."""
 
     def test_503_to_all_clients_when_the_proxy_stops(self) -> None:
         """When the proxy stops, the problem says to each client whether its job was started."""

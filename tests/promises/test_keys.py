@@ -1,9 +1,9 @@
-"""Keys: within its life the same Idempotency-Key never starts a second job.
+"""Keys: while its job is retained, the same Idempotency-Key never starts a second job.
 
 All clients of an account that send the same job with the same key share one job and its result: at
 one node or at several, whether they come before the ack, before the result, or until ``--retain``
-seconds after it. A key is free again only if its job was certainly not started. Another job with
-the same key is refused. ``tests/cluster/test_keys.py`` has more of several nodes.
+seconds after it. The key of a job that was certainly not started is free at once. Another job with
+the same key is refused. ``tests/cluster/test_keys.py`` has more about several nodes.
 """
 
 from http import HTTPStatus

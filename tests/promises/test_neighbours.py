@@ -107,7 +107,7 @@ class JobServerTests(ProxyTestCase):
             self.check_served("b")
 
     def test_account_whose_starts_hang_stops_no_other(self) -> None:
-        """S8: the start requests of one account that hang take no slot of another."""
+        """S8: the start requests of one account that hang use no slot of another."""
         for _ in range(5):
             self.submit("a")
         for _ in range(3):
@@ -148,7 +148,7 @@ class SlowClientTests(ProxyTestCase):
         self.assertEqual(other.response.body, result_of("1"))
 
     def test_half_a_request_takes_no_place(self) -> None:
-        """A client that sends half a request is not held, and takes no place of others."""
+        """A client that sends half a request is not held, and uses no place of others."""
         half = [self.connect() for _ in range(200)]
         for client in half:
             client.send(b"POST /proxy HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")

@@ -125,7 +125,7 @@ class ClusterTests(ClusterTestCase):
             self.starts[-1].ack("1")
 
     def test_callback_before_the_ack_of_a_dead_node_is_found(self) -> None:
-        """B1, B15: when the owner dies before the ack, the result is there for who asks."""
+        """B1, B15: when the owner dies before the ack, any other node has the result."""
         self.nodes[0].submit(key="k")
         (start,) = self.starts
         self.nodes[0].kill()

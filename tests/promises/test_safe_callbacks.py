@@ -1,7 +1,7 @@
 """Safe callbacks: a result whose callback got 200 can be asked for.
 
-The response 200 to a callback tells the job server that it may forget the result. So a result that
-got it is there for ``--retain`` seconds: by its job id, by its key, and in the list of orphans if
+After the response 200 to a callback the job server may forget the result. So a result that got it
+is there for ``--retain`` seconds: by its job id, by its key, and in the list of orphans if
 no client waited for it. With several nodes a result that comes to a node which is not the owner is
 in the store before the 200; if the store is away, the response is 503, and the job server sends the
 callback again.

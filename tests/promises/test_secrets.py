@@ -2,8 +2,8 @@
 
 Only the job server gets the callback URL of a job. Where it quotes that in the reason for which it
 refuses a job, the secret part is hidden: the token, or with ``correlate_by`` id, whose one callback
-URL has a secret path, the whole URL. All else that it says reaches the client unchanged. After each
-test of the suite, ``tests/conftest.py`` also searches the log and the metrics for secrets.
+URL has a secret path, the whole URL. All other text reaches the client unchanged. After each test,
+``tests/conftest.py`` also searches the log and the metrics for secrets.
 """
 
 import json

@@ -12,7 +12,7 @@ from jobproxy.wire.problems import Kind, ProblemError
 from jobproxy.wire.strict_json import MAX_DEPTH
 from tests.support.problems import refuses
 
-URL = "http://proxy.example/callback/handle.mac"
+URL = "http://proxy.example/callback/job-id.mac"
 
 text = st.text(st.characters(codec="utf-8"))
 accounts = st.text(
