@@ -95,8 +95,8 @@ class JobServerTests(ProxyTestCase):
         self.assertEqual(paused.response.status, 200)
 
     def test_refused_account_opens_no_circuit(self) -> None:
-        """S15, S16, S17: however often one account is refused, another one is started."""
-        for status in (400, 401, 403, 404, 409, 422, 429):
+        """S15, S16, S17, S18: however often one account is refused, another one is started."""
+        for status in (400, 401, 403, 404, 409, 418, 422, 429):
             for _ in range(12):
                 client = self.connect().request(
                     body=b'{"account":"a"}', headers={"Prefer": "wait=1"}
