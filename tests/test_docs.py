@@ -67,7 +67,7 @@ def find_commands(*programs: str) -> list[list[str]]:
 
 
 def read_help(script: str, *subcommand: str) -> str:
-    """Return what a console script says of itself."""
+    """Return the help of a console script."""
     entry = re.search(rf'"{script} = ([\w.]+):(\w+)"', (ROOT / "setup.py").read_text())
     assert entry is not None, f"there is no {script}"
     printed = io.StringIO()
@@ -83,8 +83,8 @@ def read_help(script: str, *subcommand: str) -> str:
 
 
 @pytest.mark.parametrize("option", tap.Options.table, ids=lambda option: option.name)
-def test_options(option: Option) -> None:
-    """Each option has its place, with its default and some words on when to change it."""
+def test_every_option_is_documented_with_its_default(option: Option) -> None:
+    """Each option is documented with its default and when to change it."""
     found = re.findall(
         rf"^\.\. option:: --{option.name}( \w+)?\n\n   Default: (.*)\n\n   (\S.*)",
         PAGES["options"],
@@ -96,13 +96,13 @@ def test_options(option: Option) -> None:
     assert advice
 
 
-def test_no_other_options() -> None:
+def test_no_other_option_is_documented() -> None:
     """No option is documented that does not exist."""
     documented = re.findall(r"^\.\. option:: --([\w-]+)", PAGES["options"], re.MULTILINE)
     assert sorted(documented) == sorted(option.name for option in tap.Options.table)
 
 
-def test_problems() -> None:
+def test_every_problem_is_documented_with_its_status() -> None:
     """Each problem is in the HTTP reference with its status, and no other is."""
     upstream = {Kind.UPSTREAM_REJECTED: "400, 404, 409, 410, 422", Kind.UPSTREAM_BUSY: "429, 503"}
     expected = {kind.slug: upstream.get(kind) or str(kind.status) for kind in Kind}
@@ -110,9 +110,9 @@ def test_problems() -> None:
 
 
 class MetricsTests(ClusterTestCase):
-    """Metrics are found by whoever looks them up."""
+    """Metrics in the documents."""
 
-    def test_metrics(self) -> None:
+    def test_every_metric_is_documented(self) -> None:
         """Each metric that is served is in the table of metrics."""
         served = self.nodes[0].operate().get("/metrics").response.body.decode()
         names = set(re.findall(r"^# TYPE (jobproxy_\w+) ", served, re.MULTILINE))
@@ -120,8 +120,8 @@ class MetricsTests(ClusterTestCase):
         self.assertGreater(len(names), 10)
         self.assertEqual(names - documented, set())
 
-    def test_queries(self) -> None:
-        """Each metric that the runbook asks for is served."""
+    def test_queries_of_the_runbook_use_served_metrics(self) -> None:
+        """Each metric in a query of the runbook is served."""
         served = self.nodes[0].operate().get("/metrics").response.body.decode()
         kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", served, re.MULTILINE))
         names = {f"{name}_bucket" if kind == "histogram" else name for name, kind in kinds.items()}
@@ -130,8 +130,8 @@ class MetricsTests(ClusterTestCase):
 
 
 @needs("prometheus", "promtool")
-def test_queries_parse(tmp_path: Path) -> None:
-    """Prometheus understands every query of the runbook."""
+def test_queries_of_the_runbook_parse(tmp_path: Path) -> None:
+    """Prometheus can parse every query of the runbook."""
     rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(QUERIES)]
     file = tmp_path / "rules.json"
     file.write_text(json.dumps({"groups": [{"name": "runbook", "rules": rules}]}))
@@ -147,8 +147,8 @@ def test_queries_parse(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not ALERTS.exists(), reason="there are no alerts in deploy/prometheus")
-def test_alerts() -> None:
-    """Each alert has a section in the runbook with all that is wanted at night."""
+def test_every_alert_has_a_section_in_the_runbook() -> None:
+    """Each alert has a section in the runbook with all that is needed at night."""
     rules = ALERTS.read_text(encoding="utf-8")
     alerts = re.findall(r"^ *- alert: (\w+)$", rules, re.MULTILINE)
     sections = SECTION.findall(PAGES["runbook"])
@@ -160,7 +160,7 @@ def test_alerts() -> None:
 
 
 def test_commands_parse() -> None:
-    """A shell understands every command."""
+    """A shell can parse every command."""
     script = "\n".join(COMMANDS)
     done = subprocess.run(
         ["bash", "-n"], input=script, capture_output=True, text=True, timeout=DEADLINE, check=False
@@ -170,8 +170,10 @@ def test_commands_parse() -> None:
 
 
 @pytest.mark.parametrize("words", find_commands("twistd"), ids=" ".join)
-def test_daemons(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemons take the options that they are given."""
+def test_daemons_accept_the_options_in_commands(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemons accept the options in the commands."""
     monkeypatch.chdir(tmp_path)
     Path("callback.key").write_text("k" * 32)
     bare = {name: value for name, value in os.environ.items() if "JOB" not in name}
@@ -184,8 +186,8 @@ def test_daemons(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     "words", find_commands("jobproxyctl", "jobclient", "jobproxy-demo"), ids=" ".join
 )
-def test_scripts(words: list[str]) -> None:
-    """Each console script has the subcommands and options that it is called with."""
+def test_scripts_accept_the_options_in_commands(words: list[str]) -> None:
+    """Each console script has the subcommands and options in the commands."""
     flags = [word.partition("=")[0] for word in words if word.startswith("-")]
     first_flag = min([words.index(word) for word in words if word.startswith("-")] or [len(words)])
     subcommand = [word for word in words[1:first_flag] if word.islower()]
@@ -193,8 +195,8 @@ def test_scripts(words: list[str]) -> None:
     assert [flag for flag in flags if not re.search(rf"{flag}(?![\w-])", text)] == []
 
 
-def test_targets() -> None:
-    """Each target of make exists, and so does each file of ours that a command names."""
+def test_targets_and_files_in_commands_exist() -> None:
+    """Each target of make and each file of ours in a command exists."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for _, target, *_ in find_commands("make"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
@@ -203,7 +205,7 @@ def test_targets() -> None:
     assert [name for name in sorted(files) if not (ROOT / name).exists()] == []
 
 
-def test_readme() -> None:
+def test_pages_and_pictures_of_the_readme_exist() -> None:
     """Each page and picture that the README names exists."""
     readme = (ROOT / "README.rst").read_text(encoding="utf-8")
     named = set(re.findall(r"docs/[\w.-]+\.\w+", readme))

@@ -37,20 +37,20 @@ for _test, _rows in read_tests():
     CLAIMS.setdefault(_test, set()).update(_rows)
 
 
-def test_complete() -> None:
+def test_every_row_is_there_in_order() -> None:
     """Every row is there, in order."""
     expected = [f"{kind}{number + 1}" for kind, count in ROWS.items() for number in range(count)]
     assert list(PROVED) == expected
 
 
 @pytest.mark.parametrize("row", PROVED)
-def test_proved(row: str) -> None:
+def test_every_row_names_tests_that_name_it(row: str) -> None:
     """Each row names tests, which exist and name the row."""
     assert PROVED[row]
     for test in PROVED[row]:
         assert row in CLAIMS.get(test, set()), f"{test} does not claim to prove {row}"
 
 
-def test_nothing_else_is_claimed() -> None:
-    """No test claims to prove a row that is not there."""
+def test_no_test_names_an_unknown_row() -> None:
+    """No test names a row that does not exist."""
     assert {row for rows in CLAIMS.values() for row in rows} <= PROVED.keys()

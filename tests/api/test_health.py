@@ -1,4 +1,4 @@
-"""Health and readiness, as load balancers see them, and what draining means for each client."""
+"""Health and readiness for load balancers, and the responses of a proxy that drains."""
 
 from twisted.internet import error
 
@@ -95,7 +95,7 @@ class DrainTests(HealthTestCase):
     settings = {"starts_per_account": 1}
 
     def check_refused(self, client: Client) -> None:
-        """Check that a client is told to go elsewhere, as its job was not started."""
+        """Check for a 503 of a job that was not started, and the end of the connection."""
         self.assert_problem(client.response, 503, "draining", started="no")
         self.assertEqual(client.response.headers["connection"], "close")
         self.assertEqual(client.response.headers["retry-after"], "1")

@@ -1,4 +1,4 @@
-"""Results that nobody waits for: listed, shown, dropped, bounded and forgotten."""
+"""Orphans: listed, shown, dropped, limited and forgotten."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ RETAIN = 300
 
 
 class OrphanTestCase(ProxyTestCase):
-    """What all tests of orphans need."""
+    """A proxy whose clients leave before the result."""
 
     def orphan(self, upstream_id: str, body: bytes = b"") -> str:
-        """Have a result come whose client has left, and return the job's handle."""
+        """Send a callback whose client has left, and return the job id."""
         client = self.submit()
         start = self.starts[-1]
         start.ack(upstream_id)
@@ -41,10 +41,10 @@ class OrphanTestCase(ProxyTestCase):
 
 
 class AdminTests(OrphanTestCase):
-    """What the operator sees, and does."""
+    """The operator's list of orphans."""
 
-    def test_none(self) -> None:
-        """B4: with no orphans the list is empty, whatever else is kept."""
+    def test_list_is_empty_without_orphans(self) -> None:
+        """B4: the list is empty without orphans, whatever else is retained."""
         self.assertEqual(self.orphans(), [])
         client = self.submit()
         self.starts[0].ack("1")
@@ -56,8 +56,8 @@ class AdminTests(OrphanTestCase):
         self.assert_problem(self.drop(job_id), 404, "not-found")
         self.assertEqual(self.connect().get(f"/jobs/{job_id}").response.body, result_of("1"))
 
-    def test_list(self) -> None:
-        """B4: each orphan is listed with handle, id, age and size, the oldest first."""
+    def test_list_has_the_job_id_age_and_size_of_each_orphan(self) -> None:
+        """B4: the list has job id, upstream id, age and size of each orphan, the oldest first."""
         first = self.orphan("1")
         self.clock.advance(2.5)
         second = self.orphan("2", b'{"no": "id"}')
@@ -68,15 +68,15 @@ class AdminTests(OrphanTestCase):
         ]
         self.assertEqual(self.orphans(), expected)
 
-    def test_no_id(self) -> None:
-        """B3: an orphan whose id nobody knows is listed without one."""
+    def test_orphan_without_an_upstream_id_is_listed(self) -> None:
+        """B3: an orphan without an upstream id is listed with null."""
         token = self.signer.mint()
         self.connect().request(f"/callback/{token.text}", b"{}")
         (orphan,) = self.orphans()
         self.assertEqual((orphan["job"], orphan["id"], orphan["bytes"]), (token.job_id, None, 2))
 
-    def test_show(self) -> None:
-        """B4: an orphan is shown byte for byte, as often as one likes, and stays."""
+    def test_orphan_is_shown_byte_for_byte_and_stays(self) -> None:
+        """B4: an orphan is shown byte for byte, any number of times, and stays one."""
         job_id = self.orphan("1")
         for _ in range(2):
             shown = self.operate().get(f"/orphans/{job_id}").response
@@ -84,8 +84,8 @@ class AdminTests(OrphanTestCase):
             self.assertEqual(shown.headers["content-type"], JSON)
         self.assertEqual(self.ids(), ["1"])
 
-    def test_drop(self) -> None:
-        """B4: an orphan that is dropped is known nowhere any more; the others stay."""
+    def test_dropped_orphan_is_forgotten(self) -> None:
+        """B4: a dropped orphan is not found anywhere; the others stay."""
         job_id = self.orphan("1")
         self.orphan("2")
         dropped = self.drop(job_id)
@@ -95,16 +95,16 @@ class AdminTests(OrphanTestCase):
             self.assert_problem(self.connect().get(path).response, 404, "not-found")
         self.assert_problem(self.drop(job_id), 404, "not-found")
 
-    def test_callback_of_a_dropped_one(self) -> None:
-        """B3: a second callback of an orphan that was dropped is kept like one before a restart."""
+    def test_callback_of_a_dropped_orphan_makes_it_an_orphan_again(self) -> None:
+        """B3: a second callback of a dropped orphan is kept like one from before a restart."""
         job_id = self.orphan("1")
         self.drop(job_id)
         again = self.call_back(self.starts[0], result_of("1"))
         self.assertEqual(again.json, {"status": "late"})
         self.assertEqual([orphan["job"] for orphan in self.orphans()], [job_id])
 
-    def test_unknown(self) -> None:
-        """Q23: what is no orphan is an unknown path, and other methods are not served."""
+    def test_404_for_a_job_that_is_no_orphan(self) -> None:
+        """Q23: 404 for a job that is no orphan, and 405 for other methods."""
         running = self.submit()
         job_id = self.job_id_of(self.starts[0])
         for name in ("x", self.signer.mint().job_id, job_id):
@@ -121,10 +121,10 @@ class AdminTests(OrphanTestCase):
 
 
 class CollectingTests(OrphanTestCase):
-    """How an orphan finds somebody after all, or is forgotten."""
+    """Orphans that a client collects, or that expire."""
 
-    def test_is_collected(self) -> None:
-        """B4: who asks for the job gets the result; it is no orphan then, but is still kept."""
+    def test_collected_orphan_is_retained_but_no_orphan(self) -> None:
+        """B4: a client that asks gets the result, which is no orphan then, but retained."""
         job_id = self.orphan("1")
         self.clock.advance(RETAIN - 1)
         self.assertEqual(self.connect().get(f"/jobs/{job_id}").response.body, result_of("1"))
@@ -135,8 +135,8 @@ class CollectingTests(OrphanTestCase):
         self.clock.advance(1)
         self.assert_problem(self.connect().get(f"/jobs/{job_id}").response, 404, "not-found")
 
-    def test_is_collected_by_its_key(self) -> None:
-        """Q16: a client that left may send its job again with the same key, and gets the result."""
+    def test_orphan_is_collected_by_its_key(self) -> None:
+        """Q16: a client that left and sends its job again with the same key gets the result."""
         body = b'{"account":"example"}'
         headers = {"Idempotency-Key": "k"}
         self.connect().request(body=body, headers=headers).leave()
@@ -147,8 +147,8 @@ class CollectingTests(OrphanTestCase):
         self.assertEqual(again.body, result_of("1"))
         self.assertEqual((self.orphans(), len(self.starts)), ([], 1))
 
-    def test_duplicate_does_not_collect(self) -> None:
-        """B2, B4: the same callback once more leaves an orphan as it is."""
+    def test_duplicate_callback_leaves_the_orphan_as_it_is(self) -> None:
+        """B2, B4: a duplicate callback leaves an orphan as it is."""
         self.orphan("1")
         self.clock.advance(1)
         again = self.call_back(self.starts[0], result_of("1"))
@@ -156,8 +156,8 @@ class CollectingTests(OrphanTestCase):
         (orphan,) = self.orphans()
         self.assertEqual((orphan["id"], orphan["age"]), ("1", 1.0))
 
-    def test_is_forgotten(self) -> None:
-        """B4: an orphan that nobody wants is forgotten after its time, and the log says so."""
+    def test_orphan_is_forgotten_after_retain_and_logged(self) -> None:
+        """B4: an orphan that no client asks for is forgotten after --retain, and logged."""
         job_id = self.orphan("1")
         self.clock.advance(RETAIN - 1)
         self.assertEqual(self.ids(), ["1"])
@@ -168,8 +168,8 @@ class CollectingTests(OrphanTestCase):
         (line,) = map(formatEvent, events)
         self.assertIn(job_id, line)
 
-    def test_a_line_for_each(self) -> None:
-        """B4: each orphan has a line in the log when it comes; a result in time has none."""
+    def test_each_orphan_is_logged(self) -> None:
+        """B4: each orphan is logged when it comes; a result in time is not."""
         with capturedLogs() as events:
             job_ids = [self.orphan("1"), self.orphan("2")]
         lines = [formatEvent(event) for event in events if event["log_level"].name == "warn"]
@@ -183,7 +183,7 @@ class CollectingTests(OrphanTestCase):
         self.assertEqual(client.response.status, 200)
         self.assertEqual([event["log_namespace"] for event in events], ["jobproxy.jobs"])
 
-    def test_nobody_waits_for_a_detached_job(self) -> None:
+    def test_result_of_a_client_that_does_not_wait_is_no_orphan(self) -> None:
         """Q3: the result of a job whose client does not wait is no orphan; it can be asked for."""
         client = self.connect().request(body=b'{"account":"example","wait":false}')
         self.starts[0].ack("1")
@@ -195,12 +195,12 @@ class CollectingTests(OrphanTestCase):
 
 
 class NumberTests(OrphanTestCase):
-    """How many are kept at most."""
+    """The maximum number of orphans."""
 
     bounds = Bounds(number=3)
 
-    def test_oldest_goes(self) -> None:
-        """B4: past so many orphans the oldest is forgotten, and the log says so."""
+    def test_oldest_orphan_is_forgotten_over_the_number(self) -> None:
+        """B4: over the maximum number the oldest orphan is forgotten, and logged."""
         for number in range(3):
             self.orphan(str(number))
         self.assertEqual(self.ids(), ["0", "1", "2"])
@@ -209,8 +209,8 @@ class NumberTests(OrphanTestCase):
         self.assertEqual(self.ids(), ["1", "2", "3"])
         self.assertEqual(sum("is forgotten" in formatEvent(event) for event in events), 1)
 
-    def test_room_is_not_shared(self) -> None:
-        """B4: no flood of orphans takes away what came in time, nor the other way round."""
+    def test_orphans_and_other_results_have_bounds_of_their_own(self) -> None:
+        """B4: a flood of orphans removes no other result, nor the other way round."""
         client = self.submit()
         self.starts[0].respond(result_of("first"))
         for number in range(5):
@@ -225,12 +225,12 @@ class NumberTests(OrphanTestCase):
 
 
 class SizeTests(OrphanTestCase):
-    """How many bytes are kept at most."""
+    """The maximum size of all orphans."""
 
     bounds = Bounds(size=2 * (OVERHEAD + 1_000))
 
-    def test_oldest_goes(self) -> None:
-        """B4: as many of the oldest orphans are forgotten as the newest needs."""
+    def test_oldest_orphans_are_forgotten_over_the_size(self) -> None:
+        """B4: as many of the oldest orphans are forgotten as the newest needs room."""
         small = b'{"x":"%s"}' % (b"x" * 992)
         for upstream_id in ("1", "2"):
             self.orphan(upstream_id, small)
@@ -240,8 +240,8 @@ class SizeTests(OrphanTestCase):
         self.orphan("4", b"{}")
         self.assertEqual(self.ids(), ["3", "4"])
 
-    def test_too_big(self) -> None:
-        """B4: a result over the bound is not kept, but it is taken, and its client gets it."""
+    def test_result_over_the_size_is_accepted_but_not_retained(self) -> None:
+        """B4: a result over the size is accepted and sent to its client, but not retained."""
         big = b'{"x":"%s"}' % (b"x" * 4_000)
         job_id = self.orphan("1", big)
         self.assertEqual(self.ids(), [])

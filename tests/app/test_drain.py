@@ -1,4 +1,4 @@
-"""The way out of a proxy whose port stays open for the next one."""
+"""The drain of a proxy whose port stays open for the next process."""
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
@@ -10,7 +10,7 @@ from tests.support.proxy import ProxyTestCase, result_of
 
 
 class HandingOnTests(ProxyTestCase):
-    """G1: the drain leaves new clients to the next process, and looks after those it has."""
+    """G1: the drain leaves new clients to the next process, and serves its own."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -25,16 +25,16 @@ class HandingOnTests(ProxyTestCase):
     def drain(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self.shutdown.finish_jobs())
 
-    def test_port_is_left_first(self) -> None:
-        """G1: nobody is let in any more from the moment at which the drain begins."""
+    def test_port_closes_when_the_drain_begins(self) -> None:
+        """G1: no connection is accepted from the moment at which the drain begins."""
         self.assertTrue(self.port.running)
         drained = self.drain()
         self.assertFalse(self.port.running)
         self.clock.pump([0.1, *TURNS * [0]])
         self.successResultOf(drained)
 
-    def test_who_was_let_in_is_served(self) -> None:
-        """G1: the job of a client that was let in just before is taken, if it comes soon."""
+    def test_job_of_a_client_that_just_connected_is_accepted(self) -> None:
+        """G1: the job of a client that connected just before is accepted, if it comes soon."""
         client = self.connect()
         drained = self.drain()
         self.clock.advance(0.09)
@@ -47,8 +47,8 @@ class HandingOnTests(ProxyTestCase):
         self.assertEqual(client.response.body, result_of("1"))
         self.successResultOf(drained)
 
-    def test_callbacks_may_come_to_the_end(self) -> None:
-        """G1: no connection of the job server is closed under a callback that is waited for."""
+    def test_connections_for_callbacks_stay_open_to_the_end(self) -> None:
+        """G1: no connection of the job server is closed while a callback is expected."""
         shutdown = Drain(self.clock, self.gateway, [self.site], 20, Notifier(), self.site)
         client, idle = self.submit(), self.connect()
         self.starts[0].ack("1")
@@ -63,8 +63,8 @@ class HandingOnTests(ProxyTestCase):
         self.successResultOf(flushed)
         self.assertFalse(idle.transport.connected)
 
-    def test_who_says_nothing_is_not_waited_for(self) -> None:
-        """G2: a connection on which nothing comes is closed a moment after the drain began."""
+    def test_silent_connection_is_closed_soon(self) -> None:
+        """G2: a connection on which nothing comes is closed soon after the drain began."""
         client = self.connect()
         drained = self.drain()
         self.assertTrue(client.transport.connected)

@@ -1,69 +1,20 @@
-"""Options: where they come from, and what is said of bad ones."""
+"""Options: flags, environment, defaults, and the message for an invalid value."""
 
 import io
-import os
-import tempfile
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
-from typing import Any, cast
-from unittest import mock
-
-from attrs import evolve
-from twisted.application.service import IServiceMaker, MultiService
-from twisted.internet.protocol import Factory
-from twisted.internet.testing import MemoryReactorClock
-from twisted.plugin import getPlugins
-from twisted.trial.unittest import SynchronousTestCase
+from contextlib import redirect_stdout
 
 from jobproxy import __version__, tap
-from jobproxy.app import options as options_module
 from jobproxy.app.settings import CorrelateBy, SlotScope
-from jobproxy.daemon.options import DaemonOptions
-from jobproxy.sandbox import tap as sandbox_tap
 from jobproxy.upstream.retries import OnLost, RetryMode
-from tests.support.proxy import Client
-
-NEEDED = ["--callback-url=http://proxy.example/callback"]
-
-
-class OptionsTestCase(SynchronousTestCase):
-    """Options in an environment of the test's own."""
-
-    def parse(
-        self, *arguments: str, kind: type[DaemonOptions] = tap.Options, **environment: str
-    ) -> DaemonOptions:
-        options = kind()
-        with mock.patch.dict(os.environ, environment, clear=True):
-            options.parseOptions(list(arguments))
-        return options
-
-    def check_refused(
-        self,
-        arguments: list[str],
-        line: str,
-        kind: type[DaemonOptions] = tap.Options,
-        **environment: str,
-    ) -> None:
-        """Check that a start ends with exactly one line, and the code for bad configuration."""
-        errors, output = io.StringIO(), io.StringIO()
-        with (
-            redirect_stderr(errors),
-            redirect_stdout(output),
-            self.assertRaises(SystemExit) as caught,
-        ):
-            self.parse(*arguments, kind=kind, **environment)
-        self.assertEqual(caught.exception.code, 78)
-        self.assertEqual(errors.getvalue(), f"{kind.program}: {line}\n")
-        self.assertEqual(output.getvalue(), "")
+from tests.support.options import REQUIRED, OptionsTestCase
 
 
 class ProxyOptionsTests(OptionsTestCase):
     """The options of ``twistd jobproxy``."""
 
-    def test_defaults(self) -> None:
-        """Everything but the callback URL has a default."""
-        options = self.parse(*NEEDED)
+    def test_all_options_but_the_callback_url_have_defaults(self) -> None:
+        """All options but the callback URL have defaults."""
+        options = self.parse(*REQUIRED)
         self.assertEqual(
             {option.name: options[option.name] for option in tap.Options.table},
             {
@@ -97,27 +48,27 @@ class ProxyOptionsTests(OptionsTestCase):
             },
         )
 
-    def test_words(self) -> None:
-        """Options that are one of a few words take each of them, and nothing else."""
+    def test_option_of_fixed_words_accepts_no_other(self) -> None:
+        """An option that is one of a few words accepts each of them, and no other."""
         for name, words in (
             ("retry", ("never", "not-sent", "always")),
             ("on-lost", ("fail", "restart")),
             ("correlate-by", ("token", "id")),
         ):
             for word in words:
-                options = self.parse(*NEEDED, f"--{name}={word}", "--lost-after=1")
+                options = self.parse(*REQUIRED, f"--{name}={word}", "--lost-after=1")
                 self.assertEqual(options[name].value, word)
             for wrong in ("", words[0].upper(), "maybe"):
                 line = f"--{name} must be one of {', '.join(words)}, not {wrong!r}"
-                self.check_refused([*NEEDED, f"--{name}={wrong}"], line)
+                self.check_refused([*REQUIRED, f"--{name}={wrong}"], line)
 
-    def test_zero(self) -> None:
-        """Times that may be nothing at all may be zero."""
+    def test_times_of_zero_are_accepted_where_they_make_sense(self) -> None:
+        """Some times may be zero."""
         names = ("ambiguous-grace", "drain-timeout", "upstream-idle")
-        options = self.parse(*NEEDED, *(f"--{name}=0" for name in names))
+        options = self.parse(*REQUIRED, *(f"--{name}=0" for name in names))
         self.assertEqual([options[name] for name in names], [0.0] * 3)
 
-    def test_environment(self) -> None:
+    def test_flag_beats_environment_beats_default(self) -> None:
         """Each option has a variable; a flag beats it, and it beats the default."""
         options = self.parse(
             "--wait=5",
@@ -132,23 +83,23 @@ class ProxyOptionsTests(OptionsTestCase):
         self.assertEqual(options["max-held"], 7)
         self.assertEqual(options["listen"], ["tcp:1", "tcp:2"])
 
-    def test_bare_callback_url(self) -> None:
-        """The callback URL is also taken from CALLBACK_URL alone."""
+    def test_callback_url_without_prefix_is_accepted(self) -> None:
+        """The callback URL is also read from the variable CALLBACK_URL."""
         options = self.parse(CALLBACK_URL="http://0b32866f.ngrok.io/callback")
         self.assertEqual(options["callback-url"], "http://0b32866f.ngrok.io/callback")
 
-    def test_several_endpoints(self) -> None:
-        """The flags of endpoints may come several times."""
+    def test_endpoints_may_be_repeated(self) -> None:
+        """The flags of endpoints may be repeated."""
         for name in ("listen", "callback-listen", "admin-listen"):
-            options = self.parse(*NEEDED, f"--{name}=tcp:1", f"--{name}=tcp:2")
+            options = self.parse(*REQUIRED, f"--{name}=tcp:1", f"--{name}=tcp:2")
             self.assertEqual(options[name], ["tcp:1", "tcp:2"])
 
-    def test_no_callback_url(self) -> None:
-        """Without a callback URL nothing starts."""
+    def test_missing_callback_url_is_refused(self) -> None:
+        """Without a callback URL the process ends."""
         self.check_refused([], "--callback-url is missing (or JOBPROXY_CALLBACK_URL)")
 
-    def test_bad_values(self) -> None:
-        """Each bad value is told in one line that names the option and says what it must be."""
+    def test_invalid_value_is_refused_with_its_option(self) -> None:
+        """The message for an invalid value is one line with the option and what it must be."""
         number = "must be a number of seconds above 0, not"
         delay = "must be a number of seconds, 0 or more, not"
         endpoint = "must be an endpoint like tcp:8080:interface=127.0.0.1, not"
@@ -196,25 +147,25 @@ class ProxyOptionsTests(OptionsTestCase):
             ("extra", "'extra' is not an option; see --help"),
             ("--nonsense=1", "option --nonsense not recognized"),
         ):
-            self.check_refused([*NEEDED, argument], line)
+            self.check_refused([*REQUIRED, argument], line)
 
-    def test_bad_variable(self) -> None:
-        """A bad value from the environment is told with its variable."""
+    def test_invalid_variable_is_refused_with_its_name(self) -> None:
+        """The message for an invalid value from the environment names the variable."""
         self.check_refused(
-            NEEDED,
+            REQUIRED,
             "JOBPROXY_WAIT must be a number of seconds above 0, not 'x'",
             JOBPROXY_WAIT="x",
         )
 
-    def test_help_names_everything(self) -> None:
-        """The help tells each option's variable and default."""
+    def test_help_has_variable_and_default(self) -> None:
+        """The help has the variable and the default of each option."""
         text = " ".join(str(tap.Options()).split())
         self.assertIn("[JOBPROXY_MAX_STARTS; default 256]", text)
         self.assertIn("[JOBPROXY_LISTEN; default tcp:8080", text)
         self.assertIn("[JOBPROXY_CALLBACK_URL; required]", text)
 
-    def test_version(self) -> None:
-        """The version is ours, not Twisted's."""
+    def test_version_is_that_of_jobproxy(self) -> None:
+        """--version prints the version of jobproxy, not of Twisted."""
         output = io.StringIO()
         with redirect_stdout(output), self.assertRaises(SystemExit) as caught:
             self.parse("--version")
@@ -223,35 +174,35 @@ class ProxyOptionsTests(OptionsTestCase):
 
 
 class SwitchTests(OptionsTestCase):
-    """An option that is yes or no."""
+    """An option that is a switch."""
 
     def check(self, is_on: bool, *flags: str, variable: str = "") -> None:
-        options = self.parse(*NEEDED, *flags, JOBPROXY_ALLOW_CLIENT_CALLBACKS=variable)
+        options = self.parse(*REQUIRED, *flags, JOBPROXY_ALLOW_CLIENT_CALLBACKS=variable)
         self.assertIs(options["allow-client-callbacks"], is_on)
 
-    def test_flag(self) -> None:
+    def test_flag_alone_means_yes(self) -> None:
         """Q4: the flag alone means yes, also if the environment says no."""
         self.check(True, "--allow-client-callbacks")
         self.check(True, "--allow-client-callbacks", variable="no")
 
-    def test_environment(self) -> None:
-        """Q4: in the environment it is yes or no; nothing there is as if it were not set."""
+    def test_variable_is_yes_or_no(self) -> None:
+        """Q4: the variable is yes or no; an empty one is like none."""
         for text in ("yes", "YES", "true", "1"):
             self.check(True, variable=text)
         for text in ("no", "False", "0", ""):
             self.check(False, variable=text)
 
-    def test_bad(self) -> None:
-        """Q4: anything else is told in one line."""
+    def test_other_word_than_yes_or_no_is_refused(self) -> None:
+        """Q4: any other word is refused with one line."""
         line = "JOBPROXY_ALLOW_CLIENT_CALLBACKS must be yes or no, not 'maybe'"
-        self.check_refused(NEEDED, line, JOBPROXY_ALLOW_CLIENT_CALLBACKS="maybe")
+        self.check_refused(REQUIRED, line, JOBPROXY_ALLOW_CLIENT_CALLBACKS="maybe")
         self.check_refused(
-            [*NEEDED, "--allow-client-callbacks=no"],
+            [*REQUIRED, "--allow-client-callbacks=no"],
             "option --allow-client-callbacks must not have an argument",
         )
 
-    def test_help(self) -> None:
-        """The help tells its variable and its default."""
+    def test_help_has_the_default_no(self) -> None:
+        """The help has the variable and the default of a switch."""
         text = " ".join(str(tap.Options()).split())
         self.assertIn("[JOBPROXY_ALLOW_CLIENT_CALLBACKS; default no]", text)
 
@@ -259,21 +210,21 @@ class SwitchTests(OptionsTestCase):
 class TogetherTests(OptionsTestCase):
     """Options that depend on each other."""
 
-    def test_restart_needs_a_time(self) -> None:
-        """A proxy that is to start lost jobs again has to know when a job is lost."""
+    def test_restart_needs_lost_after(self) -> None:
+        """--on-lost restart needs --lost-after."""
         line = "--on-lost restart needs --lost-after"
-        self.check_refused([*NEEDED, "--on-lost=restart"], line)
-        self.check_refused(NEEDED, line, JOBPROXY_ON_LOST="restart")
-        options = self.parse(*NEEDED, "--on-lost=restart", JOBPROXY_LOST_AFTER="5")
+        self.check_refused([*REQUIRED, "--on-lost=restart"], line)
+        self.check_refused(REQUIRED, line, JOBPROXY_ON_LOST="restart")
+        options = self.parse(*REQUIRED, "--on-lost=restart", JOBPROXY_LOST_AFTER="5")
         self.assertEqual((options["on-lost"], options["lost-after"]), (OnLost.RESTART, 5.0))
 
-    def test_fixed_callbacks_need_a_path(self) -> None:
-        """Callbacks that all come to one path cannot come to where jobs are sent."""
-        for path, told in (("", "/"), ("/", "/"), ("/proxy", "/proxy"), ("/start/", "/start")):
+    def test_correlate_by_id_needs_a_path_of_its_own(self) -> None:
+        """--correlate-by id needs a callback URL whose path is no path for jobs."""
+        for path, shown in (("", "/"), ("/", "/"), ("/proxy", "/proxy"), ("/start/", "/start")):
             url = f"--callback-url=http://proxy.example{path}"
             line = (
                 "--correlate-by id needs a --callback-url with a path of its own that "
-                f"cannot be guessed, not {told}"
+                f"cannot be guessed, not {shown}"
             )
             self.check_refused([url, "--correlate-by=id"], line)
             self.parse(url)
@@ -284,245 +235,18 @@ class TogetherTests(OptionsTestCase):
 class SecretFileTests(OptionsTestCase):
     """The file with the keys of callback tokens."""
 
-    def write(self, content: bytes) -> str:
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        path = Path(folder.name, "secret")
-        path.write_bytes(content)
-        return str(path)
-
-    def test_keys(self) -> None:
-        """One or two lines are keys; line ends and empty lines are none of them."""
+    def test_secret_file_has_one_or_two_keys(self) -> None:
+        """One or two lines are keys; line ends and empty lines do not count."""
         old, new = b"o" * 32, b"n" * 40
-        options = self.parse(*NEEDED, f"--secret-file={self.write(old)}")
+        options = self.parse(*REQUIRED, f"--secret-file={self.write_file(old)}")
         self.assertEqual(options["secret-file"], [old])
-        name = self.write(b"\n" + new + b"\r\n" + old + b"\n\n")
-        options = self.parse(*NEEDED, JOBPROXY_SECRET_FILE=name)
+        name = self.write_file(b"\n" + new + b"\r\n" + old + b"\n\n")
+        options = self.parse(*REQUIRED, JOBPROXY_SECRET_FILE=name)
         self.assertEqual(options["secret-file"], [new, old])
 
-    def test_bad_keys(self) -> None:
-        """Keys that are too short or too many are refused, and not told."""
+    def test_invalid_keys_are_refused_and_not_shown(self) -> None:
+        """Keys that are too short or too many are refused, and not shown."""
         line = "--secret-file must name a file of one or two lines of at least 32 bytes each"
         key = b"x" * 32
         for content in (b"", b"short", key[1:], key + b"\nshort", (key + b"\n") * 3):
-            self.check_refused([*NEEDED, f"--secret-file={self.write(content)}"], line)
-
-
-class SimulatorOptionsTests(OptionsTestCase):
-    """The options of ``twistd jobserver``."""
-
-    def test_bad_values(self) -> None:
-        """Each bad value is told in one line."""
-        count = "must be a whole number above 0, not"
-        delay = "must be a number of seconds, 0 or more, not"
-        kinds = "drop, duplicate, early, late, reset, refused, busy, error, garbage, slow, failed"
-        example = "must be like drop=0.01,slow=0.1:5, not"
-        for argument, line in (
-            ("--duration=x", f"--duration {delay} 'x'"),
-            ("--jitter=-1", f"--jitter {delay} '-1'"),
-            ("--latency=-1", f"--latency {delay} '-1'"),
-            (
-                "--slots-per-account=0",
-                f"--slots-per-account {count} '0'",
-            ),
-            ("--hold-slot=both", "--hold-slot must be request or connection, not 'both'"),
-            ("--seed=x", "--seed must be a whole number, not 'x'"),
-            ("--faults=gone=1", f"--faults must name a known fault, not 'gone'; there are {kinds}"),
-            ("--faults=drop", f"--faults {example} 'drop'"),
-            ("--faults=drop=x", f"--faults {example} 'drop=x'"),
-            ("--faults=slow=1:x", f"--faults {example} 'slow=1:x'"),
-            (
-                "--faults=drop=2",
-                "--faults must have rates from 0 to 1 and seconds from 0, not 'drop=2'",
-            ),
-        ):
-            self.check_refused([argument], line, kind=sandbox_tap.Options)
-
-
-class Reactor(MemoryReactorClock):
-    """A reactor in memory, as far as our services need one."""
-
-    def callFromThread(self, call: Callable[[], object]) -> None:
-        call()
-
-
-class WiringTests(OptionsTestCase):
-    """What the options are made into."""
-
-    def start(self, *arguments: str) -> Reactor:
-        """Start a proxy, which is stopped when the test ends."""
-        reactor = Reactor()
-        service = tap.makeService(cast(Any, self.parse(*NEEDED, *arguments)), reactor)
-        service.privilegedStartService()
-        service.startService()
-
-        def stop() -> None:
-            stopping = service.stopService()
-            reactor.advance(60)
-            self.successResultOf(stopping)
-
-        self.addCleanup(stop)
-        return reactor
-
-    def sites(self, reactor: Reactor) -> list[tuple[int, Factory]]:
-        """Return the ports that are listened on, and what serves their connections."""
-        return [(server[0], cast(Factory, server[1])) for server in reactor.tcpServers]
-
-    def find_served(self, reactor: Reactor, port: int) -> set[str]:
-        """Return which paths are served on a port; on the others there is nothing."""
-        (site,) = [site for at, site in self.sites(reactor) if at == port]
-        served = set()
-        for path in ("/proxy", "/jobs/x", "/callback/x", "/callback", "/healthz", "/orphans"):
-            client = Client(site)
-            # What no route has is refused before the method is looked at.
-            response = client.request(path, None, method="OPTIONS").response
-            client.leave()
-            self.assertIn(response.status, (404, 405))
-            if response.status == 405:
-                served.add(path)
-        return served
-
-    def test_listens(self) -> None:
-        """A service listens on every endpoint it was given, and on nothing else."""
-        for kind, make in (
-            (tap.Options, tap.makeService),
-            (sandbox_tap.Options, cast(Any, sandbox_tap.makeService)),
-        ):
-            reactor = Reactor()
-            needed = NEEDED if kind is tap.Options else []
-            options = self.parse(
-                *needed, "--listen=tcp:1234", "--listen=tcp:1235:interface=127.0.0.2", kind=kind
-            )
-            service: MultiService = make(cast(Any, options), reactor)
-            self.assertEqual(reactor.tcpServers, [])
-            service.privilegedStartService()
-            service.startService()
-            self.assertEqual(
-                [(server[0], server[3]) for server in reactor.tcpServers],
-                [(1234, ""), (1235, "127.0.0.2")],
-            )
-            stopping = service.stopService()
-            reactor.pump([0] * 4)
-            self.successResultOf(stopping)
-
-    def test_one_port(self) -> None:
-        """Without listeners of their own callbacks and health are served where jobs are."""
-        reactor = self.start("--listen=tcp:1")
-        self.assertEqual(
-            self.find_served(reactor, 1), {"/proxy", "/jobs/x", "/callback/x", "/healthz"}
-        )
-
-    def test_own_ports(self) -> None:
-        """Callbacks and the operator's side are served on their own listeners and nowhere else."""
-        reactor = self.start("--listen=tcp:1", "--callback-listen=tcp:2", "--admin-listen=tcp:3")
-        self.assertEqual(self.find_served(reactor, 1), {"/proxy", "/jobs/x"})
-        self.assertEqual(self.find_served(reactor, 2), {"/callback/x"})
-        self.assertEqual(self.find_served(reactor, 3), {"/healthz", "/orphans"})
-
-    def test_fixed_callbacks(self) -> None:
-        """Callbacks that are found by their id come to the callback URL itself."""
-        reactor = self.start("--listen=tcp:1", "--callback-listen=tcp:2", "--correlate-by=id")
-        self.assertEqual(self.find_served(reactor, 2), {"/callback"})
-
-    def test_largest_body(self) -> None:
-        """Bodies of clients and of callbacks are bounded as it was said."""
-        reactor = self.start("--listen=tcp:1", "--callback-listen=tcp:2", "--max-body=50")
-        for _, site in self.sites(reactor):
-            for length, status in ((50, 404), (51, 413)):
-                client = Client(site)
-                self.assertEqual(client.request("/x", b"x" * length).response.status, status)
-                client.leave()
-
-    def test_client_callbacks(self) -> None:
-        """Q4: whether clients may name callbacks is as it was said."""
-        body = b'{"account":"example","wait":false,"callback":"http://client.example/"}'
-        for arguments, is_refused in (([], True), (["--allow-client-callbacks"], False)):
-            reactor = self.start("--listen=tcp:1", *arguments)
-            ((_, site),) = self.sites(reactor)
-            client = Client(site).request(body=body)
-            self.assertEqual(client.is_held, not is_refused)
-            client.leave()
-
-    def test_plugins(self) -> None:
-        """Twisted finds both plugins, and makes the services by our functions."""
-        found = {maker.tapname: maker for maker in getPlugins(IServiceMaker)}
-        self.assertIs(found["jobproxy"].makeService, tap.makeService)
-        self.assertIs(found["jobproxy"].options, tap.Options)
-        self.assertIs(found["jobserver"].makeService, sandbox_tap.makeService)
-        self.assertIs(found["jobserver"].options, sandbox_tap.Options)
-
-
-class ClusterOptionsTests(OptionsTestCase):
-    """What several nodes need, and what does not go with it."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.secret, self.password = f"{folder.name}/secret", f"{folder.name}/password"
-        Path(self.secret).write_text("k" * 32)
-        Path(self.password).write_text("s3cret\n")
-        self.needed = [*NEEDED, f"--secret-file={self.secret}"]
-
-    def test_address(self) -> None:
-        """The URL comes from the command line or the environment, its password from a file too."""
-        url = "redis://redis.example/1"
-        address = self.parse(*self.needed, f"--cluster={url}")["cluster"]
-        self.assertEqual((address.hosts, address.db), ((("redis.example", 6379),), 1))
-        self.assertEqual(self.parse(*self.needed, JOBPROXY_CLUSTER=url)["cluster"], address)
-        whole = self.parse(
-            *self.needed, f"--cluster={url}", f"--cluster-password-file={self.password}"
-        )
-        self.assertEqual(whole["cluster"], evolve(address, password="s3cret"))
-
-    def test_bad_address(self) -> None:
-        """Something that is no URL of a Redis is refused, and not repeated."""
-        self.check_refused(
-            [*self.needed, "--cluster=redis://:s3cret@host/name"],
-            "--cluster must be memory:, redis://[user:password@]host[:port][/db], rediss://… for "
-            "TLS, or redis+sentinel://[user:password@]host[:port],…/service[/db]",
-        )
-
-    def test_needs_a_key(self) -> None:
-        """G6: a node that cannot verify the others' tokens is none of them."""
-        self.check_refused(
-            [*NEEDED, "--cluster=redis://host"],
-            "--cluster needs --secret-file, the same for all nodes",
-        )
-
-    def test_needs_a_library(self) -> None:
-        """G6: without what speaks to Redis it is said how to get that."""
-        self.patch(options_module, "find_spec", lambda name: None)
-        self.check_refused(
-            [*self.needed, "--cluster=redis://host"],
-            "--cluster needs txredisapi: pip install 'jobproxy[redis]'",
-        )
-
-    def test_needs_tokens(self) -> None:
-        """G6: an id in a callback does not tell which node has its job."""
-        by_id = ["--correlate-by=id", "--callback-url=http://proxy.example/secret-path"]
-        self.check_refused(
-            [*self.needed, "--cluster=redis://host", *by_id],
-            "--cluster cannot be used with --correlate-by id",
-        )
-
-    def test_without_a_cluster(self) -> None:
-        """G6: what makes sense only with other nodes is refused where there are none."""
-        for argument, name in (
-            ("--slot-scope=cluster", "--slot-scope cluster"),
-            (f"--cluster-password-file={self.password}", "--cluster-password-file"),
-        ):
-            self.check_refused([*self.needed, argument], f"{name} needs --cluster")
-
-    def test_no_password_file(self) -> None:
-        """G6: a password that cannot be read is said."""
-        self.check_refused(
-            [*self.needed, "--cluster=redis://host", "--cluster-password-file=/nowhere"],
-            "--cluster-password-file cannot be read: No such file or directory",
-        )
-
-    def test_lane_scope(self) -> None:
-        """Starts are counted for each node or for all."""
-        for scope in SlotScope:
-            arguments = ["--cluster=redis://host", f"--slot-scope={scope.value}"]
-            self.assertIs(self.parse(*self.needed, *arguments)["slot-scope"], scope)
+            self.check_refused([*REQUIRED, f"--secret-file={self.write_file(content)}"], line)

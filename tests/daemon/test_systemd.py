@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobproxy import tap
 from jobproxy.daemon.systemd import Notifier
 from jobproxy.util.deadline import TURNS
-from tests.app.test_options import NEEDED, Reactor
+from tests.support.memory_reactor import MemoryReactor
+from tests.support.options import REQUIRED
 from tests.support.proxy import Client
 from tests.support.service_manager import Manager
 
@@ -101,15 +102,15 @@ class NotifierTests(NotifyTestCase):
 class HeartbeatTests(NotifyTestCase):
     """The notifications of a whole proxy."""
 
-    def start(self, **environment: str) -> tuple[Any, Reactor]:
+    def start(self, **environment: str) -> tuple[Any, MemoryReactor]:
         """Return a proxy whose services have been started, and its reactor, which does not run
         yet.
         """
         given = {"NOTIFY_SOCKET": self.manager.variable, **environment}
         options = tap.Options()
-        reactor = Reactor()
+        reactor = MemoryReactor()
         with mock.patch.dict(os.environ, given, clear=True):
-            options.parseOptions([*NEEDED, "--drain-timeout=20"])
+            options.parseOptions([*REQUIRED, "--drain-timeout=20"])
             service = tap.makeService(options, reactor)
         service.privilegedStartService()
         service.startService()
@@ -120,7 +121,7 @@ class HeartbeatTests(NotifyTestCase):
         reactor.pump([*TURNS * [0], 20, *TURNS * [0], 5])
         self.successResultOf(stopping)
 
-    def hold(self, reactor: Reactor) -> Client:
+    def hold(self, reactor: MemoryReactor) -> Client:
         """Return a held client."""
         client = Client(cast(Any, reactor.tcpServers[0][1])).request()
         self.assertTrue(client.is_held)

@@ -1,6 +1,7 @@
 """A job server in memory: it gets start requests over HTTP, and responds as a test says."""
 
 import json
+from collections.abc import Callable
 from typing import Any, cast
 
 from attrs import define, field
@@ -19,6 +20,10 @@ from tests.support.memory_network import Network
 
 PORT = 9000
 URL = f"http://127.0.0.1:{PORT}/start"
+
+
+def do_nothing(start: "Start") -> None:
+    """Let the test decide later."""
 
 
 @define(eq=False)
@@ -44,6 +49,11 @@ class Start:
     def job_id(self) -> str:
         """Our public name of the job."""
         return self.token.partition(".")[0]
+
+    @property
+    def job_path(self) -> str:
+        """The path at which clients can poll for the result."""
+        return f"/jobs/{self.job_id}"
 
     def respond(self, body: bytes, status: int = 200, **headers: str) -> None:
         """Respond; ``_`` in a header's name stands for ``-``."""
@@ -77,12 +87,14 @@ class FakeJobServer:
     """Collects start requests; each is responded to by :meth:`Start.respond`.
 
     :ivar starts: all that came.
+    :ivar on_start: is called with each start request while it is received.
     """
 
     isLeaf = True
 
     def __init__(self, network: Network) -> None:
         self.starts: list[Start] = []
+        self.on_start: Callable[[Start], object] = do_nothing
         network.servers[PORT] = ServerFactory(
             cast(Any, self),
             network,
@@ -92,7 +104,9 @@ class FakeJobServer:
         )
 
     def render(self, request: Request) -> Any:
-        self.starts.append(Start(request, request.body, json.loads(request.body)))
+        start = Start(request, request.body, json.loads(request.body))
+        self.starts.append(start)
+        self.on_start(start)
         return NOT_DONE_YET
 
 

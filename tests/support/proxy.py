@@ -39,6 +39,12 @@ DEFAULTS: dict[str, Any] = {
     "upstream_idle": 0.0,
 }
 PROBLEM = "application/problem+json"
+#: A path for each route: of clients, of monitoring, and of the operator.
+JOB_PATHS = frozenset({"/proxy", "/start", "/", "/jobs/x"})
+MONITORING_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
+OPERATOR_PATHS = frozenset(
+    {"/", "/status", "/events", "/jobs", "/orphans", "/orphans/x", "/drain"},
+)
 
 
 def result_of(upstream_id: str, state: str = "completed") -> bytes:
@@ -139,6 +145,20 @@ class Client:
         if self.transport.connected:
             self.transport.connected = False
             self._protocol.connectionLost(Failure(ConnectionDone()))
+
+
+def find_served(site: Factory) -> set[str]:
+    """Return which of all paths that a proxy has on any port are served here."""
+    served = set()
+    for path in JOB_PATHS | MONITORING_PATHS | OPERATOR_PATHS | {"/callback", "/callback/x"}:
+        client = Client(site)
+        # An unknown path is refused before its method is checked.
+        response = client.request(path, None, method="OPTIONS").response
+        client.leave()
+        assert response.status in (404, 405), path
+        if response.status == 405:
+            served.add(path)
+    return served
 
 
 class FixedRandom(random.Random):

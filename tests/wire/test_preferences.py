@@ -1,4 +1,4 @@
-"""What clients ask for in headers, and what answers say of their job in theirs."""
+"""Headers: the preferences of clients, and what responses say about the job."""
 
 from typing import cast
 
@@ -25,15 +25,17 @@ def read(**headers: bytes) -> Preferences:
 
 
 class PreferTests(SynchronousTestCase):
-    """Q3: what is read of Prefer (RFC 7240)."""
+    """Q3: Prefer (RFC 7240)."""
 
     def check(self, prefer: bytes, wait: int | None, is_async: bool = False) -> None:
         preferences = read(prefer=prefer)
         self.assertEqual((preferences.wait, preferences.is_async), (wait, is_async), prefer)
 
     @given(st.lists(st.tuples(names, header_values), max_size=6))
-    def test_anything_is_read(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """Q3: whatever the bytes are, they are terms, or an invalid request."""
+    def test_any_bytes_are_preferences_or_a_problem(
+        self, headers: list[tuple[bytes, bytes]]
+    ) -> None:
+        """Q3: any headers are preferences or an invalid request."""
         try:
             preferences = parse_preferences(headers)
         except ProblemError:
@@ -41,14 +43,14 @@ class PreferTests(SynchronousTestCase):
         self.assertTrue(preferences.wait is None or 0 <= preferences.wait < 10**9)
         self.assertTrue(preferences.key is None or 1 <= len(preferences.key) <= 255)
 
-    def test_nothing(self) -> None:
-        """Q3: without these headers there are no terms."""
+    def test_no_headers_are_no_preferences(self) -> None:
+        """Q3: without these headers there are no preferences."""
         self.assertEqual(
             parse_preferences([(b"host", b"wait=5"), (b"accept", b"respond-async")]), Preferences()
         )
 
-    def test_forms(self) -> None:
-        """Q3: names in any case, values in quotes, spaces and parameters are all understood."""
+    def test_prefer_is_read_in_all_its_forms(self) -> None:
+        """Q3: names in any case, quoted values, spaces and parameters are accepted."""
         self.check(b"wait=5", 5)
         self.check(b"Wait=5", 5)
         self.check(b'wait="5"', 5)
@@ -59,24 +61,24 @@ class PreferTests(SynchronousTestCase):
         self.check(b"respond-async, wait=10", 10, is_async=True)
         self.check(b"wait=10,respond-async;x", 10, is_async=True)
 
-    def test_unknown(self) -> None:
-        """Q3: a preference that is not known does not keep the others from counting."""
+    def test_unknown_preferences_are_ignored(self) -> None:
+        """Q3: an unknown preference is ignored, and the others count."""
         self.check(b"return=minimal, handling=lenient, wait=5", 5)
         self.check(b",, wait=5,", 5)
         self.check(b"waiting=5, no-respond-async", None)
 
-    def test_broken(self) -> None:
+    def test_wait_that_is_no_number_is_ignored(self) -> None:
         """Q3: a wait that is no number of seconds is ignored."""
         for value in (b"", b"=", b"=x", b"=-1", b"=1.5", b"=1e3", b"=\xb2", b"=5 6", b"=0x5"):
             self.check(b"wait" + value, None)
             self.check(b"respond-async, wait" + value, None, is_async=True)
 
-    def test_first_one_counts(self) -> None:
-        """Q3: of a preference that comes twice the first one counts, even if it is broken."""
+    def test_first_of_two_equal_preferences_counts(self) -> None:
+        """Q3: of a preference that is there twice the first one counts, even if it is malformed."""
         self.check(b"wait=5, wait=7", 5)
         self.check(b"wait=x, wait=7", None)
 
-    def test_several_headers(self) -> None:
+    def test_several_headers_are_one_list(self) -> None:
         """Q3: several headers are one list."""
         preferences = parse_preferences(
             [(b"prefer", b"wait=5"), (b"prefer", b"respond-async, wait=7")]
@@ -84,17 +86,17 @@ class PreferTests(SynchronousTestCase):
         self.assertEqual((preferences.wait, preferences.is_async), (5, True))
 
     def test_quoted_text_is_no_preference(self) -> None:
-        """Q3: what stands in quotes is a value, whatever is in it."""
+        """Q3: quoted text is a value, whatever is in it."""
         self.check(b'foo="a, wait=5, respond-async", wait=3', 3)
         self.check(b'foo="a; b, respond-async"', None)
         self.check(b'foo="\\", wait=5", wait=3', 3)
 
 
 class KeyTests(SynchronousTestCase):
-    """What is read of Idempotency-Key."""
+    """Idempotency-Key."""
 
-    def test_forms(self) -> None:
-        """A key is bare or in quotes, and the same key either way."""
+    def test_key_is_the_same_with_and_without_quotes(self) -> None:
+        """A key is the same with and without quotes."""
         longest = b"k" * 255
         for value, key in (
             (b"8e03978e-40d5-43dd", "8e03978e-40d5-43dd"),
@@ -106,23 +108,23 @@ class KeyTests(SynchronousTestCase):
         ):
             self.assertEqual(read(idempotency_key=value).key, key)
 
-    def test_bad(self) -> None:
-        """A key that is empty, too long or not of printable ASCII is refused."""
+    def test_key_that_is_empty_long_or_not_printable_is_refused(self) -> None:
+        """A key that is empty, too long or not printable ASCII is refused."""
         for value in (b"", b" ", b'""', b"k" * 256, b'"%b"' % (b"k" * 256), b"a b", b"\xe9", b"\1"):
             with refuses(Kind.INVALID_REQUEST):
                 read(idempotency_key=value)
 
-    def test_two(self) -> None:
-        """Two keys are refused, even if they are the same."""
+    def test_two_keys_are_refused(self) -> None:
+        """Two keys are refused, even if they are equal."""
         with refuses(Kind.INVALID_REQUEST):
             parse_preferences([(b"idempotency-key", b"k"), (b"idempotency-key", b"k")])
 
 
 class TraceTests(ProxyTestCase):
-    """What the start tells of the request that it was made for."""
+    """Headers that are forwarded with the start request."""
 
-    def told(self, **headers: str) -> dict[str, str | None]:
-        """Return what the job server is told of a request with these headers."""
+    def forward(self, **headers: str) -> dict[str, str | None]:
+        """Return the headers of the start request for a request with these headers."""
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         self.connect().request(headers=fields)
         start = self.starts[-1]
@@ -130,51 +132,51 @@ class TraceTests(ProxyTestCase):
         names = ("traceparent", "tracestate", "x-request-id")
         return {name: cast("str | None", start.request.getHeader(name)) for name in names}
 
-    def test_passed_on(self) -> None:
-        """The trace and the request's id reach the job server as they came."""
+    def test_trace_and_request_id_are_forwarded(self) -> None:
+        """The trace and the request's id are forwarded unchanged."""
         parent = PARENT.decode()
-        told = self.told(traceparent=parent, tracestate="a=1,b=2", x_request_id="mine")
+        headers = self.forward(traceparent=parent, tracestate="a=1,b=2", x_request_id="mine")
         self.assertEqual(
-            told, {"traceparent": parent, "tracestate": "a=1,b=2", "x-request-id": "mine"}
+            headers, {"traceparent": parent, "tracestate": "a=1,b=2", "x-request-id": "mine"}
         )
 
-    def test_several_states(self) -> None:
-        """States in several headers are one list, in their order."""
-        told = self.told(traceparent=PARENT.decode(), tracestate="a=1", TraceState="b=2")
-        self.assertEqual(told["tracestate"], "a=1,b=2")
+    def test_several_tracestates_are_one_list(self) -> None:
+        """Several tracestate headers are one list, in their order."""
+        headers = self.forward(traceparent=PARENT.decode(), tracestate="a=1", TraceState="b=2")
+        self.assertEqual(headers["tracestate"], "a=1,b=2")
 
-    def test_made(self) -> None:
-        """Where there is no fit id the start has the one that the answer has."""
-        self.assertEqual(self.told(x_request_id="not fit")["x-request-id"], "id-0")
+    def test_start_request_has_the_id_of_the_response(self) -> None:
+        """Without a usable id the start request has the one that is in the response."""
+        self.assertEqual(self.forward(x_request_id="not fit")["x-request-id"], "id-0")
         self.assertEqual(
-            self.told(), {"traceparent": None, "tracestate": None, "x-request-id": "id-1"}
+            self.forward(), {"traceparent": None, "tracestate": None, "x-request-id": "id-1"}
         )
 
-    def test_not_a_trace(self) -> None:
-        """A parent that is none is not passed on, and neither is a state without a parent."""
+    def test_malformed_traceparent_is_not_forwarded(self) -> None:
+        """A malformed traceparent is not forwarded, and neither is a tracestate without one."""
         parent = PARENT.decode()
         no_trace = parent.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32)
         no_span = parent.replace("00f067aa0ba902b7", "0" * 16)
         for wrong in ("", "x", parent[:-1], no_trace, no_span, parent.upper(), "ff" + parent[2:]):
-            told = self.told(traceparent=wrong, tracestate="a=1")
-            self.assertEqual((told["traceparent"], told["tracestate"]), (None, None), wrong)
-        self.assertEqual(self.told(traceparent=parent, Traceparent=parent)["traceparent"], None)
+            headers = self.forward(traceparent=wrong, tracestate="a=1")
+            self.assertEqual((headers["traceparent"], headers["tracestate"]), (None, None), wrong)
+        self.assertEqual(self.forward(traceparent=parent, Traceparent=parent)["traceparent"], None)
 
-    def test_long_state(self) -> None:
-        """A state of more than 512 characters is left out, as W3C allows; the parent is not."""
+    def test_tracestate_over_512_characters_is_left_out(self) -> None:
+        """Of a tracestate of more than 512 characters the member that is too long is left out."""
         parent = PARENT.decode()
-        told = self.told(traceparent=parent, tracestate="a=" + "1" * 511, Tracestate="b=2")
-        self.assertEqual((told["traceparent"], told["tracestate"]), (parent, "b=2"))
+        headers = self.forward(traceparent=parent, tracestate="a=" + "1" * 511, Tracestate="b=2")
+        self.assertEqual((headers["traceparent"], headers["tracestate"]), (parent, "b=2"))
 
 
 class WaitTests(ProxyTestCase):
-    """Q3: clients that say how long they want to be held; the proxy holds them for 30 seconds."""
+    """Q3: clients that ask for a wait; by default the proxy holds them for 30 seconds."""
 
     def send(self, **headers: str) -> Client:
         return self.connect().request(headers=headers)
 
     def check_wait(self, client: Client, seconds: float, applied: str | None) -> None:
-        """Check that a client is held just so long, and told so, whatever its answer is."""
+        """Check that a client is held for exactly that time, and that its response has it."""
         self.starts[-1].ack("1")
         self.clock.advance(seconds - 0.1)
         self.assertTrue(client.is_held)
@@ -182,27 +184,27 @@ class WaitTests(ProxyTestCase):
         self.assert_problem(client.response, 504, "wait-over", started="yes")
         self.assertEqual(client.response.headers.get("preference-applied"), applied)
 
-    def test_is_over(self) -> None:
-        """Q3: a client is held for as long as it wants, and its 504 says so."""
+    def test_client_is_held_for_its_wait(self) -> None:
+        """Q3: a client is held for as long as it asks, and the 504 has that wait."""
         self.check_wait(self.send(Prefer="wait=5"), 5, "wait=5")
 
-    def test_is_capped(self) -> None:
-        """Q3: no client is held for longer than --wait, and the answer says how long that is."""
+    def test_wait_is_limited_by_the_option(self) -> None:
+        """Q3: no client is held longer than --wait, and the response has that wait."""
         self.check_wait(self.send(Prefer="wait=600"), 30, "wait=30")
 
-    def test_first_one_counts(self) -> None:
+    def test_first_wait_counts(self) -> None:
         """Q3: of several waits, in one header or in several, the first counts."""
         self.check_wait(self.send(Prefer="wait=5, wait=7"), 5, "wait=5")
         self.check_wait(self.send(Prefer='foo, wait="6"', prefer="wait=7"), 6, "wait=6")
 
-    def test_ignored(self) -> None:
-        """Q3: with a wait that is not understood a client is held as if it had said nothing."""
+    def test_malformed_wait_is_like_none(self) -> None:
+        """Q3: with a malformed wait a client is held as without one."""
         self.check_wait(self.send(Prefer="wait=soon"), 30, None)
         self.check_wait(self.send(Prefer="wait=-1, return=minimal"), 30, None)
         self.check_wait(self.send(), 30, None)
 
-    def test_result(self) -> None:
-        """Q3: a result within the wait is the answer, which tells of the wait too."""
+    def test_result_within_the_wait_is_the_response(self) -> None:
+        """Q3: a result within the wait is the response, which has the wait too."""
         client = self.send(Prefer="wait=5")
         self.starts[0].ack("1")
         self.clock.advance(4.9)
@@ -210,8 +212,8 @@ class WaitTests(ProxyTestCase):
         self.assertEqual((client.response.status, client.response.body), (200, result_of("1")))
         self.assertEqual(client.response.headers["preference-applied"], "wait=5")
 
-    def test_queued(self) -> None:
-        """Q3: a queued job whose client will wait no longer is not started, not even later."""
+    def test_queued_job_is_not_started_after_the_wait(self) -> None:
+        """Q3: a job that is queued when the wait is over is never started."""
         others = [self.submit(), self.submit()]
         client = self.send(Prefer="wait=1")
         self.clock.advance(1)
@@ -223,24 +225,24 @@ class WaitTests(ProxyTestCase):
         self.assertEqual([other.response.status for other in others], [200, 200])
         self.assertEqual(len(self.starts), 2)
 
-    def test_ambiguous(self) -> None:
-        """Q3: a wait that is shorter than the grace of an ambiguous start is kept."""
+    def test_wait_shorter_than_the_grace_counts(self) -> None:
+        """Q3: a wait that is shorter than the grace of an ambiguous start counts."""
         client = self.send(Prefer="wait=1")
         self.starts[0].respond(b"", 500)
         self.clock.advance(1)
         self.assert_problem(client.response, 504, "start-unknown", started="unknown")
         self.assertEqual(client.response.headers["preference-applied"], "wait=1")
 
-    def test_no_wait_at_all(self) -> None:
-        """Q3: a client that does not wait is answered at once with what is known."""
+    def test_wait_of_zero_gets_a_response_at_once(self) -> None:
+        """Q3: a client with a wait of zero gets at once what is known."""
         client = self.send(Prefer="wait=0")
         self.clock.advance(0)
         self.assert_problem(client.response, 504, "start-unknown", started="unknown")
         self.starts[0].ack("1")
         self.assertEqual(self.call_back(self.starts[0], result_of("1")).json, {"status": "late"})
 
-    def test_pause_is_longer(self) -> None:
-        """Q3, S17: a client that waits for less than its account's pause is refused at once."""
+    def test_503_when_the_account_is_paused_for_longer_than_the_wait(self) -> None:
+        """Q3, S17: a client whose wait is shorter than its account's pause gets 503 at once."""
         held = self.submit()
         self.starts[0].respond(b"", 429, retry_after="10")
         refused = self.send(Prefer="wait=5")
@@ -253,13 +255,13 @@ class WaitTests(ProxyTestCase):
         self.assertEqual((held.response.status, patient.response.status), (200, 200))
 
 
-class AnswerHeaderTests(ProxyTestCase):
-    """What an answer says of its job besides the result."""
+class ResponseHeaderTests(ProxyTestCase):
+    """Headers of responses about the job."""
 
     settings = {"starts_per_account": 1, "max_held": 3}
 
-    def test_result(self) -> None:
-        """A result says where it stays and how long each part of the job's way took."""
+    def test_response_has_location_and_timing_of_the_job(self) -> None:
+        """A response has the path of the result and how long each part of the job took."""
         held, client = self.submit(), self.connect().request(headers={"X-Request-Id": "mine"})
         self.clock.advance(0.25)
         self.starts[0].respond(result_of("1"))
@@ -284,8 +286,8 @@ class AnswerHeaderTests(ProxyTestCase):
         timing = held.response.headers["server-timing"]
         self.assertEqual(timing, "queue;dur=0.000, start;dur=250.000, job;dur=0.000")
 
-    def test_result_before_the_ack(self) -> None:
-        """B1: where there was no ack in time, the job's time begins with its start."""
+    def test_timing_without_an_ack_begins_with_the_start(self) -> None:
+        """B1: without an ack in time, the job's time begins with its start."""
         client = self.submit()
         self.clock.advance(2)
         self.call_back(self.starts[0], result_of("1"))
@@ -293,8 +295,8 @@ class AnswerHeaderTests(ProxyTestCase):
         self.assertEqual(timing, "queue;dur=0.000, job;dur=2000.000")
         self.starts[0].ack("1")
 
-    def test_problem(self) -> None:
-        """A problem names the job and the path at which more can be learned of it."""
+    def test_problem_has_the_job_and_its_path(self) -> None:
+        """A problem has the job id and the path at which the job can be polled."""
         client = self.submit()
         self.starts[0].ack("17")
         self.clock.advance(30)
@@ -303,8 +305,8 @@ class AnswerHeaderTests(ProxyTestCase):
         named = {name: problem[name] for name in ("job", "instance", "id")}
         self.assertEqual(named, {"job": job_id, "instance": f"/jobs/{job_id}", "id": "17"})
 
-    def test_overload_ends_the_connection(self) -> None:
-        """L3: a client that cannot be held loses its connection; what it sends on is not read."""
+    def test_overload_closes_the_connection(self) -> None:
+        """L3: a client that cannot be held loses its connection; its next request is not read."""
         clients = [self.submit() for _ in range(3)]
         refused = self.connect().request().request()
         self.assert_problem(refused.response, 503, "overloaded")
@@ -314,8 +316,8 @@ class AnswerHeaderTests(ProxyTestCase):
             self.starts[number].respond(result_of("1"))
         self.assertEqual([client.response.status for client in clients], [200] * 3)
 
-    def test_other_refusals_do_not(self) -> None:
-        """L3: what is refused for another reason keeps its connection."""
+    def test_other_problems_keep_the_connection(self) -> None:
+        """L3: another problem keeps the connection open."""
         client = self.connect().request(body=b"{}")
         self.assert_problem(client.response, 400, "invalid-request")
         self.assertNotIn("connection", client.response.headers)

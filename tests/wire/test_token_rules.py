@@ -1,4 +1,4 @@
-"""Tokens: which keys are taken."""
+"""Tokens: which keys are accepted."""
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -6,10 +6,10 @@ from jobproxy.wire.tokens import TokenSigner
 
 
 class KeyTests(SynchronousTestCase):
-    """How long a key may be."""
+    """The length of keys."""
 
-    def test_long_keys(self) -> None:
-        """B6: a key may be longer than it has to be, and all of it counts."""
+    def test_all_bytes_of_a_long_key_count(self) -> None:
+        """B6: all bytes of a key that is longer than necessary count."""
         for length in (33, 64, 1_000):
             signer = TokenSigner([b"x" * length])
             token = signer.mint()

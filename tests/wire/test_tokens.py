@@ -1,4 +1,4 @@
-"""Tokens: only ours are verified."""
+"""Tokens: only our own are verified."""
 
 import hmac
 import string
@@ -14,26 +14,26 @@ OLD, NEW = b"o" * 32, b"n" * 32
 
 
 class TokenTests(SynchronousTestCase):
-    """Minting and verifying."""
+    """Tokens that are made and verified."""
 
-    def test_is_verified(self) -> None:
-        """A token's verification gives its handle, also after a restart with the same key."""
+    def test_verified_token_gives_its_job_id(self) -> None:
+        """A verified token gives its job id, also after a restart with the same key."""
         token = TokenSigner([OLD]).mint()
         self.assertEqual(TokenSigner([OLD]).verify(token.text), token.job_id)
         self.assertTrue(token.text.startswith(token.job_id))
 
-    def test_is_unique(self) -> None:
-        """No two tokens are alike."""
+    def test_tokens_are_unique(self) -> None:
+        """No two tokens are equal."""
         signer = TokenSigner([OLD])
         self.assertEqual(len({signer.mint().text for _ in range(1000)}), 1000)
 
-    def test_is_plain_in_urls(self) -> None:
-        """A token needs no escaping in a path, and is short."""
+    def test_token_needs_no_escaping_in_urls(self) -> None:
+        """A token needs no escaping in a URL, and is short."""
         token = TokenSigner([OLD], entropy=lambda size: b"\xff" * size).mint()
         self.assertLessEqual(set(token.text), set(string.ascii_letters + string.digits + "-_."))
         self.assertLess(len(token.text), 70)
 
-    def test_every_change_is_found(self) -> None:
+    def test_changed_token_is_not_verified(self) -> None:
         """B6: a token with any one character changed, left out or added is not verified."""
         signer = TokenSigner([OLD])
         text = signer.mint().text
@@ -46,15 +46,15 @@ class TokenTests(SynchronousTestCase):
             self.assertIsNone(signer.verify(text[:at] + text[at + 1 :]))
 
     @given(st.text())
-    def test_nothing_else_is_verified(self, text: str) -> None:
-        """B6: any other text is not verified, and does no harm."""
+    def test_any_other_text_is_not_verified(self, text: str) -> None:
+        """B6: any other text is not verified, and raises nothing."""
         self.assertIsNone(TokenSigner([OLD]).verify(text))
 
-    def test_other_keys(self) -> None:
+    def test_token_of_another_key_is_not_verified(self) -> None:
         """A token that was signed with another key is not verified."""
         self.assertIsNone(TokenSigner([NEW]).verify(TokenSigner([OLD]).mint().text))
 
-    def test_rotation(self) -> None:
+    def test_first_key_signs_and_both_verify(self) -> None:
         """Of two keys the first signs and both verify."""
         rotated = TokenSigner([NEW, OLD])
         old = TokenSigner([OLD]).mint()
@@ -62,7 +62,7 @@ class TokenTests(SynchronousTestCase):
         new = rotated.mint()
         self.assertEqual(TokenSigner([NEW]).verify(new.text), new.job_id)
 
-    def test_expires(self) -> None:
+    def test_token_expires_after_its_lifetime(self) -> None:
         """A token is verified until its lifetime is over, and not after."""
         clock = Clock()
         clock.advance(1_800_000_000)
@@ -73,8 +73,8 @@ class TokenTests(SynchronousTestCase):
         clock.advance(1)
         self.assertIsNone(signer.verify(token.text))
 
-    def test_expires_to_the_second(self) -> None:
-        """B6: the lifetime is counted from the second in which a token was made."""
+    def test_lifetime_begins_with_the_second_of_the_token(self) -> None:
+        """B6: the lifetime begins with the second in which a token was made."""
         clock = Clock()
         clock.advance(1_800_000_000.75)
         signer = TokenSigner([OLD], lifetime=60, now=clock.seconds)
@@ -84,8 +84,8 @@ class TokenTests(SynchronousTestCase):
         clock.advance(0.25)
         self.assertIsNone(signer.verify(token.text))
 
-    def test_lives_for_a_day(self) -> None:
-        """B3: if nothing else is said, a callback has a day to come."""
+    def test_lifetime_is_a_day_by_default(self) -> None:
+        """B3: by default a token is verified for a day."""
         clock = Clock()
         clock.advance(1_800_000_000)
         signer = TokenSigner([OLD], now=clock.seconds)
@@ -95,8 +95,8 @@ class TokenTests(SynchronousTestCase):
         clock.advance(1)
         self.assertIsNone(signer.verify(token.text))
 
-    def test_wall_clock_steps(self) -> None:
-        """T1, T2: a step of the wall clock by an hour makes no forgery of a token."""
+    def test_wall_clock_step_of_an_hour_invalidates_no_token(self) -> None:
+        """T1, T2: a step of the wall clock by an hour invalidates no token."""
         clock = Clock()
         clock.advance(1_800_000_000)
         signer = TokenSigner([OLD], now=clock.seconds)
@@ -105,8 +105,8 @@ class TokenTests(SynchronousTestCase):
             clock.advance(step)
             self.assertEqual(signer.verify(token.text), token.job_id)
 
-    def test_form(self) -> None:
-        """B3: a token is the same for every node and every version that has the same key."""
+    def test_format_is_the_same_for_all_versions(self) -> None:
+        """B3: a token is the same for every node and every version with the same key."""
         signer = TokenSigner(
             [OLD], lifetime=60, now=lambda: 1_800_000_000.5, entropy=lambda size: bytes(range(size))
         )
@@ -114,14 +114,14 @@ class TokenTests(SynchronousTestCase):
         self.assertEqual(signer.mint().text, text)
         self.assertEqual(signer.verify(text), "AABrSdI8only-oneAAECAwQFBgcICQoLDA0ODw")
 
-    def test_parts_of_two_tokens(self) -> None:
-        """B6: the signature of one token is none of another."""
+    def test_signature_of_another_token_is_not_verified(self) -> None:
+        """B6: the signature of one token is not verified for another."""
         signer = TokenSigner([OLD])
         (one, _), (_, other) = (signer.mint().text.split(".") for _ in range(2))
         self.assertIsNone(signer.verify(f"{one}.{other}"))
 
-    def test_compares_with_every_key(self) -> None:
-        """B6: the time taken does not tell which key signed a token, or how much of it is right."""
+    def test_verification_compares_with_every_key(self) -> None:
+        """B6: the time of a verification shows neither the key nor the number of right bytes."""
         signer = TokenSigner([NEW, OLD])
         compared: list[bytes] = []
         compare = hmac.compare_digest
@@ -137,16 +137,16 @@ class TokenTests(SynchronousTestCase):
             signer.verify(text)
             self.assertEqual(compared, 2 * [text.partition(".")[2].encode()])
 
-    def test_is_not_shown(self) -> None:
-        """What is logged of a token is its public part; of a signer, no key."""
+    def test_repr_has_no_secret(self) -> None:
+        """The repr of a token has its job id only; that of a signer has no key."""
         signer = TokenSigner([OLD])
         token = signer.mint()
         self.assertIn(token.job_id, repr(token))
         self.assertNotIn(token.text, repr(token))
         self.assertNotIn("ooo", repr(signer))
 
-    def test_short_keys(self) -> None:
-        """A key that could be guessed is refused."""
+    def test_short_key_is_refused(self) -> None:
+        """A key of less than 32 bytes is refused."""
         for keys in ([], [b"short"], [OLD, b"short"], [b"x" * 31]):
             with self.assertRaises(ValueError):
                 TokenSigner(keys)

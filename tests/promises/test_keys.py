@@ -1,37 +1,26 @@
-"""Idempotency-Key: the same job asked for several times is done once."""
+"""Keys: while its job is retained, the same Idempotency-Key never starts a second job.
+
+All clients of an account that send the same job with the same key share one job and its result: at
+one node or at several, whether they come before the ack, before the result, or until ``--retain``
+seconds after it. The key of a job that was certainly not started is free at once. Another job with
+the same key is refused. ``tests/cluster/test_keys.py`` has more about several nodes.
+"""
 
 from http import HTTPStatus
 
-from tests.support.proxy import Client, ProxyTestCase, result_of
-
-BODY = b'{"account":"example","n":1}'
-
-
-class KeyTestCase(ProxyTestCase):
-    def send(self, body: bytes = BODY, key: str = "k", **headers: str) -> Client:
-        """Have a client send a job with a key."""
-        return self.connect().request(body=body, headers={"Idempotency-Key": key, **headers})
-
-    def run_job(self) -> Client:
-        """Have a client get a job's result."""
-        client = self.send()
-        self.starts[-1].ack("1")
-        self.call_back(self.starts[-1], result_of("1"))
-        return client
-
-    def assert_result(self, client: Client, *, is_replayed: bool = False) -> None:
-        self.assertEqual((client.response.status, client.response.body), (200, result_of("1")))
-        replayed = client.response.headers.get("idempotent-replayed")
-        self.assertEqual(replayed, "true" if is_replayed else None)
+from tests.support.callbacks import ByIdTestCase
+from tests.support.cluster import ClusterTestCase
+from tests.support.keys import BODY, KeyTestCase
+from tests.support.proxy import result_of
 
 
 class JoinTests(KeyTestCase):
-    """Clients that ask for a job that has not ended."""
+    """Clients that join a job that has not ended."""
 
     settings = {"starts_per_account": 1}
 
-    def test_same_answer(self) -> None:
-        """Two clients with the same key get the same bytes; the job is started once."""
+    def test_clients_with_the_same_key_share_one_job(self) -> None:
+        """Clients with the same key get the same bytes; the job is started once."""
         first, second = self.send(), self.send()
         (start,) = self.starts
         start.ack("1")
@@ -45,21 +34,21 @@ class JoinTests(KeyTestCase):
         self.assertEqual(len(locations), 1)
         self.assertEqual(len(self.starts), 1)
 
-    def test_same_problem(self) -> None:
-        """S15: when the start fails all who joined are told, each with its own request's id."""
+    def test_problem_of_the_start_is_sent_to_all_who_joined(self) -> None:
+        """S15: when the start fails, each client gets the problem with its own request id."""
         clients = [self.send(), self.send()]
         self.starts[0].respond(b"", 409)
         problems = [self.assert_problem(c.response, 409, "upstream-rejected") for c in clients]
         self.assertEqual([problem["requestId"] for problem in problems], ["id-0", "id-1"])
         self.assertEqual(problems[0]["job"], problems[1]["job"])
 
-    def test_forms_of_the_key(self) -> None:
+    def test_key_is_the_same_with_and_without_quotes(self) -> None:
         """A key in quotes is the same as a bare one."""
         clients = [self.send(key="k-1"), self.send(key='"k-1"')]
         self.starts[0].respond(result_of("1"))
         self.assertEqual([client.response.status for client in clients], [200, 200])
 
-    def test_own_deadlines(self) -> None:
+    def test_each_client_has_its_own_deadline(self) -> None:
         """Each client has a deadline of its own."""
         first = self.send(Prefer="wait=5")
         self.starts[0].ack("1")
@@ -71,8 +60,8 @@ class JoinTests(KeyTestCase):
         self.call_back(self.starts[0], result_of("1"))
         self.assert_result(second)
 
-    def test_deadline_while_queued(self) -> None:
-        """A queued job is started for who waits longest; who gives up is not told it never was."""
+    def test_queued_job_is_started_for_the_last_client(self) -> None:
+        """A queued job is started for the last client; one whose wait is over gets "unknown"."""
         self.submit()
         first, second = self.send(Prefer="wait=1"), self.send()
         self.clock.advance(1)
@@ -81,8 +70,8 @@ class JoinTests(KeyTestCase):
         self.starts[1].respond(result_of("1"))
         self.assert_result(second)
 
-    def test_after_the_deadline(self) -> None:
-        """A client that asks again after its 504 joins the job, which still runs."""
+    def test_client_that_repeats_its_key_after_a_504_joins(self) -> None:
+        """A client that repeats its key after a 504 joins the job, which still runs."""
         first = self.send(Prefer="wait=5")
         self.starts[0].ack("1")
         self.clock.advance(5)
@@ -93,24 +82,8 @@ class JoinTests(KeyTestCase):
         self.assert_result(again)
         self.assertEqual(len(self.starts), 1)
 
-    def test_ambiguous(self) -> None:
-        """S6: who asks again for a job that may run is held for the grace; it is not started."""
-        first = self.send()
-        self.starts[0].respond(b"", 500)
-        self.clock.advance(2)
-        self.assert_problem(first.response, 504, "start-unknown", started="unknown")
-        second = self.send()
-        self.clock.advance(1.9)
-        self.assertTrue(second.is_held)
-        self.clock.advance(0.1)
-        self.assert_problem(second.response, 504, "start-unknown", started="unknown")
-        third = self.send()
-        self.call_back(self.starts[0], result_of("1"))
-        self.assert_result(third)
-        self.assertEqual(len(self.starts), 1)
-
-    def test_first_leaves_while_queued(self) -> None:
-        """Q15: a queued job is not withdrawn as long as one client waits, and then it is."""
+    def test_queued_job_stays_until_its_last_client_leaves(self) -> None:
+        """Q15: a queued job is removed from the queue when its last client leaves."""
         self.submit()
         first, second = self.send(), self.send()
         first.leave()
@@ -123,8 +96,8 @@ class JoinTests(KeyTestCase):
         self.assert_result(second)
         self.assertEqual(len(self.starts), 2)
 
-    def test_first_leaves_while_it_runs(self) -> None:
-        """Q16: who joined gets the result whether or not the first client stays."""
+    def test_client_that_joined_gets_the_result_alone(self) -> None:
+        """Q16: a client that joined gets the result although the first one left."""
         first, second = self.send(), self.send()
         first.leave()
         self.starts[0].ack("1")
@@ -133,15 +106,15 @@ class JoinTests(KeyTestCase):
         )
         self.assert_result(second)
 
-    def test_all_leave(self) -> None:
-        """Q16: who comes back after the connection was lost gets the result that came meanwhile."""
+    def test_client_that_comes_back_gets_the_result(self) -> None:
+        """Q16: a client that left and repeats its key gets the result that came meanwhile."""
         self.send().leave()
         self.starts[0].ack("1")
         self.call_back(self.starts[0], result_of("1"))
         self.assert_result(self.send(), is_replayed=True)
 
-    def test_one_does_not_wait(self) -> None:
-        """Q3: each client says for itself whether it waits."""
+    def test_each_client_has_its_own_preferences(self) -> None:
+        """Q3: each client has preferences of its own."""
         held, unheld = self.send(), self.send(Prefer="respond-async")
         self.starts[0].ack("1")
         self.assertEqual(unheld.response.status, 202)
@@ -150,8 +123,8 @@ class JoinTests(KeyTestCase):
         self.call_back(self.starts[0], result_of("1"))
         self.assert_result(held)
 
-    def test_last_one_does_not_wait(self) -> None:
-        """Q3, Q15: a queued job goes on for a client that was promised its result."""
+    def test_queued_job_goes_on_for_a_client_with_a_202(self) -> None:
+        """Q3, Q15: a queued job goes on for a client that got a 202."""
         self.submit()
         first, second = self.send(), self.send(Prefer="respond-async, wait=1")
         self.clock.advance(1)
@@ -164,10 +137,10 @@ class JoinTests(KeyTestCase):
 
 
 class ReplayTests(KeyTestCase):
-    """Clients that ask for a job that has its result."""
+    """Clients that send the key of a job with a result."""
 
-    def test_same_answer(self) -> None:
-        """A result is replayed, and says so; the job is not started again."""
+    def test_result_is_replayed(self) -> None:
+        """A result is replayed with Idempotent-Replayed; the job is not started again."""
         first = self.run_job()
         self.assert_result(first)
         for prefer in ("", "respond-async", "wait=5"):
@@ -177,8 +150,8 @@ class ReplayTests(KeyTestCase):
             self.assertEqual(location, first.response.headers["content-location"])
         self.assertEqual(len(self.starts), 1)
 
-    def test_is_forgotten(self) -> None:
-        """Once --retain is over the key is free; what the same key gets then is another job."""
+    def test_key_is_free_after_retain(self) -> None:
+        """After --retain the key is free, and starts another job."""
         self.run_job()
         self.clock.advance(299)
         self.assert_result(self.send(), is_replayed=True)
@@ -187,8 +160,8 @@ class ReplayTests(KeyTestCase):
         self.assert_result(client)
         self.assertEqual(len(self.starts), 2)
 
-    def test_failed_job(self) -> None:
-        """B9: a job that failed on the job server has a result like any other."""
+    def test_failed_job_is_replayed(self) -> None:
+        """B9: a failed job has a result like any other."""
         self.send()
         self.starts[0].respond(result_of("1", "failed"))
         again = self.send()
@@ -196,8 +169,8 @@ class ReplayTests(KeyTestCase):
             (again.response.status, again.response.body), (200, result_of("1", "failed"))
         )
 
-    def test_space_does_not_count(self) -> None:
-        """What our own members are, and the space between members, make no other job."""
+    def test_wait_and_space_make_no_other_job(self) -> None:
+        """Neither wait nor space between members makes it another job."""
         self.run_job()
         for body in (
             b'{"account":"example","n":1,"wait":true}',
@@ -209,8 +182,8 @@ class ReplayTests(KeyTestCase):
 class ReuseTests(KeyTestCase):
     """Keys that come with another job."""
 
-    def test_other_body(self) -> None:
-        """Another job with a key in use is refused, whether the first one runs or has ended."""
+    def test_422_when_another_job_has_the_key(self) -> None:
+        """Another job with the same key is refused, before and after the first one ends."""
         self.send()
         other = b'{"account":"example","n":2}'
         self.assert_problem(self.send(other).response, 422, "idempotency-key-reused")
@@ -221,8 +194,8 @@ class ReuseTests(KeyTestCase):
         self.assert_result(self.send(), is_replayed=True)
         self.assertEqual(len(self.starts), 1)
 
-    def test_other_account(self) -> None:
-        """An account's keys are its own."""
+    def test_accounts_have_keys_of_their_own(self) -> None:
+        """The same key of another account is another key."""
         bodies = [b'{"account":"%b"}' % name for name in (b"a", b"b", b"ab")]
         clients = [self.send(body, "k") for body in bodies]
         self.assertEqual([start.body["account"] for start in self.starts], ["a", "b", "ab"])
@@ -231,16 +204,16 @@ class ReuseTests(KeyTestCase):
         for number, client in enumerate(clients):
             self.assertEqual(client.response.body, result_of(str(number)))
 
-    def test_account_and_key_do_not_blend(self) -> None:
-        """No account and key look like another pair when they are put together."""
+    def test_account_and_key_are_not_just_concatenated(self) -> None:
+        """No account and key look like another pair when they are concatenated."""
         clients = [self.send(b'{"account":"a"}', "bc"), self.send(b'{"account":"ab"}', "c")]
         self.assertEqual([start.body["account"] for start in self.starts], ["a", "ab"])
         for start in self.starts:
             start.respond(result_of("1"))
         self.assertEqual([client.response.status for client in clients], [200, 200])
 
-    def test_bad_key(self) -> None:
-        """A key that cannot be used is told, and nothing is started."""
+    def test_400_when_the_key_is_malformed(self) -> None:
+        """A malformed key is refused, and nothing is started."""
         for key in ("", '""', "two words", "k" * 256, "é"):
             self.assert_problem(self.send(key=key).response, 400, "invalid-request")
         twice = self.connect().request(headers={"Idempotency-Key": "a", "idempotency-key": "b"})
@@ -261,14 +234,14 @@ class FreedKeyTests(KeyTestCase):
         self.assert_result(again)
         self.assert_result(self.send(), is_replayed=True)
 
-    def test_rejected(self) -> None:
+    def test_key_is_free_when_the_job_server_rejected_the_job(self) -> None:
         """S15: the job server rejected the job."""
         self.send()
         self.starts[0].respond(b"", 422)
         self.check_starts(2)
 
-    def test_busy(self) -> None:
-        """S17: the job server took no jobs of the account."""
+    def test_key_is_free_when_the_job_server_was_busy(self) -> None:
+        """S17: the job server accepted no jobs of the account."""
         client = self.send(Prefer="wait=5")
         self.starts[0].respond(b"", 503, retry_after="10")
         self.assert_problem(client.response, 503, "upstream-busy")
@@ -276,15 +249,15 @@ class FreedKeyTests(KeyTestCase):
         self.clock.advance(10)
         self.check_starts(2)
 
-    def test_left_while_queued(self) -> None:
+    def test_key_is_free_when_its_client_left_the_queue(self) -> None:
         """Q15: its only client left before it was started."""
         self.submit()
         self.send().leave()
         self.starts[0].respond(result_of("0"))
         self.check_starts(2)
 
-    def test_not_started_in_time(self) -> None:
-        """Its client's wait was over before it was started."""
+    def test_key_is_free_when_the_wait_ended_in_the_queue(self) -> None:
+        """The wait of its client was over before it was started."""
         self.submit()
         client = self.send(Prefer="wait=1")
         self.clock.advance(1)
@@ -292,8 +265,8 @@ class FreedKeyTests(KeyTestCase):
         self.starts[0].respond(result_of("0"))
         self.check_starts(2)
 
-    def test_overloaded(self) -> None:
-        """L3: there was no room for its client."""
+    def test_key_is_free_when_its_client_could_not_be_held(self) -> None:
+        """L3: its client could not be held."""
         self.submit("a")
         self.submit("b")
         self.assert_problem(self.send().response, 503, "overloaded")
@@ -302,39 +275,92 @@ class FreedKeyTests(KeyTestCase):
         self.check_starts(3)
 
 
-class NoRoomTests(KeyTestCase):
-    """Clients that cannot be held for a job that runs already."""
-
-    settings = {"max_held": 1}
-
-    def test_overloaded(self) -> None:
-        """L3: who cannot join for want of room is told that the job was started, and which."""
-        self.send()
-        self.starts[0].ack("1")
-        problem = self.assert_problem(self.send().response, 503, "overloaded", started="yes")
-        self.assertEqual(problem["id"], "1")
-        found = self.connect().get(problem["instance"]).response
-        self.assertEqual((found.status, found.json), (202, {"state": "running", "id": "1"}))
-        self.call_back(self.starts[0], result_of("1"))
-
-    def test_replay_needs_none(self) -> None:
-        """L3: a result is replayed although no client can be held."""
-        self.run_job()
-        self.submit()
-        self.assert_result(self.send(), is_replayed=True)
-        self.starts[1].respond(result_of("2"))
-
-
 class ClientCallbackTests(KeyTestCase):
-    """Keys of jobs whose clients want to be called back themselves."""
+    """Keys of jobs whose clients name a callback URL of their own."""
 
     settings = {"allow_client_callbacks": True}
 
-    def test_other_callback(self) -> None:
-        """Q4: the same job with another callback is another job, as its client would not hear."""
+    def test_422_when_the_callback_of_the_client_differs(self) -> None:
+        """Q4: the same job with another callback URL of the client is another job."""
         body = b'{"account":"example","wait":false,"callback":"http://client.example/%d"}'
         self.send(body % 1)
         self.starts[0].respond(result_of("1"))
         self.assert_result(self.send(body % 1), is_replayed=True)
         self.assert_problem(self.send(body % 2).response, 422, "idempotency-key-reused")
         self.assert_problem(self.send(BODY).response, 422, "idempotency-key-reused")
+
+
+class ByIdTests(ByIdTestCase, KeyTestCase):
+    """Keys with ``correlate_by`` id."""
+
+    def test_clients_with_the_same_key_share_one_job_by_id(self) -> None:
+        """Clients with the same key share one job, before and after the ack and the result."""
+        clients = [self.send(), self.send()]
+        self.starts[0].ack("1")
+        clients.append(self.send())
+        self.call_back_by_id(result_of("1"))
+        for client in clients:
+            self.assert_result(client)
+        self.assert_result(self.send(), is_replayed=True)
+        self.assertEqual(len(self.starts), 1)
+
+    def test_key_of_a_parked_callback_starts_no_second_job(self) -> None:
+        """B1: a callback that waits for the ack starts no second job, and is the result of all."""
+        first = self.send()
+        self.call_back_by_id(result_of("1"))
+        second = self.send()
+        self.starts[0].ack("1")
+        for client in (first, second):
+            self.assert_result(client)
+        self.assertEqual(len(self.starts), 1)
+
+
+class ClusterTests(ClusterTestCase):
+    """A key whose job is known to all nodes."""
+
+    def check_key(self, key: str) -> None:
+        """Check that the key gets the result of the one start request at all living nodes."""
+        clients = [node.submit(key=key) for node in self.nodes]
+        self.cluster.settle()
+        (start,) = self.starts
+        self.nodes[2].call_back(start, result_of("1"))
+        self.cluster.settle()
+        for client in clients:
+            response = client.response
+            self.assertEqual((response.status, response.body), (200, result_of("1")))
+        # The slot of its start request is free again.
+        start.ack("1")
+        self.starts.clear()
+
+    def test_key_starts_one_job_whichever_node_dies(self) -> None:
+        """B15: a key starts no second job, whichever node dies, before or after ack or result."""
+        for dead in range(3):
+            for moment in ("starting", "running", "ended"):
+                key = f"{moment}-{dead}"
+                self.nodes[0].submit(key=key)
+                self.nodes[1].submit(key=key)
+                self.cluster.settle()
+                if moment != "starting":
+                    self.starts[0].ack("1")
+                if moment == "ended":
+                    self.nodes[1].call_back(self.starts[0], result_of("1"))
+                self.nodes[dead].kill()
+                self.cluster.replace(self.nodes[dead])
+                self.check_key(key)
+
+    def test_key_starts_one_job_whenever_the_store_goes(self) -> None:
+        """X1: a key starts no second job, whether the store is away at the ack or at the result."""
+        for moment in ("starting", "running"):
+            self.nodes[0].submit(key=moment)
+            if moment == "running":
+                self.starts[0].ack("1")
+            self.cluster.go_away()
+            for node in self.nodes[1:]:
+                refused = node.submit(key=moment).response
+                self.assert_problem(refused, 503, "store-unreachable", started="unknown")
+            if moment == "starting":
+                self.starts[0].ack("1")
+            self.nodes[0].call_back(self.starts[0], result_of("1"))
+            self.cluster.come_back()
+            self.cluster.settle()
+            self.check_key(moment)
