@@ -106,8 +106,7 @@ class Gateway:
         if record is not None and record.is_ended and record.result is None:
             record = None
         if record is not None and record.request_digest != request_digest:
-            detail = "Another job was sent with this key; send this one with a key of its own."
-            raise ProblemError(Problem(Kind.IDEMPOTENCY_KEY_REUSED, detail))
+            raise ProblemError(outcomes.key_reused())
         return self.coordinator.locate_key(key_digest, request_digest, record)
 
     def join(self, record: JobRecord, job: Job, preferences: Preferences) -> Deferred[JobRecord]:

@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory
 
 from tests.support.identities import trusted  # noqa: F401
 from tests.support.secrecy import collect_output, find_secrets
-from tests.support.stores import errors, impatient  # noqa: F401
+from tests.support.stores import errors  # noqa: F401
 
 settings.register_profile("suite", deadline=None, max_examples=50)
 settings.load_profile("suite")

@@ -30,6 +30,7 @@ from jobproxy.api.openapi import OpenApiRoutes
 from jobproxy.api.responses import Routes, describe_error, make_resource
 from jobproxy.app.settings import CorrelateBy, Settings, SlotScope
 from jobproxy.cluster.coordinator import Coordinator, LocalCoordinator
+from jobproxy.cluster.inbox import Inbox
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.remote_jobs import RemoteJobs
 from jobproxy.cluster.replicator import Replicator
@@ -49,7 +50,7 @@ from jobproxy.monitoring.reactor_lag import ReactorLag
 from jobproxy.monitoring.status import Feed, Status
 from jobproxy.monitoring.traffic import Traffic
 from jobproxy.store.interface import IStore
-from jobproxy.store.limits import LEASE_TIME
+from jobproxy.store.limits import Times
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
@@ -229,8 +230,9 @@ def _build_table(
         observer=Observers((events, replicator)),
         bounds=environment.bounds,
     )
-    remote_jobs = RemoteJobs(reactor, table, store, replicator, outbox, node)
-    return table, SharedCoordinator(table, store, remote_jobs, outbox, node)
+    remote_jobs = RemoteJobs(reactor, table, store, replicator, node)
+    inbox = Inbox(table, store, remote_jobs, replicator, outbox, node)
+    return table, SharedCoordinator(table, store, remote_jobs, inbox, outbox, node)
 
 
 def _build_starter(
@@ -250,7 +252,7 @@ def _build_starter(
             limiter,
             store,
             settings.starts_per_account,
-            settings.start_timeout + LEASE_TIME,
+            settings.start_timeout + Times().lease,
             environment.random,
         )
     job_server = JobServer(

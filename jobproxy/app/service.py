@@ -18,7 +18,7 @@ from jobproxy.app.settings import Settings
 from jobproxy.daemon.lifecycle import Daemon
 from jobproxy.daemon.systemd import Heartbeat, Notifier
 from jobproxy.store.interface import IStore
-from jobproxy.store.limits import ANSWER_TIME
+from jobproxy.store.limits import Times
 
 #: Seconds between two tries to write log lines that nobody took.
 FLUSH_INTERVAL = 0.5
@@ -43,11 +43,13 @@ def make_store(settings: Settings, reactor: Any, node: str) -> IStore | None:
     # Only who shares a Redis needs to have txredisapi.
     from jobproxy.store.redis import RedisStore
 
+    times = Times()
+
     def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
-        endpoint = HostnameEndpoint(reactor, host.encode(), port, ANSWER_TIME)
+        endpoint = HostnameEndpoint(reactor, host.encode(), port, times.answer)
         return wrapClientTLS(optionsForClientTLS(host), endpoint) if address.is_tls else endpoint
 
-    return RedisStore(reactor, address, make_endpoint, node, settings.retain)
+    return RedisStore(reactor, address, make_endpoint, node, settings.retain, times)
 
 
 def build_daemon(settings: Settings, proxy: Proxy, reactor: Any) -> MultiService:

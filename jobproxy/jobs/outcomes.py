@@ -1,4 +1,4 @@
-"""Problems about a job: what its clients are told instead of a result."""
+"""Problems about a job: the responses that its clients get instead of a result."""
 
 from attrs import evolve
 
@@ -47,6 +47,18 @@ def stopped(record: JobRecord) -> Problem:
     """Return what a client gets that is still held when the proxy stops."""
     detail = "The proxy was stopped while the job was waited for."
     return about(record, Problem(Kind.DRAINING, detail, started=record.started, retry_after=1))
+
+
+def key_reused() -> Problem:
+    """Return what a client gets whose key belongs to another request."""
+    detail = "Another job was sent with this key; send this one with a key of its own."
+    return Problem(Kind.IDEMPOTENCY_KEY_REUSED, detail)
+
+
+def not_started_by_owner() -> Problem:
+    """Return what a client gets whose job another node owns, and did not start."""
+    detail = "The node that has the job did not start it."
+    return Problem(Kind.UPSTREAM_UNREACHABLE, detail, retry_after=1)
 
 
 def draining() -> Problem:

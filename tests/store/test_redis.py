@@ -10,7 +10,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
 
-from jobproxy.store.interface import Claim, Kind, Message, StoreUnreachable
+from jobproxy.store.interface import Claim, Message, MessageKind, StoreUnreachable
 from tests.support.reactor import reactor
 from tests.support.redis_server import RedisServer
 from tests.support.stores import ear_of, make_redis_store, refuses, running, until
@@ -18,8 +18,6 @@ from tests.support.stores import ear_of, make_redis_store, refuses, running, unt
 NODE, OTHER = "node-one", "node-two"
 JOB_ID = f"AABrBmZl{NODE}rTQRFiGvvQ8WOrjqiMeQIQ"
 CLAIM = Claim(JOB_ID, b"fingerprint")
-
-pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture
@@ -89,7 +87,7 @@ async def test_half_open(redis: RedisServer, errors: list[str]) -> None:
         async with running(store) as ear:
             cable.cut()
             await until(lambda: ear.caught_up == 2)
-            assert await store.send(NODE, Message(Kind.GONE, JOB_ID, OTHER))
+            assert await store.send(NODE, Message(MessageKind.NO_RESULT, JOB_ID, OTHER))
             await until(lambda: ear.messages)
     assert len(errors) <= 2
 
@@ -100,15 +98,15 @@ async def test_hangs(redis: RedisServer) -> None:
     store = make_redis_store(redis.url, NODE)
     async with running(store):
         redis.hang()
-        assert await refuses(store.look_up(b"alias"), StoreUnreachable)
+        assert await refuses(store.find_claim(b"alias"), StoreUnreachable)
         assert not store.is_up
         begun = store.calls["failed"]
         for _ in range(100):
-            assert await refuses(store.look_up(b"alias"), StoreUnreachable)
+            assert await refuses(store.find_claim(b"alias"), StoreUnreachable)
         assert store.calls["failed"] == begun + 100
         redis.go_on()
         await until(lambda: store.is_up)
-        assert await store.look_up(b"alias") is None
+        assert await store.find_claim(b"alias") is None
 
 
 @pytest_twisted.ensureDeferred
@@ -117,7 +115,7 @@ async def test_forgets_scripts(redis: RedisServer) -> None:
     store = make_redis_store(redis.url, NODE)
     async with running(store):
         for _ in range(2):
-            assert await store.send(NODE, Message(Kind.GONE, JOB_ID, OTHER))
+            assert await store.send(NODE, Message(MessageKind.NO_RESULT, JOB_ID, OTHER))
             redis.ask("SCRIPT", "FLUSH")
 
 
@@ -131,8 +129,8 @@ async def test_started_anew(redis: RedisServer) -> None:
         redis.start()
         await until(lambda: one.is_up and other.is_up)
         claiming = other.claim(b"alias", Claim(JOB_ID[::-1], b"other"))
-        assert await one.look_up(b"alias") is None
-        await one.reclaim([(b"alias", CLAIM)])
+        assert await one.find_claim(b"alias") is None
+        await one.put_claims_again([(b"alias", CLAIM)])
         assert await claiming == CLAIM
         assert await other.claim(b"new", CLAIM) == CLAIM
         assert ear.caught_up == 2
@@ -144,7 +142,7 @@ async def test_settles(redis: RedisServer) -> None:
     redis.ask("FLUSHALL")
     store = make_redis_store(redis.url, NODE)
     async with running(store):
-        await store.reclaim([(b"known", CLAIM)])
+        await store.put_claims_again([(b"known", CLAIM)])
         waiting = store.claim(b"new", CLAIM)
         assert await store.claim(b"known", Claim(JOB_ID[::-1], b"")) == CLAIM
         assert not waiting.called
@@ -159,7 +157,7 @@ async def test_emptied(redis: RedisServer, errors: list[str]) -> None:
         redis.ask("FLUSHALL")
         await until(lambda: ear.caught_up == 2)
         assert await store.list_nodes() == [NODE]
-    assert errors == ["Redis has lost what it knew; it is told again"]
+    assert errors == ["Redis has lost its data; writing it again"]
 
 
 @pytest_twisted.ensureDeferred
@@ -173,7 +171,7 @@ async def test_wrong_password(redis: RedisServer, errors: list[str]) -> None:
         assert not store.is_up
         redis.ask_as("other", "CONFIG", "SET", "requirepass", "s3cret/")
         await until(lambda: store.is_up)
-        await store.note(JOB_ID, b"ack")
+        await store.put_note(JOB_ID, b"ack")
     assert len(errors) == 2, errors
     assert not any("s3cret" in error for error in errors)
     assert redis.ask_as("s3cret/", "SELECT", "3", then=("DBSIZE",)).endswith(b":2\r\n")
@@ -192,18 +190,18 @@ async def test_user(redis: RedisServer) -> None:
     store = make_redis_store(f"redis://jobproxy:secret@127.0.0.1:{redis.port}", NODE)
     async with running(store) as ear:
         await store.claim(b"alias", CLAIM)
-        await store.put(JOB_ID, b"{}", [NODE], key_digest=b"alias")
-        await store.put("other", b"{}", [], is_orphan=True)
+        await store.put_result(JOB_ID, b"{}", [NODE], key_digest=b"alias")
+        await store.put_result("other", b"{}", [], is_orphan=True)
         await until(lambda: ear.messages)
         assert len(await store.list_orphans()) == 1
-        await store.discard("other")
-        await store.acquire("a", 1, 1)
-        await store.free("a")
-        await store.release(b"alias", CLAIM)
-        await store.note(JOB_ID, b"")
-        await store.find(JOB_ID)
-        await store.settle(b"alias", CLAIM)
-        await store.reclaim([(b"alias", CLAIM)])
+        await store.discard_result("other")
+        await store.acquire_slot("a", 1, 1)
+        await store.release_slot("a")
+        await store.release_claim(b"alias", CLAIM)
+        await store.put_note(JOB_ID, b"")
+        await store.collect_job(JOB_ID)
+        await store.shorten_claim(b"alias", CLAIM)
+        await store.put_claims_again([(b"alias", CLAIM)])
     assert store.calls["failed"] == 0
 
 
@@ -229,10 +227,10 @@ async def test_databases(redis: RedisServer) -> None:
     one = make_redis_store(redis.url, NODE)
     other = make_redis_store(f"redis://127.0.0.1:{redis.port}/1", NODE)
     async with running(one, other) as ear:
-        await other.reclaim([(b"alias", CLAIM)])
-        assert await one.look_up(b"alias") is None
-        await other.put(JOB_ID, b"{}", [OTHER])
-        await other.send(NODE, Message(Kind.GONE, JOB_ID, OTHER))
+        await other.put_claims_again([(b"alias", CLAIM)])
+        assert await one.find_claim(b"alias") is None
+        await other.put_result(JOB_ID, b"{}", [OTHER])
+        await other.send(NODE, Message(MessageKind.NO_RESULT, JOB_ID, OTHER))
         await until(lambda: len(ear_of(other).messages) == 2)
         assert ear.messages == []
 
@@ -251,7 +249,7 @@ async def test_odd_messages(redis: RedisServer, errors: list[str]) -> None:
         ear.fails = False
         redis.ask("PUBLISH", channel, f'["gone","{JOB_ID}","{OTHER}"]\nbody')
         await until(lambda: len(ear.messages) == 2)
-        assert ear.messages[1] == Message(Kind.GONE, JOB_ID, OTHER, b"body")
+        assert ear.messages[1] == Message(MessageKind.NO_RESULT, JOB_ID, OTHER, b"body")
         assert ear.caught_up == 1
     (error,) = errors
     assert JOB_ID in error

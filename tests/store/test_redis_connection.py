@@ -59,7 +59,7 @@ def make_tls_store(port: int, host: str = "127.0.0.1") -> RedisStore:
     return make_redis_store(address, NODE, make_endpoint=make_tls_endpoint)
 
 
-@pytest.mark.usefixtures("trusted", "impatient")
+@pytest.mark.usefixtures("trusted")
 @pytest_twisted.ensureDeferred
 async def test_tls(redis: RedisServer) -> None:
     """A Redis whose certificate is good is used over TLS."""
@@ -67,11 +67,11 @@ async def test_tls(redis: RedisServer) -> None:
     async with forwarding(redis, issue(authority(), ADDRESS)) as port:
         store = make_tls_store(port)
         async with running(store):
-            await store.note(JOB_ID, b"x" * 100_000)
-            assert await store.find(JOB_ID) == (None, b"x" * 100_000)
+            await store.put_note(JOB_ID, b"x" * 100_000)
+            assert await store.collect_job(JOB_ID) == (None, b"x" * 100_000)
 
 
-@pytest.mark.usefixtures("trusted", "impatient")
+@pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize(
     "identity",
     [
@@ -143,7 +143,6 @@ class Sentinel:
         wait_until_served(self.process, self.server.port)
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest_twisted.ensureDeferred
 async def test_sentinel(redis: RedisServer) -> None:
     """The Redis that is the master now is used, and the next one when that has died."""
@@ -157,17 +156,16 @@ async def test_sentinel(redis: RedisServer) -> None:
             store = make_redis_store(address, NODE)
             await until(lambda: b"slaves=1" in exchange(port, [("INFO", "sentinel")]), 20)
             async with running(store) as ear:
-                await store.note(JOB_ID, b"kept")
+                await store.put_note(JOB_ID, b"kept")
                 await until(lambda: replica.ask("EXISTS", f"jobproxy:note:{JOB_ID}") == b":1\r\n")
                 redis.stop()
                 await until(lambda: not store.is_up)
                 await until(lambda: store.is_up, 20)
                 assert ear.caught_up == 2
-                assert await store.find(JOB_ID) == (None, b"kept")
+                assert await store.collect_job(JOB_ID) == (None, b"kept")
                 assert b"role:master" in replica.ask("INFO", "replication")
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest_twisted.ensureDeferred
 async def test_no_sentinel(redis: RedisServer, errors: list[str]) -> None:
     """It is said which sentinels were asked, and what was wrong with them."""

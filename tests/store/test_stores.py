@@ -9,7 +9,14 @@ import pytest_twisted
 from twisted.internet.task import deferLater
 from zope.interface.verify import verifyObject
 
-from jobproxy.store.interface import Claim, IStore, Kind, Message, Placement, StoreUnreachable
+from jobproxy.store.interface import (
+    Claim,
+    IStore,
+    Message,
+    MessageKind,
+    Placement,
+    StoreUnreachable,
+)
 from tests.support.reactor import reactor
 from tests.support.redis_server import RedisServer
 from tests.support.stores import Cluster, ear_of, open_store, refuses, run_stores, until
@@ -56,12 +63,12 @@ async def test_one_claims(run: Any) -> None:
     """The first who claims an alias has it, and others are told who that is."""
     async with run() as cluster:
         one, other, _ = cluster.stores
-        assert await other.look_up(ALIAS) is None
+        assert await other.find_claim(ALIAS) is None
         claims = [one.claim(ALIAS, MINE), other.claim(ALIAS, YOURS), one.claim(ALIAS, MINE)]
         found = [await claim for claim in claims]
         assert found[0] == found[1] == found[2]
         assert found[0] in {MINE, YOURS}
-        assert await other.look_up(ALIAS) == found[0]
+        assert await other.find_claim(ALIAS) == found[0]
         assert await other.claim(b"another", YOURS) == YOURS
 
 
@@ -71,10 +78,10 @@ async def test_release(run: Any) -> None:
     async with run() as cluster:
         one, other, _ = cluster.stores
         await one.claim(ALIAS, MINE)
-        await other.release(ALIAS, YOURS)
-        assert await other.look_up(ALIAS) == MINE
-        await other.release(ALIAS, MINE)
-        assert await one.look_up(ALIAS) is None
+        await other.release_claim(ALIAS, YOURS)
+        assert await other.find_claim(ALIAS) == MINE
+        await other.release_claim(ALIAS, MINE)
+        assert await one.find_claim(ALIAS) is None
         assert await one.claim(ALIAS, YOURS) == YOURS
 
 
@@ -84,9 +91,9 @@ async def test_reclaim(run: Any) -> None:
     async with run() as cluster:
         one, other, _ = cluster.stores
         await other.claim(b"theirs", YOURS)
-        await one.reclaim([(ALIAS, MINE), (b"theirs", MINE)])
-        assert await other.look_up(ALIAS) == MINE
-        assert await other.look_up(b"theirs") == YOURS
+        await one.put_claims_again([(ALIAS, MINE), (b"theirs", MINE)])
+        assert await other.find_claim(ALIAS) == MINE
+        assert await other.find_claim(b"theirs") == YOURS
 
 
 @pytest_twisted.ensureDeferred
@@ -96,15 +103,15 @@ async def test_claims_end_with_results(run: Any) -> None:
         one, other, _ = cluster.stores
         for key_digest in (ALIAS, b"settled", b"going on"):
             await one.claim(key_digest, MINE)
-        await one.put(JOB_ID, BODY, [], key_digest=ALIAS, is_orphan=False)
-        await one.settle(b"settled", MINE)
-        await one.settle(b"going on", YOURS)
-        assert await other.look_up(ALIAS) == MINE
+        await one.put_result(JOB_ID, BODY, [], key_digest=ALIAS, is_orphan=False)
+        await one.shorten_claim(b"settled", MINE)
+        await one.shorten_claim(b"going on", YOURS)
+        assert await other.find_claim(ALIAS) == MINE
         await deferLater(reactor, 0.3)
-        assert await other.look_up(ALIAS) is None
-        assert await other.look_up(b"settled") is None
-        assert await other.look_up(b"going on") == MINE
-        assert await other.find(JOB_ID) == (None, None)
+        assert await other.find_claim(ALIAS) is None
+        assert await other.find_claim(b"settled") is None
+        assert await other.find_claim(b"going on") == MINE
+        assert await other.collect_job(JOB_ID) == (None, None)
 
 
 @pytest_twisted.ensureDeferred
@@ -112,12 +119,12 @@ async def test_result_is_taken(run: Any) -> None:
     """B15: a result is told to the node that has the job, and to no other."""
     async with run() as cluster:
         _, other, _ = cluster.stores
-        assert await other.put(JOB_ID, BODY, [ONE]) is Placement.TAKEN
+        assert await other.put_result(JOB_ID, BODY, [ONE]) is Placement.TAKEN
         await until(lambda: cluster.ears[0].messages)
-        assert cluster.ears[0].messages == [Message(Kind.RESULT, JOB_ID, OTHER, BODY)]
-        assert await other.put(JOB_ID, BODY, [ONE]) is Placement.DUPLICATE
-        assert await other.put(JOB_ID, b"{}", [ONE]) is Placement.CONFLICT
-        assert await other.fetch([JOB_ID, "x"]) == [BODY, None]
+        assert cluster.ears[0].messages == [Message(MessageKind.RESULT, JOB_ID, OTHER, BODY)]
+        assert await other.put_result(JOB_ID, BODY, [ONE]) is Placement.DUPLICATE
+        assert await other.put_result(JOB_ID, b"{}", [ONE]) is Placement.CONFLICT
+        assert await other.collect_results([JOB_ID, "x"]) == [BODY, None]
         assert await other.list_orphans() == []
         assert cluster.ears[1].messages == cluster.ears[2].messages == []
         assert b"{}" not in [message.body for message in cluster.ears[0].messages]
@@ -128,20 +135,20 @@ async def test_node_is_gone(run: Any) -> None:
     """B15: the result of a dead node's job is an orphan, and everybody else is told of it."""
     async with run() as cluster:
         one, other, third = cluster.stores
-        assert await other.put(JOB_ID, BODY, ["gone-now"]) is Placement.ORPHANED
+        assert await other.put_result(JOB_ID, BODY, ["gone-now"]) is Placement.ORPHANED
         await until(lambda: all(ear.messages for ear in cluster.ears))
         for ear in cluster.ears:
-            assert ear.messages == [Message(Kind.RESULT, JOB_ID, OTHER, BODY)]
+            assert ear.messages == [Message(MessageKind.RESULT, JOB_ID, OTHER, BODY)]
         (orphan,) = await third.list_orphans()
         assert (orphan.job_id, orphan.upstream_id, orphan.body) == (JOB_ID, "1", BODY)
         assert 0 <= orphan.age < 10
         assert await one.find_orphan(JOB_ID) == BODY
         assert await one.find_orphan("x") is None
-        assert await one.find(JOB_ID) == (BODY, None)
+        assert await one.collect_job(JOB_ID) == (BODY, None)
         # Who has asked for it has it.
         assert await third.list_orphans() == []
         assert await one.find_orphan(JOB_ID) is None
-        assert await other.put(JOB_ID, BODY, ["gone-now"]) is Placement.DUPLICATE
+        assert await other.put_result(JOB_ID, BODY, ["gone-now"]) is Placement.DUPLICATE
         assert await third.list_orphans() == []
 
 
@@ -151,22 +158,22 @@ async def test_orphans(run: Any) -> None:
     async with run() as cluster:
         one, other, _ = cluster.stores
         for number in range(3):
-            await one.put(f"{number}", b'{"id":"%d"}' % number, [], is_orphan=True)
+            await one.put_result(f"{number}", b'{"id":"%d"}' % number, [], is_orphan=True)
             await deferLater(reactor, 0.005)
-        await one.put("kept", BODY, [], is_orphan=False)
+        await one.put_result("kept", BODY, [], is_orphan=False)
         found = [orphan.job_id for orphan in await other.list_orphans()]
         assert found == ["0", "1", "2"]
-        await other.fetch(["0"])
-        await other.discard("1")
+        await other.collect_results(["0"])
+        await other.discard_result("1")
         assert [orphan.job_id for orphan in await one.list_orphans()] == ["2"]
-        assert await one.fetch(["0", "1", "2"]) == [b'{"id":"0"}', None, b'{"id":"2"}']
+        assert await one.collect_results(["0", "1", "2"]) == [b'{"id":"0"}', None, b'{"id":"2"}']
 
 
 @pytest_twisted.ensureDeferred
 async def test_orphans_end(run: Any) -> None:
     """An orphan is kept as long as any result."""
     async with run(retain=0.1) as cluster:
-        await cluster.stores[0].put(JOB_ID, BODY, [], is_orphan=True)
+        await cluster.stores[0].put_result(JOB_ID, BODY, [], is_orphan=True)
         assert len(await cluster.stores[1].list_orphans()) == 1
         await deferLater(reactor, 0.2)
         assert await cluster.stores[1].list_orphans() == []
@@ -180,9 +187,9 @@ async def test_bytes(run: Any) -> None:
         one, other, _ = cluster.stores
         bodies = [b"{}", b"007", b"-1.50", b"\x00\xff\r\n$5\r\n", b'"OK"', b"QUEUED", b"x" * 60_000]
         for number, body in enumerate(bodies):
-            await one.put(f"job-{number}", body, [OTHER])
-            await one.note(f"job-{number}", body)
-            assert await other.find(f"job-{number}") == (body, body)
+            await one.put_result(f"job-{number}", body, [OTHER])
+            await one.put_note(f"job-{number}", body)
+            assert await other.collect_job(f"job-{number}") == (body, body)
         await until(lambda: len(cluster.ears[1].messages) == len(bodies))
         assert [message.body for message in cluster.ears[1].messages] == bodies
 
@@ -192,11 +199,11 @@ async def test_notes(run: Any) -> None:
     """What was noted of a job is there for all."""
     async with run() as cluster:
         one, other, _ = cluster.stores
-        await one.note(JOB_ID, b"")
-        assert await other.find(JOB_ID) == (None, b"")
-        await one.note(JOB_ID, b"ack")
-        assert await other.find(JOB_ID) == (None, b"ack")
-        assert await other.find("x") == (None, None)
+        await one.put_note(JOB_ID, b"")
+        assert await other.collect_job(JOB_ID) == (None, b"")
+        await one.put_note(JOB_ID, b"ack")
+        assert await other.collect_job(JOB_ID) == (None, b"ack")
+        assert await other.collect_job("x") == (None, None)
 
 
 @pytest_twisted.ensureDeferred
@@ -204,7 +211,7 @@ async def test_tells(run: Any) -> None:
     """A message comes to its node, and who sends it is told whether that lives."""
     async with run() as cluster:
         one, other, _ = cluster.stores
-        message = Message(Kind.STATE, JOB_ID, ONE, BODY)
+        message = Message(MessageKind.STATE, JOB_ID, ONE, BODY)
         assert await one.send(OTHER, message) is True
         assert await one.send("gone-now", message) is False
         await until(lambda: cluster.ears[1].messages)
@@ -219,8 +226,8 @@ async def test_leaves(run: Any) -> None:
         one, other, _ = cluster.stores
         await other.close()
         await until_gone(one, OTHER)
-        assert await one.send(OTHER, Message(Kind.GONE, JOB_ID, ONE)) is False
-        assert await one.put(JOB_ID, BODY, [OTHER]) is Placement.ORPHANED
+        assert await one.send(OTHER, Message(MessageKind.NO_RESULT, JOB_ID, ONE)) is False
+        assert await one.put_result(JOB_ID, BODY, [OTHER]) is Placement.ORPHANED
         open_store(other)
         await until(lambda: other.is_up)
         assert ear_of(other).caught_up == 1
@@ -236,17 +243,17 @@ async def test_places(run: Any) -> None:
     """An account has as many places as it has, over all nodes; each is free again in the end."""
     async with run() as cluster:
         one, other, _ = cluster.stores
-        assert [await store.acquire("a", 2, 60) for store in (one, other, one)] == [
+        assert [await store.acquire_slot("a", 2, 60) for store in (one, other, one)] == [
             True,
             True,
             False,
         ]
-        assert await other.acquire("b", 1, 60) is True
-        await one.free("a")
-        assert await other.acquire("a", 2, 0.05) is True
-        assert await one.acquire("a", 2, 60) is False
+        assert await other.acquire_slot("b", 1, 60) is True
+        await one.release_slot("a")
+        assert await other.acquire_slot("a", 2, 0.05) is True
+        assert await one.acquire_slot("a", 2, 60) is False
         await deferLater(reactor, 0.1)
-        assert await one.acquire("a", 2, 60) is True
+        assert await one.acquire_slot("a", 2, 60) is True
 
 
 @pytest_twisted.ensureDeferred
@@ -254,27 +261,27 @@ async def test_store_is_away(run: Any, kind: str) -> None:
     """X1: whatever is asked of a store that is away is refused, and it says that it is away."""
     async with run() as cluster:
         one = cluster.stores[0]
-        await one.acquire("a", 1, 60)
+        await one.acquire_slot("a", 1, 60)
         before = one.calls["failed"]
         await cluster.lose_store()
-        message = Message(Kind.GONE, JOB_ID, ONE)
+        message = Message(MessageKind.NO_RESULT, JOB_ID, ONE)
         for asking in (
             lambda: one.claim(ALIAS, MINE),
-            lambda: one.reclaim([(ALIAS, MINE)]),
-            lambda: one.release(ALIAS, MINE),
-            lambda: one.settle(ALIAS, MINE),
-            lambda: one.look_up(ALIAS),
-            lambda: one.put(JOB_ID, BODY, [OTHER]),
-            lambda: one.note(JOB_ID, b""),
-            lambda: one.fetch([JOB_ID]),
-            lambda: one.find(JOB_ID),
-            lambda: one.discard(JOB_ID),
+            lambda: one.put_claims_again([(ALIAS, MINE)]),
+            lambda: one.release_claim(ALIAS, MINE),
+            lambda: one.shorten_claim(ALIAS, MINE),
+            lambda: one.find_claim(ALIAS),
+            lambda: one.put_result(JOB_ID, BODY, [OTHER]),
+            lambda: one.put_note(JOB_ID, b""),
+            lambda: one.collect_results([JOB_ID]),
+            lambda: one.collect_job(JOB_ID),
+            lambda: one.discard_result(JOB_ID),
             lambda: one.send(OTHER, message),
             one.list_orphans,
             lambda: one.find_orphan(JOB_ID),
             one.list_nodes,
-            lambda: one.acquire("a", 1, 60),
-            lambda: one.free("a"),
+            lambda: one.acquire_slot("a", 1, 60),
+            lambda: one.release_slot("a"),
         ):
             assert await refuses(asking(), StoreUnreachable)
         assert one.calls["failed"] - before == 16

@@ -15,11 +15,15 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from jobproxy.store.interface import IStore, Message
+from jobproxy.store.limits import Times
 from jobproxy.store.memory import MemoryStore, Shared
 from jobproxy.store.redis import RedisStore
 from jobproxy.store.redis_address import Address, read_address
 from tests.support.reactor import reactor, until_closed
 from tests.support.redis_server import RedisServer
+
+#: For tests of what a store does when a time is over.
+SHORT_TIMES = Times(beat=0.1, settle=0.3, answer=0.5)
 
 
 @define(eq=False)
@@ -45,13 +49,16 @@ def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
 
 
 def make_redis_store(
-    address: Address | str, node: str, retain: float = 60.0, **options: Any
+    address: Address | str,
+    node: str,
+    retain: float = 60.0,
+    make_endpoint: Callable[[str, int], IStreamClientEndpoint] = make_endpoint,
+    times: Times = SHORT_TIMES,
 ) -> RedisStore:
-    """Return a store that is not started; ``options`` are those of its constructor."""
+    """Return a store that is not open; the arguments are those of its constructor."""
     where = read_address(address) if isinstance(address, str) else address
     assert where is not None
-    endpoint = options.pop("make_endpoint", make_endpoint)
-    return RedisStore(reactor, where, endpoint, node, retain)
+    return RedisStore(reactor, where, make_endpoint, node, retain, times)
 
 
 _EARS: "WeakKeyDictionary[Any, Ear]" = WeakKeyDictionary()
@@ -115,7 +122,7 @@ async def run_stores(
     else:
         redis.ask("FLUSHALL")
         redis.ask("SET", "jobproxy:epoch", "1")
-        stores = [make_redis_store(redis.url, node, retain) for node in nodes]
+        stores = [make_redis_store(redis.url, node, retain, times=Times()) for node in nodes]
     for store in stores:
         open_store(store)
     try:
@@ -141,14 +148,6 @@ async def refuses(asking: Awaitable[object], kind: type[Exception]) -> bool:
 def as_store(store: object) -> IStore:
     """Return something as what the interface says, which is all that is promised."""
     return IStore(store)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have all that takes seconds take tenths of them."""
-    monkeypatch.setattr("jobproxy.store.redis.BEAT_TIME", 0.1)
-    monkeypatch.setattr("jobproxy.store.redis.SETTLE_TIME", 0.3)
-    monkeypatch.setattr("jobproxy.store.redis_connection.ANSWER_TIME", 0.5)
 
 
 @pytest.fixture
