@@ -40,7 +40,7 @@ def test_second_signal(number: signal.Signals) -> None:
         for client in clients:
             assert client.receive().verdict == (503, DRAINING, "yes")
             assert client.is_ended()
-        assert stage.proxy.log.count("told again") == 1
+        assert stage.proxy.log.count("a second signal came") == 1
 
 
 def test_second_signal_while_nobody_reads() -> None:
