@@ -38,7 +38,7 @@ _RESULTS = {
 
 @define(eq=False)
 class Gateway:
-    """Answers one held request with one start request and one callback.
+    """The life of a job: starts it, holds its clients and receives its callbacks.
 
     :param coordinator: asks other nodes.
     :param callback_url: the public base of callback URLs, without a slash at its end.

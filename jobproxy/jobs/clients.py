@@ -1,4 +1,4 @@
-"""The clients that wait for jobs, and the Deferreds that fire with their responses."""
+"""The clients that wait for jobs, each with a Deferred and a deadline."""
 
 from collections.abc import Callable, Sequence
 
@@ -74,7 +74,7 @@ class WaitingClients:
         )
         record.waiters = (*record.waiters, waiter)
         self.held += 1
-        return waiter.answered
+        return waiter.deferred
 
     def dismiss(self, waiter: Waiter) -> Deferred[JobRecord]:
         """Remove a client from its job.
@@ -88,22 +88,22 @@ class WaitingClients:
         may_end_later = record.runs_unattended or record.state is not State.QUEUED
         if may_end_later and not record.waiters and not record.is_ended:
             self._retention.move(record, self._retention.unattended)
-        answered = waiter.answered
-        del waiter.answered
-        return answered
+        deferred = waiter.deferred
+        del waiter.deferred
+        return deferred
 
     def fire(
-        self, answered: Sequence[Deferred[JobRecord]], record: JobRecord, problem: Problem | None
+        self, deferreds: Sequence[Deferred[JobRecord]], record: JobRecord, problem: Problem | None
     ) -> None:
         """Fire the Deferreds of dismissed clients with the record, or fail them."""
-        for waiting in answered:
+        for deferred in deferreds:
             if problem is None:
-                waiting.callback(record)
+                deferred.callback(record)
             else:
-                waiting.errback(ProblemError(problem))
+                deferred.errback(ProblemError(problem))
         self.notify_idle()
 
-    def answer_all(self, record: JobRecord, problem: Problem) -> None:
+    def fail_all(self, record: JobRecord, problem: Problem) -> None:
         """Fail the Deferreds of all clients of a job with a problem."""
         self.fire([self.dismiss(waiter) for waiter in record.waiters], record, problem)
 
@@ -116,7 +116,7 @@ class WaitingClients:
         for waiter in record.waiters:
             waiter.deadline.bring_forward(at)
 
-    def answer_acks(self, record: JobRecord) -> None:
+    def fire_acknowledged(self, record: JobRecord) -> None:
         """Fire the Deferreds of the clients to which an ack is enough."""
         for waiter in record.waiters:
             if waiter.ack_is_enough:
@@ -149,7 +149,7 @@ class WaitingClients:
         record = waiter.record
         takes_state = waiter.takes_state and record.state is not State.UNCONFIRMED
         record.runs_unattended |= takes_state
-        answered = self.dismiss(waiter)
+        deferred = self.dismiss(waiter)
         problem = outcomes.time_is_up(record)
         if not (waiter.is_poll or record.is_wanted):
             record.overdue = self._clock.seconds()
@@ -159,7 +159,7 @@ class WaitingClients:
         if is_open and not waiter.is_poll:
             self._observer.client_left(record, "has waited for as long as it may")
         if is_open and (waiter.is_poll or takes_state):
-            answered.callback(record)
+            deferred.callback(record)
         else:
-            answered.errback(ProblemError(outcomes.for_one_of_many(record, problem)))
+            deferred.errback(ProblemError(outcomes.for_one_of_many(record, problem)))
         self.notify_idle()

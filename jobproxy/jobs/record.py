@@ -185,7 +185,7 @@ class JobRecord:
     :ivar problem: why there is no result.
     :ivar sent: when the first start request was sent.
     :ivar acked: when a usable ack came.
-    :ivar heard: when the last ack or callback about the job came.
+    :ivar last_report: when the last ack or callback about the job came.
     :ivar ended: when the result or the problem came.
     :ivar overdue: when the deadline of the last client passed.
     :ivar kept_in: the map of the retention that holds the record while no client waits.
@@ -206,7 +206,7 @@ class JobRecord:
     problem: Problem | None = field(default=None, init=False)
     sent: float | None = field(default=None, init=False)
     acked: float | None = field(default=None, init=False)
-    heard: float | None = field(default=None, init=False)
+    last_report: float | None = field(default=None, init=False)
     ended: float | None = field(default=None, init=False)
     overdue: float | None = field(default=None, init=False)
     waiters: tuple["Waiter", ...] = field(default=(), init=False)
@@ -269,14 +269,14 @@ class Waiter:
     :param seconds: the time until the deadline.
     :param leave: is called with the waiter when its Deferred is cancelled.
     :param expire: is called with the waiter at its deadline.
-    :ivar ack_is_enough: whether ``answered`` fires as soon as there is an ack.
-    :ivar takes_state: whether ``answered`` fires at the deadline, and does not fail.
+    :ivar ack_is_enough: whether ``deferred`` fires as soon as there is an ack.
+    :ivar takes_state: whether ``deferred`` fires at the deadline, and does not fail.
     :ivar is_poll: whether the client only asks about the job, and is no reason to start it.
-    :ivar answered: fires with the record, or fails with a :class:`ProblemError`.
-    :ivar deadline: when ``answered`` fires or fails in any case.
+    :ivar deferred: fires with the record, or fails with a :class:`ProblemError`.
+    :ivar deadline: when ``deferred`` fires or fails in any case.
     """
 
-    __slots__ = ("ack_is_enough", "answered", "deadline", "is_poll", "record", "takes_state")
+    __slots__ = ("ack_is_enough", "deadline", "deferred", "is_poll", "record", "takes_state")
 
     def __init__(
         self,
@@ -294,5 +294,5 @@ class Waiter:
         self.ack_is_enough = ack_is_enough
         self.takes_state = takes_state
         self.is_poll = is_poll
-        self.answered: Deferred[JobRecord] = Deferred(lambda _: leave(self))
+        self.deferred: Deferred[JobRecord] = Deferred(lambda _: leave(self))
         self.deadline = Deadline(clock, seconds, lambda: expire(self))

@@ -231,9 +231,9 @@ class Start:
             if record.state is not State.RUNNING:
                 break
             # A job is lost only if no callback came for that long.
-            assert record.heard is not None
+            assert record.last_report is not None
             lost_after = self._starter.policy.lost_after or 0.0
-            seconds = record.heard + lost_after - clock.seconds()
+            seconds = record.last_report + lost_after - clock.seconds()
             if seconds <= 0:
                 _log.warn("job {job} is lost; starting it again", **record.log_fields)
         return self._is_wanted(record, 0.0)
