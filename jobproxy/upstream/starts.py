@@ -57,9 +57,9 @@ class Starter:
     :param limiter: has the queues of the accounts.
     :param slots: grants slots: the limiter itself, or one that asks other nodes too.
     :param grace: seconds to wait for a callback after an ambiguous start.
-    :param claim: is called before the first start request of a job with an Idempotency-Key. Fires
-        with whether to start the job on this node, or fails with the :class:`ProblemError` that
-        ends the job.
+    :param claim: is called before each start request of a job with an Idempotency-Key, until one
+        may have reached the job server. Fires with whether to start the job on this node, or fails
+        with the :class:`ProblemError` that ends the job.
     """
 
     clock: IReactorTime
