@@ -14,9 +14,9 @@ from pathlib import Path
 
 from attrs import frozen
 
-from jobproxy.cluster.remote_jobs import CHUNK
+from jobproxy.cluster.inbox import CHUNK
 from jobproxy.store import redis_scripts as scripts
-from jobproxy.store.limits import BEAT_TIME
+from jobproxy.store.limits import Times
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -53,8 +53,8 @@ def measure(size: int, seconds: float) -> Costs:
             connection.sendall(b"".join(commands))
             return [read(reader) for _ in commands]
 
-        sha = run(write("SCRIPT", "LOAD", scripts.PUT))[0].decode()
-        assert sha == hashlib.sha1(scripts.PUT.encode()).hexdigest()
+        sha = run(write("SCRIPT", "LOAD", scripts.PUT_RESULT))[0].decode()
+        assert sha == hashlib.sha1(scripts.PUT_RESULT.encode()).hexdigest()
         run(write("ZADD", "jobproxy:nodes", int(time.time() * 1000) + 600_000, "node-one"))
         listener = socket.create_connection(("127.0.0.1", redis.port))
         listener.sendall(write("SUBSCRIBE", "jobproxy:0:node:node-one"))
@@ -135,7 +135,7 @@ def main() -> None:
         catching_up = nodes * -(-arguments.rate // CHUNK)
         print(
             f"{nodes:>6,} {elsewhere:>10.1%} {rate:>10,.0f} {rate / costs.puts:>10.1f}"
-            f" {kept:>9.1f} {nodes / BEAT_TIME:>8,.0f} {catching_up:>12,} {keyed:>10.1f}"
+            f" {kept:>9.1f} {nodes / Times().beat:>8,.0f} {catching_up:>12,} {keyed:>10.1f}"
         )
     print(f"\nthe capacity of one Redis is {costs.puts / arguments.rate:,.0f} such nodes")
 

@@ -20,12 +20,12 @@ from jobproxy.wire.tokens import TokenSigner
 _REFUSALS = {
     Delivery.CONFLICT: Problem(Kind.CALLBACK_CONFLICT, "The job has another result already."),
     Delivery.MISMATCH: Problem(
-        Kind.CALLBACK_CONFLICT, "The id is not the one that the start of this job was given."
+        Kind.CALLBACK_CONFLICT, "The id is not the one in the ack of this job's start."
     ),
     Delivery.UNNAMED: Problem(
         Kind.INVALID_REQUEST,
-        "The callback does not say which job it is about.",
-        errors=(FieldError("/id", "must be the id of a job"),),
+        "The callback does not name a job.",
+        errors=(FieldError("/id", "must be the id in the ack of a job"),),
     ),
 }
 #: How refused callbacks are counted.
@@ -38,16 +38,16 @@ _RESULTS = {
 
 @define(eq=False)
 class Gateway:
-    """Turns one held request into one start request and one callback.
+    """The life of a job: starts it, holds its clients and receives its callbacks.
 
-    :param coordinator: knows what other nodes know.
+    :param coordinator: asks other nodes.
     :param callback_url: the public base of callback URLs, without a slash at its end.
     :param has_tokens: whether each job has a callback URL of its own, which ends with its token.
-    :param wait: seconds a client is held at most.
-    :param max_held: clients held at once.
+    :param wait: the most seconds that a client is held.
+    :param max_held: the most clients held at once, and the most queued jobs.
     :param shows_accounts: whether the log and the operator may see a job's account.
-    :ivar is_draining: whether no new jobs are accepted, as the proxy is about to stop.
-    :ivar callbacks: what became of callbacks.
+    :ivar is_draining: whether new jobs are refused because the proxy is about to stop.
+    :ivar callbacks: the number of callbacks, by what became of them.
     """
 
     table: CorrelationTable
@@ -63,13 +63,13 @@ class Gateway:
     callbacks: Counter[str] = field(factory=Counter, init=False)
 
     def submit(self, job: Job, preferences: Preferences, request_id: bytes) -> Deferred[JobRecord]:
-        """Start a job, and hold its client.
+        """Start a new job, and hold its client.
 
-        :param request_id: is passed on to the job server.
-        :return: fires with the job's record when it has a result, or as much as the preferences ask
-            for; or fails with a :class:`ProblemError` that says whether the job was started. Cancel
-            it when the client has left: a job that is still queued is then not started, and one
-            that has been started goes on.
+        :param request_id: is sent to the job server with the start request.
+        :return: fires with the job's record when it has a result, or earlier if the preferences say
+            so; or fails with a :class:`ProblemError` that says whether the job was started. Cancel
+            it when the client has left: a queued job is then not started; a job that was started
+            continues.
         :raises ProblemError: if the job is not accepted.
         """
         self._admit()
@@ -96,9 +96,9 @@ class Gateway:
         return waiting
 
     def find_by_key(self, job: Job, key: str) -> Deferred[JobRecord | None]:
-        """Return the job that this account has given this key to, if it was or may be started.
+        """Return the record of the job with this key, unless it is certain that it was not started.
 
-        :raises ProblemError: if the key belongs to another request; the Deferred fails with the
+        :raises ProblemError: if the key belongs to another request; the Deferred can fail with the
             same.
         """
         key_digest, request_digest = key_digest_of(job, key), request_digest_of(job)
@@ -106,12 +106,11 @@ class Gateway:
         if record is not None and record.is_ended and record.result is None:
             record = None
         if record is not None and record.request_digest != request_digest:
-            detail = "Another job was sent with this key; send this one with a key of its own."
-            raise ProblemError(Problem(Kind.IDEMPOTENCY_KEY_REUSED, detail))
+            raise ProblemError(outcomes.key_reused())
         return self.coordinator.locate_key(key_digest, request_digest, record)
 
     def join(self, record: JobRecord, job: Job, preferences: Preferences) -> Deferred[JobRecord]:
-        """Wait, as another client, for a job that is known already.
+        """Hold another client for a job that has a record already.
 
         :return: as :meth:`submit` does.
         :raises ProblemError: if no more clients can be held.
@@ -122,11 +121,12 @@ class Gateway:
         return self._hold(record, job, preferences)
 
     def find(self, job_id: str, preferences: Preferences) -> Deferred[JobRecord]:
-        """Ask for a job by its job id, and wait for its end if the preferences say so.
+        """Return a job by its job id; hold the client until the job ends if the preferences say so.
 
-        :return: as :meth:`submit` does; fires with a job that has not ended when time is up.
-        :raises ProblemError: if nothing is known of it, or no more clients can be held; the
-            Deferred fails with the same.
+        :return: as :meth:`submit` does, but at the deadline it fires with a record that has not
+            ended.
+        :raises ProblemError: if the job is unknown, or no more clients can be held; the Deferred
+            can fail with the same.
         """
         locating = self.coordinator.locate(job_id)
         if locating is not None:
@@ -145,16 +145,17 @@ class Gateway:
         return self.table.clients.wait(record, self.hold_time(preferences), is_poll=True)
 
     def hold_time(self, preferences: Preferences) -> float:
-        """Return the seconds for which a client is held at most."""
+        """Return the most seconds that a client with these preferences is held."""
         return self._wait if preferences.wait is None else min(preferences.wait, self._wait)
 
     def deliver(self, token: str | None, body: bytes) -> Delivery | Deferred[Delivery]:
-        """Receive a callback; nothing of it is looked at before its token.
+        """Receive a callback. Its body is not read before the token is verified.
 
-        :param token: what the URL ends with; nothing is assumed of it. :data:`None`: the URL is the
-            same for all jobs.
-        :raises ProblemError: if the token is none of ours, just as for a path that does not exist,
-            or the callback cannot be right; the job goes on. The Deferred fails with the same.
+        :param token: the end of the URL's path, which may be anything; :data:`None`: the callback
+            URL is the same for all jobs.
+        :raises ProblemError: if the token is not valid: the same problem as for a path that does
+            not exist; or if the callback contradicts what is known of the job, which it then
+            does not change. The Deferred can fail with the same.
         """
         job_id = None
         if token is not None:
@@ -177,19 +178,19 @@ class Gateway:
         return delivery
 
     def reasons_not_ready(self) -> list[str]:
-        """Return why jobs had better go to another proxy."""
+        """Return why a load balancer should send jobs to another proxy."""
         reasons = ["draining"] if self.is_draining else []
         if not self.starter.job_server.circuit.allows:
             reasons.append("job-server-unreachable")
         return reasons + self.coordinator.reasons_not_ready()
 
     def drain(self) -> None:
-        """Accept no more jobs, and start none of those that are queued."""
+        """Accept no new jobs, and end the queued ones without a start."""
         self.is_draining = True
         self.table.fail_queued(outcomes.draining())
 
     def _check_queue(self, job: Job, preferences: Preferences) -> None:
-        """Refuse a job that would have to wait for too long to be started."""
+        """Refuse a job that could not be started before its deadline."""
         limiter = self.starter.limiter
         if limiter.queued >= self.max_held:
             detail = f"{self.max_held} jobs are queued already; try again when some are started."
@@ -198,7 +199,7 @@ class Gateway:
         if paused > self.hold_time(preferences):
             problem = Problem(
                 Kind.UPSTREAM_BUSY,
-                "The job server takes no jobs of this account for some time.",
+                "The job server accepts no jobs of this account for some time.",
                 upstream_status=503,
                 retry_after=math.ceil(round(paused, 3)),
             )
@@ -211,14 +212,14 @@ class Gateway:
 
     def _check_room(self, record: JobRecord | None) -> None:
         if self.table.clients.held >= self.max_held:
-            detail = f"{self.max_held} clients are held already; try again when some are done."
+            detail = f"{self.max_held} clients are held already; try again when some have left."
             raise _refusal(Problem(Kind.OVERLOADED, detail, retry_after=1), record)
 
     def _hold(self, record: JobRecord, job: Job, preferences: Preferences) -> Deferred[JobRecord]:
         is_async = preferences.is_async or not job.is_held
         seconds = self.hold_time(preferences)
         if record.state is State.UNCONFIRMED and record.cancel_start is None:
-            # Nothing can come any more but the callback.
+            # There will be no other start request, so only the callback can end the job.
             seconds = min(seconds, self.starter.grace)
         waiting = self.table.clients.wait(
             record,
@@ -230,14 +231,14 @@ class Gateway:
 
 
 def _refusal(problem: Problem, record: JobRecord | None) -> ProblemError:
-    """Return an error that says what is known of the job, if there is one already."""
+    """Return an error that names the job, if there is one, and says whether it was started."""
     if record is not None:
         problem = evolve(outcomes.about(record, problem), started=record.started)
     return ProblemError(problem)
 
 
 def _check_relayed(delivery: Delivery) -> Delivery:
-    """Refuse a callback that another node has refused."""
+    """Raise the problem of a callback that the store refused."""
     if delivery.is_refused:
         raise ProblemError(evolve(_REFUSALS[delivery], started="yes"))
     return delivery

@@ -85,28 +85,35 @@ def read_help(script: str, *subcommand: str) -> str:
 @pytest.mark.parametrize("option", tap.Options.table, ids=lambda option: option.name)
 def test_every_option_is_documented_with_its_default(option: Option) -> None:
     """Each option is documented with its default and when to change it."""
+    place = f"docs/options.rst, --{option.name}"
     found = re.findall(
         rf"^\.\. option:: --{option.name}( \w+)?\n\n   Default: (.*)\n\n   (\S.*)",
         PAGES["options"],
         re.MULTILINE,
     )
+    assert len(found) == 1, f"{place}: document the option, once: option, Default, description"
     ((argument, default, advice),) = found
-    assert bool(argument) != option.is_switch
-    assert default.strip("`") == DEFAULTS.get(option.name, option.default or "none")
-    assert advice
+    assert bool(argument) != option.is_switch, f"{place}: only a switch has no argument"
+    expected = DEFAULTS.get(option.name, option.default or "none")
+    assert default.strip("`") == expected, f"{place}: the default is {expected}"
+    assert advice, f"{place}: say what it does"
 
 
 def test_no_other_option_is_documented() -> None:
     """No option is documented that does not exist."""
     documented = re.findall(r"^\.\. option:: --([\w-]+)", PAGES["options"], re.MULTILINE)
-    assert sorted(documented) == sorted(option.name for option in tap.Options.table)
+    unknown = set(documented) - {option.name for option in tap.Options.table}
+    assert not unknown, f"docs/options.rst: remove {unknown}, which jobproxy/app/options.py lacks"
+    assert len(documented) == len(set(documented)), "docs/options.rst: an option is there twice"
 
 
 def test_every_problem_is_documented_with_its_status() -> None:
     """Each problem is in the HTTP reference with its status, and no other is."""
     upstream = {Kind.UPSTREAM_REJECTED: "400, 404, 409, 410, 422", Kind.UPSTREAM_BUSY: "429, 503"}
     expected = {kind.slug: upstream.get(kind) or str(kind.status) for kind in Kind}
-    assert {slug: statuses for statuses, slug in ROW.findall(PAGES["http"])} == expected
+    documented = {slug: statuses for statuses, slug in ROW.findall(PAGES["http"])}
+    wrong = dict(set(expected.items()) ^ set(documented.items()))
+    assert not wrong, f"docs/http.rst: the table of problems differs from wire/problems.py: {wrong}"
 
 
 class MetricsTests(ClusterTestCase):
@@ -118,7 +125,8 @@ class MetricsTests(ClusterTestCase):
         names = set(re.findall(r"^# TYPE (jobproxy_\w+) ", served, re.MULTILINE))
         documented = set(re.findall(r"``(jobproxy_\w+)(?:\{[\w,]+\})?``", PAGES["operations"]))
         self.assertGreater(len(names), 10)
-        self.assertEqual(names - documented, set())
+        missing = names - documented
+        self.assertFalse(missing, f"docs/operations.rst: add to the table of metrics: {missing}")
 
     def test_queries_of_the_runbook_use_served_metrics(self) -> None:
         """Each metric in a query of the runbook is served."""
@@ -126,7 +134,8 @@ class MetricsTests(ClusterTestCase):
         kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", served, re.MULTILINE))
         names = {f"{name}_bucket" if kind == "histogram" else name for name, kind in kinds.items()}
         asked = set(re.findall(r"(?:jobproxy|process)_\w+", "\n".join(QUERIES)))
-        self.assertEqual(asked - names, set())
+        unknown = asked - names
+        self.assertFalse(unknown, f"docs/runbook.rst: the proxy does not serve: {unknown}")
 
 
 @needs("prometheus", "promtool")
@@ -152,11 +161,16 @@ def test_every_alert_has_a_section_in_the_runbook() -> None:
     rules = ALERTS.read_text(encoding="utf-8")
     alerts = re.findall(r"^ *- alert: (\w+)$", rules, re.MULTILINE)
     sections = SECTION.findall(PAGES["runbook"])
-    assert sorted(name for name, _ in sections) == sorted(set(alerts))
+    wrong = {name for name, _ in sections} ^ set(alerts)
+    assert not wrong, f"docs/runbook.rst: one section for each alert of alerts.yml, see {wrong}"
+    assert len(sections) == len(set(alerts)), "docs/runbook.rst: an alert has two sections"
     for name, text in sections:
         parts = re.findall(r"^:(.*):", text, re.MULTILINE)
-        assert parts == ["It means", "Clients see", "To be sure", "To do"], name
-        assert f" runbook.html#{name.lower()}\n" in rules
+        assert parts == ["It means", "Clients see", "To be sure", "To do"], (
+            f"docs/runbook.rst, {name}: these are not the four parts"
+        )
+        link = f" runbook.html#{name.lower()}\n"
+        assert link in rules, f"alerts.yml, {name}: the runbook is{link}"
 
 
 def test_commands_parse() -> None:
@@ -192,24 +206,28 @@ def test_scripts_accept_the_options_in_commands(words: list[str]) -> None:
     first_flag = min([words.index(word) for word in words if word.startswith("-")] or [len(words)])
     subcommand = [word for word in words[1:first_flag] if word.islower()]
     text = read_help(words[0], *subcommand)
-    assert [flag for flag in flags if not re.search(rf"{flag}(?![\w-])", text)] == []
+    unknown = [flag for flag in flags if not re.search(rf"{flag}(?![\w-])", text)]
+    assert not unknown, f"docs/: {words[0]} has no {unknown}"
 
 
 def test_targets_and_files_in_commands_exist() -> None:
     """Each target of make and each file of ours in a command exists."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for _, target, *_ in find_commands("make"):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+        found = re.search(rf"^{target}:", makefile, re.MULTILINE)
+        assert found, f"docs/: make {target} is not in the Makefile"
     named = {word for command in COMMANDS for word in shlex.split(command)}
     files = {name for name in named if re.match(r"(benchmarks|deploy|tests)/", name)}
-    assert [name for name in sorted(files) if not (ROOT / name).exists()] == []
+    missing = [name for name in sorted(files) if not (ROOT / name).exists()]
+    assert not missing, f"docs/: a command names files that do not exist: {missing}"
 
 
 def test_pages_and_pictures_of_the_readme_exist() -> None:
     """Each page and picture that the README names exists."""
     readme = (ROOT / "README.rst").read_text(encoding="utf-8")
     named = set(re.findall(r"docs/[\w.-]+\.\w+", readme))
-    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+    missing = [name for name in sorted(named) if not (ROOT / name).exists()]
+    assert not missing, f"README.rst names files that do not exist: {missing}"
     assert {"docs/architecture.svg", "docs/figures.svg", "docs/tutorial.rst"} <= named
 
 
@@ -218,6 +236,5 @@ def test_architecture_names_every_module() -> None:
     modules = [path for path in (ROOT / "jobproxy").rglob("*.py") if path.name != "__init__.py"]
     rooms = PAGES["architecture"].partition("   * - room\n")[2].partition("The way of a job")[0]
     named = set(re.findall(r"``([\w]+\.py)``", rooms))
-    advice = "change the table of rooms in docs/architecture.rst"
-    assert {path.name for path in modules} - named == set(), advice
-    assert named - {path.name for path in modules} == set(), advice
+    wrong = {path.name for path in modules} ^ named
+    assert not wrong, f"docs/architecture.rst: the table of rooms differs from the modules: {wrong}"

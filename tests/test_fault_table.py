@@ -40,17 +40,24 @@ for _test, _rows in read_tests():
 def test_every_row_is_there_in_order() -> None:
     """Every row is there, in order."""
     expected = [f"{kind}{number + 1}" for kind, count in ROWS.items() for number in range(count)]
-    assert list(PROVED) == expected
+    assert list(PROVED) == expected, (
+        "docs/faults.rst: the rows of each kind are numbered in order; after a new row, raise its "
+        "number in ROWS of tests/test_fault_table.py"
+    )
 
 
 @pytest.mark.parametrize("row", PROVED)
 def test_every_row_names_tests_that_name_it(row: str) -> None:
     """Each row names tests, which exist and name the row."""
-    assert PROVED[row]
+    assert PROVED[row], f"docs/faults.rst, {row}: name a test as ``folder/module::test``"
     for test in PROVED[row]:
-        assert row in CLAIMS.get(test, set()), f"{test} does not claim to prove {row}"
+        assert row in CLAIMS.get(test, set()), (
+            f"docs/faults.rst, {row}: there is no {test} whose docstring begins with the row"
+        )
 
 
 def test_no_test_names_an_unknown_row() -> None:
     """No test names a row that does not exist."""
-    assert {row for rows in CLAIMS.values() for row in rows} <= PROVED.keys()
+    claimed = {row: test for test, rows in CLAIMS.items() for row in rows}
+    unknown = {row: test for row, test in claimed.items() if row not in PROVED}
+    assert not unknown, f"docs/faults.rst has no such rows; they are in docstrings: {unknown}"

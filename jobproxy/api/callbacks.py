@@ -1,4 +1,4 @@
-"""The job server's route: callbacks."""
+"""The route for the job server: callbacks."""
 
 import json
 
@@ -11,15 +11,15 @@ from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.jobs.delivery import Delivery
 
-_RECEIPTS = {delivery: json.dumps({"status": delivery.value}).encode() for delivery in Delivery}
+_RESPONSES = {delivery: json.dumps({"status": delivery.value}).encode() for delivery in Delivery}
 
 
 @define(eq=False)
 class CallbackRoutes:
     """Serves callbacks.
 
-    :param path: of all callbacks, without a slash at its end.
-    :param has_tokens: whether a token follows, which says which job it is.
+    :param path: of the callback URL, without a slash at its end.
+    :param has_tokens: whether each job's URL ends with its token.
     """
 
     _gateway: Gateway
@@ -31,8 +31,8 @@ class CallbackRoutes:
         app.route(path, methods=["POST"])(self.receive)
 
     def receive(self, request: Request, token: str | None = None) -> bytes | Deferred[bytes]:
-        """Receive a callback; nothing of it is looked at before its token."""
+        """Receive a callback. Its body is not read before the token is verified."""
         delivery = self._gateway.deliver(token, request.body)
         if isinstance(delivery, Deferred):
-            return delivery.addCallback(lambda done: respond(request, _RECEIPTS[done]))
-        return respond(request, _RECEIPTS[delivery])
+            return delivery.addCallback(lambda relayed: respond(request, _RESPONSES[relayed]))
+        return respond(request, _RESPONSES[delivery])

@@ -1,4 +1,4 @@
-"""JSON documents that clients get: problems (RFC 9457), and how far a job has come."""
+"""The JSON documents that jobproxy itself writes: problems (RFC 9457) and states of jobs."""
 
 import json
 from typing import Any
@@ -8,14 +8,14 @@ from jobproxy.wire.problems import MAX_QUOTE, Problem
 
 
 def job_path(job_id: str) -> str:
-    """Return the path at which a client can ask for a job's result."""
+    """Return the path at which clients can ask for a job."""
     return f"/jobs/{job_id}"
 
 
 def describe_problem(problem: Problem, request_id: str) -> bytes:
     """Return the problem document (RFC 9457) of a problem.
 
-    :param request_id: the id of the request that it answers.
+    :param request_id: of the request that it responds to.
     :return: the document, ``application/problem+json`` in UTF-8.
     """
     document: dict[str, Any] = {
@@ -43,7 +43,7 @@ def describe_problem(problem: Problem, request_id: str) -> bytes:
 
 
 def describe_state(record: JobRecord) -> bytes:
-    """Return how far a job has come."""
+    """Return the document with a job's state."""
     known = {"state": record.state.word}
     if record.upstream_id is not None:
         known["id"] = record.upstream_id
@@ -51,7 +51,7 @@ def describe_state(record: JobRecord) -> bytes:
 
 
 def describe_times(record: JobRecord) -> bytes:
-    """Return how long each part of a job's way took, in milliseconds (Server-Timing)."""
+    """Return the duration of each phase of a job in milliseconds, for ``Server-Timing``."""
     parts = ""
     begin = record.created
     for name, end in (("queue", record.sent), ("start", record.acked), ("job", record.ended)):

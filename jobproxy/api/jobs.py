@@ -1,4 +1,4 @@
-"""The clients' routes: jobs are POSTed and held, and asked for later."""
+"""The routes for clients: POST a job and be held, or ask for it later."""
 
 import re
 
@@ -15,7 +15,7 @@ from jobproxy.wire.jobs import Job, Report, parse_job
 from jobproxy.wire.preferences import Preferences, parse_preferences
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 
-#: Where jobs are accepted: our own path, and those by which clients know the job server itself.
+#: Where jobs are accepted: jobproxy's own path, and those that clients of the job server use.
 PROXY_PATHS = ("/proxy", "/start", "/")
 
 _JSON_TYPE = re.compile(rb"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
@@ -25,7 +25,7 @@ _JSON_TYPE = re.compile(rb"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNOR
 class ClientRoutes:
     """Serves clients.
 
-    :param allows_callbacks: whether a client may name a callback URL of its own.
+    :param allows_callbacks: whether a client may set a callback URL of its own.
     """
 
     _gateway: Gateway
@@ -37,7 +37,7 @@ class ClientRoutes:
         app.route("/jobs/<job_id>", methods=["GET"])(self.job)
 
     def proxy(self, request: Request) -> Deferred[bytes]:
-        """Hold a client until its job ends; the Deferred is cancelled when the client leaves."""
+        """Hold a client until its job ends; cancel the Deferred when the client leaves."""
         _check_type(request)
         preferences = parse_preferences(request.headers)
         job = parse_job(request.body, allows_callbacks=self._allows_callbacks)
@@ -60,20 +60,20 @@ class ClientRoutes:
         return waiting.addCallback(self._respond, request, preferences)
 
     def _respond(self, record: JobRecord, request: Request, preferences: Preferences) -> bytes:
-        """Send a job's result, or the ack if that is all that the client asked for."""
+        """Respond with the job's result, or with the ack if that is enough for the client."""
         if record.result is None and preferences.is_async:
             self._apply(request, preferences, "respond-async")
         return _send_job(request, record, record.ack)
 
     async def job(self, request: Request, job_id: str) -> bytes:
-        """Send what is known of a job, or hold the client until there is more."""
+        """Respond with a job's result or state; hold the client if it prefers to wait."""
         preferences = parse_preferences(request.headers)
         waiting = self._gateway.find(job_id, preferences)
         self._apply(request, preferences)
         return _send_job(request, await waiting, None)
 
     def _apply(self, request: Request, preferences: Preferences, *applied: str) -> None:
-        """Say which of the client's preferences count (RFC 7240, section 3)."""
+        """Set the header with the preferences that were applied (RFC 7240, section 3)."""
         if preferences.wait is not None:
             applied = (*applied, f"wait={int(self._gateway.hold_time(preferences))}")
         if applied:
@@ -81,7 +81,7 @@ class ClientRoutes:
 
 
 def _send_job(request: Request, record: JobRecord, ack: Report | None) -> bytes:
-    """Send a job's result; as long as there is none its ack, or else how far it has come."""
+    """Respond with a job's result; without one with the given ack, or else with the state."""
     path = job_path(record.job_id).encode()
     result = record.result
     if result is None:
@@ -94,7 +94,7 @@ def _send_job(request: Request, record: JobRecord, ack: Report | None) -> bytes:
 
 def _check_type(request: Request) -> None:
     if request.find_header(b"content-encoding"):
-        raise _unsupported("Send the body as it is, without a Content-Encoding.")
+        raise _unsupported("Send the body without a Content-Encoding.")
     content_type = request.find_header(b"content-type")
     if content_type is None or content_type == b"application/json":
         return

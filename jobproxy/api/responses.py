@@ -1,6 +1,6 @@
-"""What all our routes have in common: how they make a resource, and how they respond."""
+"""What all routes share: how they become a resource, and how they respond."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from klein import Klein
 from twisted.logger import Logger
@@ -17,7 +17,7 @@ from jobproxy.wire.problems import Kind, Problem, ProblemError, not_found
 _log = Logger()
 
 PROBLEM_TYPE = b"application/problem+json"
-#: The problems of requests that never reach a route, by their status.
+#: The problems of requests that the HTTP server refuses before routing, by status.
 _HTTP_PROBLEMS = {
     400: Kind.MALFORMED_REQUEST,
     408: Kind.REQUEST_TIMEOUT,
@@ -28,14 +28,14 @@ _HTTP_PROBLEMS = {
 
 
 class Routes(Protocol):
-    """Some routes that belong together."""
+    """A group of routes."""
 
     def add_to(self, app: Klein) -> None:
-        """Have an app serve them."""
+        """Add the routes to a Klein app."""
 
 
 def make_resource(*routes: Routes) -> RoutedResource:
-    """Return the resource tree of a listener that serves these routes."""
+    """Return the resource that serves these routes, and turns all errors into problems."""
     app = Klein()
     for group in routes:
         group.add_to(app)
@@ -50,13 +50,13 @@ def make_resource(*routes: Routes) -> RoutedResource:
 
 
 def describe_error(error: HttpError, request_id: bytes) -> tuple[bytes, bytes]:
-    """Return the content type and the problem document of what is no acceptable request."""
+    """Return the content type and the problem document of an error of the HTTP server."""
     problem = Problem(_HTTP_PROBLEMS[error.status], error.detail)
     return PROBLEM_TYPE, describe_problem(problem, request_id.decode())
 
 
 def respond(request: Request, body: bytes, status: int = 200) -> bytes:
-    """Respond with a body of JSON."""
+    """Respond with a JSON body."""
     request.code = status
     request.setHeader(b"Content-Type", b"application/json")
     return body
@@ -69,7 +69,7 @@ def send_problem(request: Request, problem: Problem) -> bytes:
     if problem.allowed:
         request.setHeader(b"Allow", ", ".join(problem.allowed).encode())
     if problem.kind in (Kind.OVERLOADED, Kind.DRAINING):
-        # Connections are what there is too much of.
+        # There are too many connections, so this one is closed.
         request.keep_alive = False
     request.outcome = problem.slug
     request.setResponseCode(problem.status)
@@ -78,13 +78,11 @@ def send_problem(request: Request, problem: Problem) -> bytes:
 
 
 def _refuse_problem(request: Request, failure: Failure) -> bytes:
-    error = failure.value
-    assert isinstance(error, ProblemError)
-    return send_problem(request, error.problem)
+    return send_problem(request, cast(ProblemError, failure.value).problem)
 
 
 def _refuse_route(request: Request, failure: Failure) -> bytes:
-    """Respond in our own words to what Klein's routing found."""
+    """Respond to a routing error of Klein with a problem."""
     if not isinstance(failure.value, RouteMethodNotAllowed):
         return send_problem(request, not_found().problem)
     allowed = tuple(sorted(failure.value.valid_methods or ()))
@@ -93,8 +91,8 @@ def _refuse_route(request: Request, failure: Failure) -> bytes:
 
 
 def _refuse_crash(request: Request, failure: Failure) -> bytes:
-    """Respond to a bug of ours with no more than the id by which the log tells all."""
+    """Respond to a bug with the request id only; the log has the traceback."""
     request_id = request.request_id.decode()
     _log.failure("request {request_id} crashed", failure, request_id=request_id)
-    detail = "Something went wrong in the proxy; its log knows the requestId."
+    detail = "The proxy has a bug; its log has the traceback under this requestId."
     return send_problem(request, Problem(Kind.INTERNAL, detail, started="unknown"))

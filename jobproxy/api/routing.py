@@ -1,4 +1,4 @@
-"""Klein's routing, without what it does anew for every request that never changes."""
+"""Klein's routing, with a cache of what is the same for every request."""
 
 import re
 from typing import Any, cast
@@ -16,16 +16,16 @@ from jobproxy.wire.problems import Kind, Problem, ProblemError
 
 _log = Logger()
 
-#: A path's part that stands for itself.
+#: A segment of a path in which nothing is escaped.
 _PLAIN = re.compile(rb"[A-Za-z0-9._~-]+")
 
 
 class RoutedResource(KleinResource):
-    """Serves a Klein app whose handlers and error handlers return bytes, handlers also later.
+    """Serves a Klein app. Its handlers return bytes or a Deferred, its error handlers return bytes.
 
-    Klein binds its URL map to each request's host, with IDNA and all, to be able to build URLs; we
-    build none, so one binding serves all requests. A handler's Deferred is cancelled when its
-    client leaves, as Klein does it.
+    Klein binds its URL map to the host of each request, which is slow, and needed only to build
+    URLs. No URLs are built here, so there is one binding. As in Klein, a handler's Deferred is
+    cancelled when its client leaves.
     """
 
     def __init__(self, app: Klein) -> None:
@@ -36,15 +36,15 @@ class RoutedResource(KleinResource):
         self._fixed_parents = {
             rule.rule.rpartition("/<")[0].encode() for rule in rules if rule.rule.count("<") == 1
         }
-        #: What a method and a path lead to, and what a method and all but the last part of a path
-        #: do where that part is the rule's one variable, whose name comes with it.
+        #: The endpoint of a method and a path without variables; and of a method and a path without
+        #: its last segment, with the name of the one variable, which is that segment.
         self._known: dict[tuple[bytes, bytes], str] = {}
         self._known_parents: dict[tuple[bytes, bytes], tuple[str, str]] = {}
 
     def render(self, request: Any) -> Any:
         try:
             result = self._handle(request)
-        except Exception:  # whatever a handler raises is what the error handlers are for
+        except Exception:  # the error handlers respond to whatever a handler raises
             self._refuse(Failure(), request)
             return NOT_DONE_YET
         if isinstance(result, bytes):
@@ -83,7 +83,7 @@ class RoutedResource(KleinResource):
             request.finish()
 
     def _refuse(self, failure: Failure, request: Request) -> None:
-        """Respond with what the first error handler that fits returns."""
+        """Respond with what the first matching error handler returns."""
         if request.is_gone:
             if not failure.check(CancelledError):
                 _log.failure("a handler failed after its client had left", failure)
@@ -93,5 +93,5 @@ class RoutedResource(KleinResource):
                 body = self._app.execute_error_handler(handler, request, failure)
                 self._finish(cast(bytes, body), request)
                 return
-        _log.failure("a handler failed in a way that no error handler is for", failure)
+        _log.failure("a handler failed, and no error handler matches", failure)
         request.channel.transport.abortConnection()

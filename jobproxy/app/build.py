@@ -1,7 +1,7 @@
-"""The wiring: makes a proxy from its settings, for ``twistd`` and for every test alike.
+"""The wiring: makes a proxy from its settings, for ``twistd`` and for tests.
 
-Whatever is not of the proxy's own making is an argument: the reactor, the HTTP client, the store,
-random numbers, and the wall clock.
+Whatever reaches outside is an argument: the reactor, the HTTP client, the store, random numbers and
+the wall clock.
 """
 
 import os
@@ -30,6 +30,7 @@ from jobproxy.api.openapi import OpenApiRoutes
 from jobproxy.api.responses import Routes, describe_error, make_resource
 from jobproxy.app.settings import CorrelateBy, Settings, SlotScope
 from jobproxy.cluster.coordinator import Coordinator, LocalCoordinator
+from jobproxy.cluster.inbox import Inbox
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.remote_jobs import RemoteJobs
 from jobproxy.cluster.replicator import Replicator
@@ -49,7 +50,7 @@ from jobproxy.monitoring.reactor_lag import ReactorLag
 from jobproxy.monitoring.status import Feed, Status
 from jobproxy.monitoring.traffic import Traffic
 from jobproxy.store.interface import IStore
-from jobproxy.store.limits import LEASE_TIME
+from jobproxy.store.limits import Times
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
@@ -60,29 +61,29 @@ from jobproxy.wire.tokens import MIN_KEY, TokenSigner
 
 
 def make_request_id() -> bytes:
-    """Return an id that no other request has."""
+    """Return a new random request id."""
     return hexlify(os.urandom(8))
 
 
 @frozen(eq=False, kw_only=True)
 class Environment:
-    """What a proxy is not made of, but runs in.
+    """What a proxy uses of the world outside.
 
-    :param reactor: makes connections, and tells monotonic time.
+    :param reactor: makes connections; its time is monotonic.
     :param client: sends start requests.
     :param pool: the client's connections.
-    :param store: shared with other nodes; :data:`None` if there are none.
-    :param random: spreads retries.
-    :param now: Unix time in seconds.
-    :param node: the name of this process, which no other has or had.
+    :param store: shared with other nodes; :data:`None`: there are none.
+    :param random: the jitter of retries.
+    :param now: returns Unix time in seconds.
+    :param node: the name of this node, which no other process has or had.
     :param stop: does what SIGTERM does.
-    :param bounds: how much is retained at most, of jobs that no client waits for.
+    :param bounds: of each map of the retention.
     :param parked_bounds: of callbacks that wait for the ack of their job.
-    :param entropy: returns as many random bytes as it is asked for.
+    :param entropy: returns the given number of random bytes.
     :param make_request_id: returns an id for a request that has none.
-    :param wants_events: says whether the log is to have job events.
+    :param wants_events: returns whether to write job events to the log.
     :param count_dropped: returns how many log lines were dropped, by reason.
-    :param has_descriptors: says whether there are free file descriptors.
+    :param has_descriptors: returns whether there are free file descriptors.
     """
 
     reactor: Any
@@ -104,13 +105,13 @@ class Environment:
 
 @frozen(eq=False, kw_only=True)
 class Proxy:
-    """A proxy, whole, that neither listens nor runs yet.
+    """A complete proxy. It does not listen yet, and its services do not run yet.
 
-    :param feed: the status, as it changes.
+    :param feed: sends each change of the status to the live page.
     :param clients: serves clients, and all that has no port of its own.
-    :param callbacks: serves callbacks alone.
-    :param admin: serves the operator.
-    :param services: have to run, in this order.
+    :param callbacks: serves only callbacks; :data:`None`: they have no port of their own.
+    :param admin: serves the operator; :data:`None`: there is no admin side.
+    :param services: to be started in this order, and stopped in reverse.
     """
 
     gateway: Gateway
@@ -129,7 +130,7 @@ class Proxy:
 
 
 def build_proxy(settings: Settings, environment: Environment) -> Proxy:
-    """Return a proxy."""
+    """Return a proxy that neither listens nor runs yet."""
     reactor = environment.reactor
     signer = TokenSigner(
         settings.secret_file or (environment.entropy(MIN_KEY),),
@@ -204,7 +205,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
 def _build_table(
     settings: Settings, environment: Environment, signer: TokenSigner
 ) -> tuple[CorrelationTable, Coordinator]:
-    """Return the table, and what knows of other nodes."""
+    """Return the table and the coordinator."""
     reactor, store, node = environment.reactor, environment.store, environment.node
     events = JobEvents(environment.wants_events)
     if store is None:
@@ -229,8 +230,9 @@ def _build_table(
         observer=Observers((events, replicator)),
         bounds=environment.bounds,
     )
-    remote_jobs = RemoteJobs(reactor, table, store, replicator, outbox, node)
-    return table, SharedCoordinator(table, store, remote_jobs, outbox, node)
+    remote_jobs = RemoteJobs(reactor, table, store, replicator, node)
+    inbox = Inbox(table, store, remote_jobs, replicator, outbox, node)
+    return table, SharedCoordinator(table, store, remote_jobs, inbox, outbox, node)
 
 
 def _build_starter(
@@ -250,7 +252,7 @@ def _build_starter(
             limiter,
             store,
             settings.starts_per_account,
-            settings.start_timeout + LEASE_TIME,
+            settings.start_timeout + Times().lease,
             environment.random,
         )
     job_server = JobServer(

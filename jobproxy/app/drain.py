@@ -1,4 +1,4 @@
-"""The way out: no new jobs, an answer for everybody who is held, and every byte of it sent."""
+"""The drain: refuse new jobs, wait for the held clients, and send every byte to them."""
 
 from collections.abc import Sequence
 
@@ -17,11 +17,11 @@ from jobproxy.util.deadline import TURNS
 
 _log = Logger()
 
-#: Seconds for the requests of those who were let in last to come.
-SETTLE_TIME = 0.1
-#: Seconds for the bytes of the last answers to leave.
+#: Seconds for the requests of clients that connected just before.
+LAST_REQUESTS_TIME = 0.1
+#: Seconds for the bytes of the last responses to be sent.
 FLUSH_TIME = 5.0
-#: The same, once the process has been told twice to stop.
+#: The same, once a second signal has come.
 HURRIED_FLUSH_TIME = 0.5
 
 
@@ -29,12 +29,12 @@ HURRIED_FLUSH_TIME = 0.5
 class Drain:
     """Ends the proxy's work before its services are stopped.
 
-    :param timeout: seconds for the held clients to be answered.
-    :param callbacks: the factory of ports for callbacks alone, if there are such: their connections
-        stay open as long as anybody is held, since a job server whose callback meets the close of
-        an idle connection may not send it again.
-    :param handed_on: ports whose sockets stay open for the next process: new clients wait there
-        for it, and are not refused.
+    :param timeout: seconds to wait for the held clients.
+    :param callbacks: the factory of the ports for callbacks only, if there are any. Its idle
+        connections stay open while clients are held, because a job server may not repeat a callback
+        that was lost with the connection.
+    :param inherited: ports whose sockets stay open for the next process: new clients wait there for
+        it, and are not refused.
     """
 
     _clock: IReactorTime
@@ -43,20 +43,20 @@ class Drain:
     _timeout: float
     _notifier: Notifier
     _callbacks: ServerFactory | None = None
-    _handed_on: Sequence[IService] = ()
+    _inherited: Sequence[IService] = ()
     _waiting: Deferred[None] | None = field(default=None, init=False)
     _is_hurried: bool = field(default=False, init=False)
 
     async def finish_jobs(self) -> None:
-        """Accept no more jobs, and wait until no client is held, for the timeout at most."""
+        """Refuse new jobs, and wait until no client is held, for the timeout at most."""
         table = self._gateway.table
         clients = table.clients
         _log.info("draining: {held} clients are held", held=clients.held)
         self._notifier.notify(STOPPING="1", STATUS=f"draining, {clients.held} clients held")
-        if self._handed_on:
-            for port in self._handed_on:
+        if self._inherited:
+            for port in self._inherited:
                 await maybeDeferred(port.disownServiceParent)
-            await deferLater(self._clock, SETTLE_TIME)
+            await deferLater(self._clock, LAST_REQUESTS_TIME)
         self._gateway.drain()
         await self._close_idle(but=self._callbacks)
         if clients.held and not self._is_hurried:
@@ -68,21 +68,21 @@ class Drain:
         )
 
     async def flush(self) -> None:
-        """Wait until the last responses have left; to be called when no client is held."""
+        """Wait until the last responses are sent; to be called when no client is held."""
         await self._close_idle()
         for factory in self._factories:
             seconds = HURRIED_FLUSH_TIME if self._is_hurried else FLUSH_TIME
             await self._wait(factory.when_empty(), seconds)
 
     def hurry(self) -> None:
-        """Wait no longer."""
-        _log.info("told again to stop: the clients that are still held get an error")
+        """Stop waiting: the clients that are still held get an error."""
+        _log.info("a second signal came: the clients that are still held get an error")
         self._is_hurried = True
         if self._waiting is not None:
             self._waiting.cancel()
 
     async def _close_idle(self, but: ServerFactory | None = None) -> None:
-        # What has arrived by now is still answered.
+        # Requests that have arrived by now still get a response.
         for _ in range(TURNS):
             await deferLater(self._clock, 0)
         for factory in self._factories:

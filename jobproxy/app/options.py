@@ -28,7 +28,7 @@ from jobproxy.wire.tokens import MIN_KEY
 
 
 def read_password(text: str) -> str:
-    """Read a password from a file; a trailing end of line is removed."""
+    """Read a password from the file with this name; an end of line after it is removed."""
     try:
         return Path(text).read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
@@ -38,7 +38,7 @@ def read_password(text: str) -> str:
 
 
 def read_keys(text: str) -> list[bytes]:
-    """Read the keys of callback tokens from a file of one or two lines."""
+    """Read the keys of callback tokens from the file with this name; it has one or two lines."""
     try:
         keys = Path(text).read_bytes().split(b"\n")
     except OSError as error:
@@ -194,7 +194,7 @@ class Options(DaemonOptions):
     )
 
     def settings(self) -> Settings:
-        """Return the parsed options as the parts of the proxy take them."""
+        """Return the parsed options as :class:`Settings`."""
         values: dict[str, Any] = {}
         for name in (attribute.name for attribute in fields(Settings)):
             value = self[name.replace("_", "-")]

@@ -1,4 +1,4 @@
-"""The daemon: a proxy that listens, tells systemd how it is, and drains before it stops."""
+"""The daemon: a proxy with its ports, reports to systemd, and a drain before it stops."""
 
 import os
 import time
@@ -18,14 +18,14 @@ from jobproxy.app.settings import Settings
 from jobproxy.daemon.lifecycle import Daemon
 from jobproxy.daemon.systemd import Heartbeat, Notifier
 from jobproxy.store.interface import IStore
-from jobproxy.store.limits import ANSWER_TIME
+from jobproxy.store.limits import Times
 
-#: Seconds between two tries to write log lines that nobody took.
+#: Seconds between two attempts to write the log lines that are still buffered.
 FLUSH_INTERVAL = 0.5
 
 
 def make_monotonic(reactor: Any) -> Any:
-    """Let a reactor's timers follow the monotonic clock.
+    """Let a reactor's timers use the monotonic clock.
 
     By default ``seconds`` is ``time.time``, so that a step of the wall clock would move every
     deadline (Twisted #2424). Its ``callLater`` computes with it, so it has to be set on the reactor
@@ -36,22 +36,24 @@ def make_monotonic(reactor: Any) -> Any:
 
 
 def make_store(settings: Settings, reactor: Any, node: str) -> IStore | None:
-    """Return the store that the nodes share, if there can be several."""
+    """Return the store that the nodes share; :data:`None` if there is only one node."""
     address = settings.cluster
     if address is None:
         return None
-    # Only who shares a Redis needs to have txredisapi.
+    # txredisapi is an optional dependency, which only --cluster needs.
     from jobproxy.store.redis import RedisStore
 
+    times = Times()
+
     def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
-        endpoint = HostnameEndpoint(reactor, host.encode(), port, ANSWER_TIME)
+        endpoint = HostnameEndpoint(reactor, host.encode(), port, times.answer)
         return wrapClientTLS(optionsForClientTLS(host), endpoint) if address.is_tls else endpoint
 
-    return RedisStore(reactor, address, make_endpoint, node, settings.retain)
+    return RedisStore(reactor, address, make_endpoint, node, settings.retain, times)
 
 
 def build_daemon(settings: Settings, proxy: Proxy, reactor: Any) -> MultiService:
-    """Return a proxy as the service that twistd runs."""
+    """Return the service that twistd runs: a proxy, and all that belongs to its process."""
     notifier = Notifier.from_environment(os.environ, os.getpid())
     clients = proxy.gateway.table.clients
     heartbeat = Heartbeat(reactor, notifier, reactor.callWhenRunning, lambda: clients.held)
@@ -68,7 +70,7 @@ def build_daemon(settings: Settings, proxy: Proxy, reactor: Any) -> MultiService
             assert factory is not None
             port = strports.service(endpoint, factory, reactor)
             ports.append(port)
-            if factory is proxy.clients and _outlives_us(settings, endpoint):
+            if factory is proxy.clients and _is_inherited(settings, endpoint):
                 inherited.append(port)
     drain = Drain(
         reactor,
@@ -80,12 +82,12 @@ def build_daemon(settings: Settings, proxy: Proxy, reactor: Any) -> MultiService
         inherited,
     )
     daemon = Daemon("jobproxy", drain, reactor.callWhenRunning, reactor.callFromThread)
-    # Services stop in reverse order: the ports close before the held clients are answered.
+    # Services stop in reverse order: the ports close before the table ends the held clients.
     for service in (heartbeat, writer, *proxy.services, *ports):
         service.setServiceParent(daemon)
     return daemon
 
 
-def _outlives_us(settings: Settings, endpoint: str) -> bool:
-    """Whether a port for clients stays open for the next process, and no callback comes there."""
+def _is_inherited(settings: Settings, endpoint: str) -> bool:
+    """Whether a port for clients stays open for the next process, and gets no callbacks."""
     return endpoint.startswith("systemd:") and bool(settings.callback_listen)

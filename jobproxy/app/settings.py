@@ -1,4 +1,4 @@
-"""The settings of the proxy: what its options come to, frozen and typed."""
+"""The settings of the proxy: the values of its options."""
 
 from enum import Enum
 
@@ -9,14 +9,14 @@ from jobproxy.upstream.retries import OnLost, RetryMode
 
 
 class CorrelateBy(Enum):
-    """What tells the job that a callback is about."""
+    """What names the job of a callback."""
 
-    TOKEN = "token"  # noqa: S105 - a word, not a secret
+    TOKEN = "token"  # noqa: S105 - not a secret
     ID = "id"
 
 
 class SlotScope(Enum):
-    """Whose start requests are counted together."""
+    """Where the slots of an account are counted."""
 
     NODE = "node"
     CLUSTER = "cluster"

@@ -1,1 +1,1 @@
-"""Several nodes: who owns a job, and how its callback reaches that node."""
+"""Several nodes: which node owns a job, and how its callback reaches that node."""

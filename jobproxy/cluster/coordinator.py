@@ -1,6 +1,6 @@
-"""The coordinator: what a gateway asks about jobs, keys and results that other nodes may know.
+"""The coordinator: agrees with other nodes on keys, jobs and orphans.
 
-A method returns :data:`None` where nobody else has to be asked, so that a job of this node alone
+A method returns :data:`None` where no other node has to be asked, so that a job of this node alone
 costs neither a Deferred nor a turn of the reactor.
 """
 
@@ -20,16 +20,16 @@ from jobproxy.wire.jobs import Report
 
 @frozen(eq=False)
 class ClusterStatus:
-    """How it goes with the other nodes.
+    """The connection with the other nodes, for status and metrics.
 
-    :param node: the name of this one.
+    :param node: the name of this node.
     :param is_up: whether the store can be reached, and this node receives messages.
-    :param calls: requests to the store, by result.
-    :param durations: of the store's responses.
-    :param relays: what became of callbacks for other nodes' jobs.
+    :param calls: the number of calls to the store, by result.
+    :param durations: of the calls that did not fail.
+    :param relays: callbacks that came here for other nodes' jobs, by what became of them.
     :param gaps: how many times messages may have been missed.
-    :param found: results that were found after a gap.
-    :param unsent: what other nodes could not be sent at once.
+    :param found: results that were found in the store after such a gap.
+    :param unsent: calls of the outbox that failed.
     """
 
     node: str
@@ -43,59 +43,70 @@ class ClusterStatus:
 
 
 class Coordinator(Protocol):
-    """Everything that returns a Deferred fails with a :class:`ProblemError` of the kind
-    ``STORE_UNREACHABLE`` if it cannot be known.
+    """What a gateway asks about jobs, keys and orphans that other nodes may know.
+
+    Every Deferred fails with a :class:`ProblemError` of the kind ``STORE_UNREACHABLE`` if the
+    store cannot be reached and is needed.
     """
 
     def claim(self, record: JobRecord) -> Deferred[bool]:
-        """Ask for the right to start a job that has a key; fire with whether it is granted."""
+        """Claim the key of a job.
+
+        :return: fires with whether to start the job here; if not, another node starts it.
+        """
 
     def locate(self, job_id: str) -> Deferred[JobRecord] | None:
-        """Put the record of another node's job into the table.
+        """Make sure that the table has an up-to-date record of another node's job.
 
-        :return: fails with ``NOT_FOUND`` if nobody knows the job.
+        :return: :data:`None`: the table has it, or no other node can know it. The Deferred fails
+            with ``NOT_FOUND`` if no node knows the job.
         """
 
     def locate_key(
         self, key_digest: bytes, request_digest: bytes, known: JobRecord | None
     ) -> Deferred[JobRecord | None]:
-        """Return the job of a key, wherever it is.
+        """Return the record of the job of a key, on whichever node it is.
 
-        :param known: the job of that key in the table.
+        :param known: the record of the job with that key in the table, if there is one.
         :return: fails with ``IDEMPOTENCY_KEY_REUSED`` if the key belongs to another request.
         """
 
     def is_elsewhere(self, job_id: str) -> bool:
-        """Whether another node has the job."""
+        """Whether another node owns the job."""
 
     def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
-        """Send a callback to the node that has the job; to be called if it is elsewhere."""
+        """Send a callback to the owner of the job, which must be another node."""
 
     def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
-        """Let other nodes know of a job that its client may ask for, once ``waiting`` fires."""
+        """Note a job in the store when its client gets a response without the result.
+
+        The client can then ask any node for it.
+
+        :return: ``waiting``, with the same outcome.
+        """
 
     def orphan_collected(self, job_id: str) -> None:
-        """Note that a client asks for a result; it is an orphan no longer."""
+        """Let the store know that a client got a result, which is not an orphan any more."""
 
     def list_orphans(self) -> Deferred[list[Orphan]]:
-        """Return the results that nobody waited for or asked for since, the oldest first."""
+        """Return the orphans, the oldest first."""
 
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
-        """Return the body of an orphan, if there is one with this job id."""
+        """Return the body of the orphan with this job id, if there is one."""
 
     def drop_orphan(self, job_id: str) -> Deferred[None]:
         """Forget an orphan."""
 
     def reasons_not_ready(self) -> list[str]:
-        """Return why jobs had better go to another node."""
+        """Return why a load balancer should send jobs to another node."""
 
     def status(self) -> ClusterStatus | None:
-        """Return how it goes with the other nodes, if there can be any."""
+        """Return the connection with the other nodes, if there can be any."""
 
 
 @define(eq=False)
 class LocalCoordinator:
-    """For a node without others: nobody else knows anything."""
+    """For a single node: there is no other node to ask."""
 
     _table: CorrelationTable
     _clock: IReactorTime
@@ -104,7 +115,7 @@ class LocalCoordinator:
         return succeed(True)
 
     def locate(self, job_id: str) -> None:
-        """Nobody has to be asked."""
+        """Return :data:`None`: there is no other node to ask."""
 
     def locate_key(
         self,
@@ -118,13 +129,13 @@ class LocalCoordinator:
         return False
 
     def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
-        raise NotImplementedError("every job is here")
+        raise NotImplementedError("this node owns every job")
 
     def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
         return waiting
 
     def orphan_collected(self, job_id: str) -> None:
-        """The table has noted it."""
+        """Do nothing: the table has moved the record to its outcomes."""
 
     def list_orphans(self) -> Deferred[list[Orphan]]:
         now = self._clock.seconds()
@@ -147,4 +158,4 @@ class LocalCoordinator:
         return []
 
     def status(self) -> None:
-        """There are no others."""
+        """Return :data:`None`: there are no other nodes."""

@@ -1,4 +1,4 @@
-"""The outbox: what other nodes are to know, told again when it could not be told at first."""
+"""The outbox: calls to the store that are repeated when they failed because it was unreachable."""
 
 from collections.abc import Callable
 from itertools import count
@@ -12,29 +12,31 @@ from twisted.python.failure import Failure
 
 from jobproxy.jobs.retention import Bounds
 from jobproxy.store.interface import StoreUnreachable
+from jobproxy.util.chunks import chunked
 from jobproxy.util.expiring_map import ExpiringMap
 
 _log = Logger()
 
-#: How much is told at once.
+#: How many calls are repeated at once.
 CHUNK = 256
 
-Ask = Callable[[], Deferred[Any]]
+Call = Callable[[], Deferred[Any]]
 
 
 @define(eq=False)
 class Outbox:
-    """Has things done in the background that do no harm if they are done twice.
+    """Makes calls to the store in the background. They must be safe to repeat.
 
-    :param seconds: for how long something is worth being told.
+    :param seconds: how long a failed call is kept.
+    :param bounds: of the failed calls that are kept.
+    :ivar failed: how many times a call failed.
     """
 
     _clock: IReactorTime
     _seconds: float
     _bounds: Bounds = field(factory=Bounds)
-    _kept: ExpiringMap[tuple[str, Ask, int]] = field(init=False, repr=False)
+    _kept: ExpiringMap[tuple[str, Call, int]] = field(init=False, repr=False)
     _numbers: "count[int]" = field(factory=count, init=False, repr=False)
-    #: How many times something could not be told.
     failed: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -43,34 +45,32 @@ class Outbox:
         )
 
     def __len__(self) -> int:
-        """Return how much is still to be told."""
+        """Return how many failed calls are kept."""
         return len(self._kept)
 
-    def send(self, ask: Ask, size: int = 0, *, again: bool = True) -> None:
-        """Ask the store for something.
+    def send(self, call: Call, size: int = 0, *, again: bool = True) -> None:
+        """Make a call.
 
-        :param size: about how many bytes are kept if it has to be asked later.
-        :param again: whether it is of use later.
+        :param size: about how many bytes the call keeps in memory.
+        :param again: whether to keep and repeat it if the store is unreachable.
         """
-        self._try(ask, size, again)
+        self._try(call, size, again)
 
     async def send_again(self) -> None:
-        """Tell what could not be told; to be called when the store is back."""
-        kept = list(self._kept)
-        for start in range(0, len(kept), CHUNK):
-            chunk = kept[start : start + CHUNK]
+        """Repeat the failed calls; to be called when the store can be reached again."""
+        for chunk in chunked(list(self._kept), CHUNK):
             for name, _, _ in chunk:
                 if self._kept.find(name) is not None:
                     self._kept.remove(name)
-            await gatherResults([self._try(ask, size, True) for _, ask, size in chunk])
+            await gatherResults([self._try(call, size, True) for _, call, size in chunk])
 
-    def _try(self, ask: Ask, size: int, again: bool) -> Deferred[Any]:
-        return ask().addErrback(self._keep, ask, size, again)
+    def _try(self, call: Call, size: int, again: bool) -> Deferred[Any]:
+        return call().addErrback(self._keep, call, size, again)
 
-    def _keep(self, failure: Failure, ask: Ask, size: int, again: bool) -> None:
+    def _keep(self, failure: Failure, call: Call, size: int, again: bool) -> None:
         self.failed += 1
         if not failure.check(StoreUnreachable):
-            _log.failure("the store failed", failure)
+            _log.failure("a call to the store failed", failure)
         elif again:
             name = str(next(self._numbers))
-            self._kept.put(name, (name, ask, size), size)
+            self._kept.put(name, (name, call, size), size)

@@ -1,8 +1,8 @@
-"""The coordinator of a node among others, which share a store."""
+"""The coordinator of a node that shares a store with other nodes."""
 
 from collections import Counter
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import define, evolve, field
 from twisted.application.service import Service
@@ -10,29 +10,30 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from jobproxy.cluster.coordinator import ClusterStatus
+from jobproxy.cluster.inbox import Inbox
 from jobproxy.cluster.outbox import Outbox
-from jobproxy.cluster.remote_jobs import RemoteJobs, key_reused
+from jobproxy.cluster.remote_jobs import RemoteJobs
+from jobproxy.jobs import outcomes
 from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.store.interface import (
     IStore,
-    Kind,
     Message,
+    MessageKind,
     Orphan,
     Placement,
     StoreUnreachable,
 )
 from jobproxy.wire.jobs import Report
-from jobproxy.wire.problems import Kind as ProblemKind
-from jobproxy.wire.problems import Problem, ProblemError, not_found
+from jobproxy.wire.problems import Kind, Problem, ProblemError, not_found
 from jobproxy.wire.tokens import is_job_id, node_of
 
 Found = TypeVar("Found")
 
 UNREACHABLE = Problem(
-    ProblemKind.STORE_UNREACHABLE,
-    "The proxy cannot reach the other nodes, which may know of the job; try again.",
+    Kind.STORE_UNREACHABLE,
+    "The proxy cannot reach the store that the nodes share; try again.",
     started="unknown",
     retry_after=1,
 )
@@ -48,23 +49,24 @@ _DELIVERIES = {
 class SharedCoordinator(Service):
     """Shares keys, results and orphans with other nodes; see :class:`Coordinator`.
 
-    What concerns only jobs of this node, without a key, does not need the store. As a service it
-    keeps the store open.
+    A job of this node without a key does not need the store. The store is open while this service
+    runs.
 
-    :param node: the name of this one.
-    :ivar relays: what became of callbacks that came here although another node has their job.
+    :param node: the name of this node.
+    :ivar relays: how many callbacks of other nodes' jobs came here, by what became of them.
     """
 
     _table: CorrelationTable
     _store: IStore
     _remote_jobs: RemoteJobs
+    _inbox: Inbox
     _outbox: Outbox
     _node: str
     relays: Counter[str] = field(factory=Counter, init=False)
 
     def startService(self) -> None:
         super().startService()
-        self._store.open(self._remote_jobs)
+        self._store.open(self._inbox)
 
     def stopService(self) -> Deferred[Any]:
         super().stopService()
@@ -77,7 +79,7 @@ class SharedCoordinator(Service):
         if not is_job_id(job_id) or self._remote_jobs.is_ours(job_id):
             return None
         record = self._table.find(job_id)
-        if record is not None and not self._remote_jobs.is_open_elsewhere(record):
+        if record is not None and not self._remote_jobs.may_be_outdated(record):
             return None
         return _run(self._locate(job_id, record))
 
@@ -100,10 +102,10 @@ class SharedCoordinator(Service):
     async def _locate_key(
         self, key_digest: bytes, request_digest: bytes, known: JobRecord | None
     ) -> JobRecord | None:
-        if known is not None and not self._remote_jobs.is_open_elsewhere(known):
+        if known is not None and not self._remote_jobs.may_be_outdated(known):
             return known
         try:
-            claim = await self._store.look_up(key_digest)
+            claim = await self._store.find_claim(key_digest)
         except StoreUnreachable:
             if known is None:
                 raise
@@ -111,8 +113,8 @@ class SharedCoordinator(Service):
         if claim is None:
             return known
         if claim.request_digest != request_digest:
-            raise key_reused()
-        return await self._remote_jobs.recall(key_digest, claim)
+            raise ProblemError(outcomes.key_reused())
+        return await self._remote_jobs.find_claimed(key_digest, claim)
 
     def is_elsewhere(self, job_id: str) -> bool:
         return not self._remote_jobs.is_ours(job_id)
@@ -124,11 +126,11 @@ class SharedCoordinator(Service):
         owner, result = node_of(job_id), "cut-off"
         try:
             if report.is_progress:
-                progress = Message(Kind.PROGRESS, job_id, self._node, report.body)
+                progress = Message(MessageKind.PROGRESS, job_id, self._node, report.body)
                 await self._store.send(owner, progress)
                 result, delivery = "progress", Delivery.PROGRESS
             else:
-                placement = await self._store.put(job_id, report.body, [owner])
+                placement = await self._store.put_result(job_id, report.body, [owner])
                 result, delivery = placement.value, _DELIVERIES[placement]
         except StoreUnreachable:
             result = UNREACHABLE.slug
@@ -138,9 +140,9 @@ class SharedCoordinator(Service):
         return delivery
 
     @property
-    def open_questions(self) -> int:
-        """How many jobs this node and others wait to hear of."""
-        return self._remote_jobs.open_questions
+    def watched(self) -> int:
+        """How many jobs this node or others expect messages about."""
+        return self._remote_jobs.watched
 
     def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
         return waiting.addCallbacks(self._note, self._note_failure)
@@ -148,22 +150,22 @@ class SharedCoordinator(Service):
     def _note(self, record: JobRecord) -> JobRecord:
         if record.result is None and self._remote_jobs.is_ours(record.job_id):
             job_id, ack = record.job_id, record.ack.body if record.ack else b""
-            self._outbox.send(lambda: self._store.note(job_id, ack), len(ack))
+            self._outbox.send(lambda: self._store.put_note(job_id, ack), len(ack))
         return record
 
     def _note_failure(self, failure: Failure) -> Failure:
-        problem = failure.value.problem if isinstance(failure.value, ProblemError) else None
-        if problem is not None and problem.job_id is not None:
-            record = self._table.find(problem.job_id)
+        if failure.check(ProblemError):
+            job_id = cast(ProblemError, failure.value).problem.job_id
+            record = None if job_id is None else self._table.find(job_id)
             if record is not None and record.started != "no":
                 self._note(record)
         return failure
 
     def orphan_collected(self, job_id: str) -> None:
         record = self._table.find(job_id)
-        is_mirrored = record is not None and record.result and not self._remote_jobs.is_ours(job_id)
-        if is_mirrored or self._table.retention.find_orphan(job_id) is not None:
-            self._outbox.send(lambda: self._store.fetch([job_id]))
+        is_remote = record is not None and record.result and not self._remote_jobs.is_ours(job_id)
+        if is_remote or self._table.retention.find_orphan(job_id) is not None:
+            self._outbox.send(lambda: self._store.collect_results([job_id]))
 
     def list_orphans(self) -> Deferred[list[Orphan]]:
         return _as_problem(self._store.list_orphans())
@@ -174,12 +176,12 @@ class SharedCoordinator(Service):
     def drop_orphan(self, job_id: str) -> Deferred[None]:
         self._table.drop_orphan(job_id)
         if not self._remote_jobs.is_ours(job_id):
-            gone = Message(Kind.GONE, job_id, self._node)
-            self._outbox.send(lambda: self._store.send(node_of(job_id), gone))
-        return _as_problem(self._store.discard(job_id))
+            message = Message(MessageKind.NO_RESULT, job_id, self._node)
+            self._outbox.send(lambda: self._store.send(node_of(job_id), message))
+        return _as_problem(self._store.discard_result(job_id))
 
     def reasons_not_ready(self) -> list[str]:
-        """A node that once joined the others goes on without the store, as its own jobs do."""
+        """Name the store until the node has joined; later, jobs without a key do not need it."""
         return [] if self._store.is_joined else [UNREACHABLE.slug]
 
     def status(self) -> ClusterStatus:
@@ -189,19 +191,19 @@ class SharedCoordinator(Service):
             calls=dict(self._store.calls),
             durations=self._store.durations,
             relays=dict(self.relays),
-            gaps=self._remote_jobs.gaps,
-            found=self._remote_jobs.found,
+            gaps=self._inbox.gaps,
+            found=self._inbox.found,
             unsent=self._outbox.failed,
         )
 
 
-def _run(asking: Coroutine[Deferred[Any], Any, Found]) -> Deferred[Found]:
-    return _as_problem(Deferred.fromCoroutine(asking))
+def _run(coroutine: Coroutine[Deferred[Any], Any, Found]) -> Deferred[Found]:
+    return _as_problem(Deferred.fromCoroutine(coroutine))
 
 
-def _as_problem(asking: Deferred[Found]) -> Deferred[Found]:
-    """Let a store that cannot be reached be a problem that clients are told of."""
-    return asking.addErrback(_fail_with_problem)
+def _as_problem(call: Deferred[Found]) -> Deferred[Found]:
+    """Turn :class:`StoreUnreachable` into a problem for clients."""
+    return call.addErrback(_fail_with_problem)
 
 
 def _fail_with_problem(failure: Failure) -> Any:

@@ -1,4 +1,4 @@
-"""Slots that are counted over all nodes (``--slot-scope cluster``)."""
+"""Slots that all nodes count together (``--slot-scope cluster``)."""
 
 import random
 from collections import Counter
@@ -10,24 +10,24 @@ from twisted.internet.task import deferLater
 
 from jobproxy.store.interface import IStore, StoreUnreachable
 from jobproxy.upstream.limiter import AccountLimiter
+from jobproxy.util.backoff import Backoff
 
-#: Seconds between the first two tries to get a slot, and between any two at most.
+#: The first and the longest pause in seconds between two attempts to acquire a slot.
 FIRST_PAUSE = 0.02
 MAX_PAUSE = 0.25
 
 
 @define(eq=False)
 class ClusterSlots:
-    """Grants a slot once the account has one of this node and one of the cluster.
+    """Grants a slot when the account has both a slot of this node and a slot of the cluster.
 
-    While the store is away, each node grants as many as it does alone: a job server that is a
-    little too busy is better than none. Accounts that wait take turns on each node; among nodes it
-    is chance who is next.
+    While the store is unreachable, a slot of this node is enough: too many start requests are
+    better than none. Accounts take turns on each node; which node is next is left to chance.
 
     :param limiter: grants the slots of this node.
-    :param per_account: slots that an account has on all nodes together.
-    :param lease: seconds after which a slot that was not given back is free again, as its node has
-        died; longer than any start request.
+    :param per_account: the number of slots that an account has on all nodes together.
+    :param lease: seconds after which a slot that was not released is free again, because its node
+        has died; must be longer than any start request.
     """
 
     _clock: IReactorTime
@@ -36,8 +36,12 @@ class ClusterSlots:
     _per_account: int
     _lease: float
     _random: random.Random
-    #: How many slots of the cluster each account has here.
-    _taken: Counter[str] = field(factory=Counter, init=False)
+    _backoff: Backoff = field(init=False)
+    #: How many slots of the cluster each account has on this node.
+    _acquired: Counter[str] = field(factory=Counter, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, self._random, least=0.5)
 
     def acquire(self, account: str) -> Deferred[None]:
         """See :meth:`AccountLimiter.acquire`."""
@@ -48,13 +52,15 @@ class ClusterSlots:
         return self._acquire_both(self._limiter.requeue(account), account)
 
     def release(self, account: str) -> None:
-        """Give both slots back."""
-        if self._taken[account] > 0:
-            self._taken[account] -= 1
-            # If it fails the lease ends.
-            self._store.free(account).addErrback(lambda failure: failure.trap(StoreUnreachable))
-        if not self._taken[account]:
-            del self._taken[account]
+        """Release both slots."""
+        if self._acquired[account] > 0:
+            self._acquired[account] -= 1
+            # If this fails, the slot is free at the end of its lease.
+            self._store.release_slot(account).addErrback(
+                lambda failure: failure.trap(StoreUnreachable)
+            )
+        if not self._acquired[account]:
+            del self._acquired[account]
         self._limiter.release(account)
 
     def _acquire_both(self, granted: Deferred[None], account: str) -> Deferred[None]:
@@ -62,14 +68,14 @@ class ClusterSlots:
 
     async def _acquire(self, granted: Deferred[None], account: str) -> None:
         await granted
-        pause = FIRST_PAUSE
+        failures = 0
         try:
-            while not await self._store.acquire(account, self._per_account, self._lease):
-                await deferLater(self._clock, self._random.uniform(pause / 2, pause))
-                pause = min(2 * pause, MAX_PAUSE)
+            while not await self._store.acquire_slot(account, self._per_account, self._lease):
+                failures += 1
+                await deferLater(self._clock, self._backoff.pause(failures))
         except CancelledError:
             self._limiter.release(account)
             raise
         except StoreUnreachable:
             return
-        self._taken[account] += 1
+        self._acquired[account] += 1

@@ -1,4 +1,4 @@
-"""The clients that wait for jobs: held, answered at their deadline at the latest, dismissed."""
+"""The clients that wait for jobs, each with a Deferred and a deadline."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,11 +16,11 @@ from jobproxy.wire.problems import Problem, ProblemError
 
 @define(eq=False)
 class WaitingClients:
-    """Holds clients until their job ends, their deadline comes, or they leave.
+    """Holds clients until their job ends, their deadline passes, or they leave.
 
-    :param fail: ends a job without a result.
-    :param forget: removes the record of a job that nobody waits for.
-    :ivar held: how many clients wait.
+    :param fail: is called to end a job without a result.
+    :param forget: is called to remove the record of a job that no client waits for.
+    :ivar held: the number of held clients.
     """
 
     _clock: IReactorTime
@@ -40,15 +40,15 @@ class WaitingClients:
         takes_state: bool = False,
         is_poll: bool = False,
     ) -> Deferred[JobRecord]:
-        """Wait for a job; any number of clients may.
+        """Hold a client; a job can have any number of clients.
 
         :param seconds: the time until the deadline.
-        :param ack_is_enough: whether to fire as soon as the start is acknowledged.
-        :param takes_state: whether to fire at the deadline too, with a job that has not ended; not
-            if it is unconfirmed. Such a client can come back for the result, so from then on the
-            job runs unattended.
-        :param is_poll: whether the client only asks about the job: it gets the job's state at its
-            deadline whatever that is, and is no reason to start the job.
+        :param ack_is_enough: whether to fire as soon as there is an ack.
+        :param takes_state: whether to fire at the deadline with the record of a job that has not
+            ended, unless it is unconfirmed. The client can ask for the result later, so the job
+            runs unattended from then on.
+        :param is_poll: whether the client only asks about the job: at its deadline it gets the
+            record in any state, and it is no reason to start the job.
         :return: fires with the record when it has a result, or fails with a :class:`ProblemError`.
             Cancel it when the client has left.
         """
@@ -74,41 +74,41 @@ class WaitingClients:
         )
         record.waiters = (*record.waiters, waiter)
         self.held += 1
-        return waiter.answered
+        return waiter.deferred
 
     def dismiss(self, waiter: Waiter) -> Deferred[JobRecord]:
-        """Count a client as waiting no longer.
+        """Remove a client from its job.
 
-        :return: what is to be fired. Whoever it calls may ask for the job again.
+        :return: the client's Deferred, for :meth:`fire`. Its callbacks may ask for the job again.
         """
         record = waiter.record
         record.waiters = tuple([other for other in record.waiters if other is not waiter])
         waiter.deadline.cancel()
         self.held -= 1
-        goes_on = record.runs_unattended or record.state is not State.QUEUED
-        if goes_on and not record.waiters and not record.is_ended:
+        may_end_later = record.runs_unattended or record.state is not State.QUEUED
+        if may_end_later and not record.waiters and not record.is_ended:
             self._retention.move(record, self._retention.unattended)
-        answered = waiter.answered
-        del waiter.answered
-        return answered
+        deferred = waiter.deferred
+        del waiter.deferred
+        return deferred
 
     def fire(
-        self, answered: Sequence[Deferred[JobRecord]], record: JobRecord, problem: Problem | None
+        self, deferreds: Sequence[Deferred[JobRecord]], record: JobRecord, problem: Problem | None
     ) -> None:
-        """Answer clients that were dismissed: with the record, or with a problem each."""
-        for waiting in answered:
+        """Fire the Deferreds of dismissed clients with the record, or fail them."""
+        for deferred in deferreds:
             if problem is None:
-                waiting.callback(record)
+                deferred.callback(record)
             else:
-                waiting.errback(ProblemError(problem))
+                deferred.errback(ProblemError(problem))
         self.notify_idle()
 
-    def answer_all(self, record: JobRecord, problem: Problem) -> None:
-        """Answer all clients of a job with a problem."""
+    def fail_all(self, record: JobRecord, problem: Problem) -> None:
+        """Fail the Deferreds of all clients of a job with a problem."""
         self.fire([self.dismiss(waiter) for waiter in record.waiters], record, problem)
 
     def shorten(self, record: JobRecord, seconds: float) -> None:
-        """Bring all deadlines forward, unless they are sooner.
+        """Bring the deadlines of all clients forward; earlier ones do not change.
 
         :param seconds: the time from now until the new deadline.
         """
@@ -116,8 +116,8 @@ class WaitingClients:
         for waiter in record.waiters:
             waiter.deadline.bring_forward(at)
 
-    def answer_acks(self, record: JobRecord) -> None:
-        """Answer the clients to which an ack is enough."""
+    def fire_acknowledged(self, record: JobRecord) -> None:
+        """Fire the Deferreds of the clients to which an ack is enough."""
         for waiter in record.waiters:
             if waiter.ack_is_enough:
                 record.runs_unattended = True
@@ -125,11 +125,11 @@ class WaitingClients:
         self.notify_idle()
 
     def when_idle(self) -> Deferred[None]:
-        """Wait until no client is held."""
+        """Return a Deferred that fires once no client is held."""
         return self._idle.wait(is_idle=not self.held)
 
     def notify_idle(self) -> None:
-        """Fire what waits for no client to be held; called once the last ones are answered."""
+        """Fire the Deferreds of :meth:`when_idle`, if no client is held."""
         if not self.held:
             self._idle.notify()
 
@@ -149,7 +149,7 @@ class WaitingClients:
         record = waiter.record
         takes_state = waiter.takes_state and record.state is not State.UNCONFIRMED
         record.runs_unattended |= takes_state
-        answered = self.dismiss(waiter)
+        deferred = self.dismiss(waiter)
         problem = outcomes.time_is_up(record)
         if not (waiter.is_poll or record.is_wanted):
             record.overdue = self._clock.seconds()
@@ -159,7 +159,7 @@ class WaitingClients:
         if is_open and not waiter.is_poll:
             self._observer.client_left(record, "has waited for as long as it may")
         if is_open and (waiter.is_poll or takes_state):
-            answered.callback(record)
+            deferred.callback(record)
         else:
-            answered.errback(ProblemError(outcomes.for_one_of_many(record, problem)))
+            deferred.errback(ProblemError(outcomes.for_one_of_many(record, problem)))
         self.notify_idle()

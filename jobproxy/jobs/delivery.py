@@ -11,25 +11,25 @@ _log = Logger()
 
 
 class Delivery(Enum):
-    """The table's verdict on a callback of a job that is ours.
+    """What the table did with a callback.
 
-    :ivar is_refused: whether the callback changed nothing because it cannot be right.
+    :ivar is_refused: whether the callback contradicts what is known, and so changed nothing.
     """
 
     ACCEPTED = "accepted"
-    #: The job goes on.
+    #: The job has not ended.
     PROGRESS = "progress"
     #: The job has this result already.
     DUPLICATE = "duplicate"
-    #: The job's deadline has passed, or nothing is known of it any more; the result is kept.
+    #: The deadline of the last client has passed, or the job was forgotten; the result is kept.
     LATE = "late"
-    #: It names no job by its URL, and its upstream id is not known (yet); it is kept.
+    #: The URL names no job, and the upstream id is not known yet; the callback is kept.
     PARKED = "parked"
     #: The job has another result already.
     CONFLICT = "conflict"
-    #: It has another upstream id than the ack of the job's start.
+    #: The upstream id is not the one in the ack.
     MISMATCH = "mismatch"
-    #: It names no job at all.
+    #: Neither the URL nor the body names a job.
     UNNAMED = "unnamed"
 
     @property
@@ -41,9 +41,9 @@ _REFUSED = frozenset({Delivery.CONFLICT, Delivery.MISMATCH, Delivery.UNNAMED})
 
 
 def judge(record: JobRecord, report: Report) -> Delivery:
-    """Return what a callback means for a job; only ``ACCEPTED`` and ``LATE`` end it."""
+    """Return what to do with a callback; only ``ACCEPTED`` and ``LATE`` end the job."""
     known, given = record.upstream_id, report.upstream_id
-    # The ids of a job that was started again can both be right.
+    # A job that was started again has more than one upstream id.
     if known is not None and given is not None and known != given and record.starts < 2:
         _log.error("job {job} got a callback about another id", **record.log_fields)
         return Delivery.MISMATCH
@@ -56,10 +56,15 @@ def judge(record: JobRecord, report: Report) -> Delivery:
 
 
 def _compare(record: JobRecord, result: Report, report: Report) -> Delivery:
-    """Return what a second result means."""
+    """Return what to do with a second result."""
     if report.body != result.body:
         if record.starts < 2:
-            _log.error("job {job} got a second result, unlike its first", **record.log_fields)
+            _log.error(
+                "job {job} got a second result that differs from the first", **record.log_fields
+            )
             return Delivery.CONFLICT
-        _log.warn("job {job} was started again, and both have ended", **record.log_fields)
+        _log.warn(
+            "job {job} was started twice, and has two results; the first one is kept",
+            **record.log_fields,
+        )
     return Delivery.DUPLICATE

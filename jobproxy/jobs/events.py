@@ -14,7 +14,7 @@ _log = Logger(JOB_EVENTS)
 
 
 class Source(Enum):
-    """Where news of a job came from."""
+    """Where a change of a job's state came from."""
 
     #: The job server, or this process itself.
     HERE = "here"
@@ -26,18 +26,18 @@ class Observer(Protocol):
     """Is called by the correlation table when something happens to a job."""
 
     def job_changed(self, record: JobRecord, source: Source) -> None:
-        """The job has come to another state, or got its ack."""
+        """The job is in another state, or has got its ack."""
 
     def client_left(self, record: JobRecord, reason: str) -> None:
-        """A client waits no longer, although the job goes on.
+        """A client is not held any more, although the job has not ended.
 
-        :param reason: the end of the sentence "a client of the job …".
+        :param reason: the end of the log line "a client of job ID …".
         """
 
 
 @frozen
 class Observers:
-    """Passes everything on to several observers, in order."""
+    """Calls several observers, in order."""
 
     _observers: tuple[Observer, ...]
 
@@ -54,7 +54,7 @@ class Observers:
 class JobEvents:
     """Writes job events to the log.
 
-    :param is_wanted: says whether anybody reads them; it is called for each event.
+    :param is_wanted: returns whether to write them; it is called for each event.
     """
 
     _is_wanted: Callable[[], bool] = lambda: False

@@ -1,4 +1,4 @@
-"""How the table finds the job that a callback is about: by our token, or by the upstream id."""
+"""How the table finds the record of a callback: by token, or by upstream id."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -15,16 +15,16 @@ from jobproxy.wire.jobs import Report
 
 _log = Logger()
 
-#: Callbacks that are kept until an ack tells whose they are.
+#: The limits of the callbacks that wait for the ack of their job.
 PARKED = Bounds(10_000, 16 * 2**20)
 
 
 @frozen
 class UpstreamIds:
-    """How callbacks are told apart that all come to one URL.
+    """How to find jobs by upstream id, if all callbacks come to one URL.
 
-    :param make_job_id: returns a job id for a result whose job nobody knows.
-    :param park_time: seconds that a callback waits for the ack that tells whose it is.
+    :param make_job_id: returns a job id for a callback whose ack did not come.
+    :param park_time: seconds that a callback waits for the ack.
     :param bounds: of the callbacks that wait.
     """
 
@@ -34,26 +34,26 @@ class UpstreamIds:
 
 
 class Index(Protocol):
-    """What the correlation table asks besides its own map from job ids to records."""
+    """Finds records by other names than their job id."""
 
     def find(self, report: Report) -> JobRecord | None:
-        """Return the record of a callback that names no job by its URL."""
+        """Return the record of a callback whose URL names no job, if it is known."""
 
     def park(self, report: Report) -> Delivery:
         """Keep such a callback until the ack of its job comes."""
 
     def add(self, record: JobRecord, upstream_id: str) -> Report | None:
-        """Note a job's upstream id; return the callback that was parked for it."""
+        """Add a job's upstream id; return the callback that was parked for it, if there is one."""
 
     def remove(self, record: JobRecord) -> None:
-        """Forget a job; called once for each record."""
+        """Remove a record's upstream ids; to be called once for each record."""
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
 
 
 class TokenIndex:
-    """For callback URLs with a token: the token alone says which job it is."""
+    """For callback URLs with a token, which names the job: nothing else is needed."""
 
     def find(self, report: Report) -> JobRecord | None:  # noqa: ARG002 - Index's
         return None
@@ -65,20 +65,20 @@ class TokenIndex:
         return None
 
     def remove(self, record: JobRecord) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is kept."""
 
     def clear(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is kept."""
 
 
 @define(eq=False)
 class UpstreamIdIndex:
     """For job servers that call back one fixed URL (``--correlate-by id``).
 
-    The id is known with the ack of the start. A callback that comes before is *parked*. If its ack
-    does not come either, nobody knows whose it is, and it is handed over as unclaimed.
+    The upstream id is known from the ack. A callback that comes before the ack is *parked*. If the
+    ack does not come in time, the callback gets a record of its own.
 
-    :param keep_unclaimed: keeps the result of a job whose ack never came; returns its record.
+    :param keep_unclaimed: is called with a callback whose ack did not come; returns its record.
     """
 
     _clock: IReactorTime
@@ -112,7 +112,9 @@ class UpstreamIdIndex:
         if other is not None and other.result is None:
             if other is not record:
                 _log.error(
-                    "jobs {one} and {other} have one id", one=other.job_id, other=record.job_id
+                    "jobs {one} and {other} have the same upstream id",
+                    one=other.job_id,
+                    other=record.job_id,
                 )
             return None
         self._name(record, upstream_id)

@@ -1,4 +1,4 @@
-"""Problems about a job: what its clients are told instead of a result."""
+"""Problems about a job: the responses that its clients get instead of a result."""
 
 from attrs import evolve
 
@@ -7,12 +7,12 @@ from jobproxy.wire.problems import Kind, Problem
 
 
 def about(record: JobRecord, problem: Problem) -> Problem:
-    """Return a problem that names the job."""
+    """Return the problem with the ids of the job."""
     return evolve(problem, job_id=record.job_id, upstream_id=record.upstream_id)
 
 
 def time_is_up(record: JobRecord) -> Problem:
-    """Return what a client gets that has waited until its deadline."""
+    """Return the problem of a client whose deadline has passed."""
     started = record.started
     if started == "unknown":
         kind, retry_after = Kind.START_UNKNOWN, None
@@ -23,7 +23,7 @@ def time_is_up(record: JobRecord) -> Problem:
     elif started == "no":
         kind, retry_after = Kind.WAIT_OVER, 1
         detail = (
-            "The job was not started in time: others of its account came first, or the job "
+            "The job was not started in time: other jobs of its account were first, or the job "
             "server was busy."
         )
     else:
@@ -33,10 +33,9 @@ def time_is_up(record: JobRecord) -> Problem:
 
 
 def for_one_of_many(record: JobRecord, problem: Problem) -> Problem:
-    """Return what one client gets while others go on waiting.
+    """Return the problem of one client while other clients still wait for the job.
 
-    A job that was not started yet will be started for the others, so this client must not be told
-    that it was not.
+    The job will still be started for the others, so this client must not get ``started: no``.
     """
     if record.is_wanted and problem.started == "no":
         return evolve(problem, started="unknown")
@@ -44,13 +43,25 @@ def for_one_of_many(record: JobRecord, problem: Problem) -> Problem:
 
 
 def stopped(record: JobRecord) -> Problem:
-    """Return what a client gets that is still held when the proxy stops."""
-    detail = "The proxy was stopped while the job was waited for."
+    """Return the problem of a client that is still held when the proxy stops."""
+    detail = "The proxy was stopped before the job ended."
     return about(record, Problem(Kind.DRAINING, detail, started=record.started, retry_after=1))
 
 
+def key_reused() -> Problem:
+    """Return the problem of a request whose key belongs to another request."""
+    detail = "Another job was sent with this key; send this one with a key of its own."
+    return Problem(Kind.IDEMPOTENCY_KEY_REUSED, detail)
+
+
+def not_started_by_owner() -> Problem:
+    """Return the problem of a job that its owner, another node, did not start."""
+    detail = "The node that owns the job did not start it."
+    return Problem(Kind.UPSTREAM_UNREACHABLE, detail, retry_after=1)
+
+
 def draining() -> Problem:
-    """Return what the client of a job gets that is not started because the proxy stops."""
+    """Return the problem of a job that is not started because the proxy stops."""
     return Problem(
         Kind.DRAINING, "The proxy is about to stop, and starts no more jobs.", retry_after=1
     )

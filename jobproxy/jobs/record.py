@@ -1,20 +1,20 @@
-"""The job record: all that is known of one job, and the state machine of its life.
+"""The job record: all that is known of one job, and the state machine of its states.
 
-A job is asked for (``queued``), its start request is sent (``starting``) and acknowledged
-(``running``), and its callback ends it. Two things make this more than a line:
+A client sends a job (``queued``), its start request is sent (``starting``) and acknowledged
+(``running``), and its callback ends it. Two things make it less simple:
 
 * A start request can be *ambiguous*: it may have reached the job server although no usable ack came
   back. Such a job is ``unconfirmed``. It waits for its callback, and is started again only with
-  ``--retry always``. So a start request can be sent from three states, and if it provably never
-  left, the job goes back to where it was sent from. This is why ``starting`` is three states: a job
-  that was unconfirmed or running before can never become ``queued`` again, whatever becomes of the
-  next start request, and nobody may be told that it was not started.
-* A callback can come at any time: before the ack, after a refusal, after the job was given up. It
-  is the result in every state but those that have one.
+  ``--retry always``. So a start request can be sent in three states, and if it certainly was not
+  read, the job returns to its earlier state. This is why there are three states for ``starting``: a
+  job that was unconfirmed or running can never become ``queued`` again, whatever becomes of the
+  next start request, and no client may get ``started: no``.
+* A callback can come at any time: before the ack, after a refusal, after the job has failed. It is
+  the result, unless the job has one already.
 
-:data:`TRANSITIONS` holds every state, and the events that it accepts. An event that is not there
-is a bug in the proxy and raises :class:`IllegalTransition`. Nothing but :meth:`JobRecord.on` writes
-a record's state, and only the correlation table calls it.
+:data:`TRANSITIONS` holds every state, and the events that it accepts. Any other event is
+a bug in the proxy and raises :class:`IllegalTransition`. Only :meth:`JobRecord.on` writes a
+record's state, and only the correlation table calls it.
 """
 
 import math
@@ -34,10 +34,10 @@ from jobproxy.wire.problems import Problem, Started
 class State(Enum):
     """How far a job has come.
 
-    :ivar word: as clients, operators and the log see it.
+    :ivar word: its name for clients, operators and the log.
     """
 
-    #: No start request was sent, or none that the job server can have read.
+    #: No start request was sent, or certainly none was read.
     QUEUED = ("queued", "queued")
     #: The first start request is under way.
     STARTING = ("starting", "starting")
@@ -49,14 +49,14 @@ class State(Enum):
     UNCONFIRMED = ("unconfirmed", "unconfirmed")
     #: A start was acknowledged, here or on another node.
     RUNNING = ("running", "running")
-    #: There is a problem instead of a result. A callback can still bring one.
+    #: There is a problem instead of a result. A callback can still bring the result.
     FAILED = ("failed", "ended")
     #: There is a result.
     COMPLETED = ("completed", "ended")
-    #: Nothing is kept of the job any more.
+    #: The record was removed from the table.
     FORGOTTEN = ("forgotten", "ended")
 
-    # Enum's own is written in Python, and called for each look-up below.
+    # The method of Enum is written in Python, which is slow for the dictionaries below.
     __hash__ = object.__hash__
 
     def __init__(self, _: str, word: str) -> None:
@@ -72,7 +72,7 @@ class Event(Enum):
     ACK = "ack"
     #: The start request may have reached the job server, but there is no usable ack.
     DOUBT = "doubt"
-    #: The start request provably never left, or was refused.
+    #: The start request certainly was not read, or it was refused.
     RETRACT = "retract"
     #: Another node starts or has started the job.
     HAND_OVER = "hand over"
@@ -143,20 +143,20 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     State.FORGOTTEN: {},
 }
 
-#: The states of a job that nothing but a callback or forgetting can change.
+#: The states of a job that has ended.
 ENDED = frozenset({State.FAILED, State.COMPLETED, State.FORGOTTEN})
 
 
 class IllegalTransition(Exception):
-    """An event came in a state that does not accept it."""
+    """An event came in a state that does not accept it: a bug in the proxy."""
 
 
 @frozen
 class Origin:
-    """The request that a job came with.
+    """The request that the job came in, for the log.
 
-    :param traceparent: of the trace that it belongs to.
-    :param account: the job's account, if it may be shown.
+    :param traceparent: the header of its trace, if it has one.
+    :param account: the job's account; :data:`None` if it must not be shown.
     """
 
     request_id: bytes = b""
@@ -173,22 +173,22 @@ class JobRecord:
 
     All times are in seconds on a monotonic clock.
 
-    :ivar created: when the job was asked for.
-    :ivar key_digest: stands for the account's Idempotency-Key.
-    :ivar request_digest: stands for the request that the key belongs to.
-    :ivar cancel_start: ends what is under way to start the job; there as long as that is safe.
-    :ivar origin: how the log names the job's request.
-    :ivar runs_unattended: whether the job goes on, and its result is kept, without any client.
+    :ivar created: when the record was created.
+    :ivar key_digest: of the account's Idempotency-Key.
+    :ivar request_digest: of the request that the key belongs to.
+    :ivar cancel_start: stops the start of the job; :data:`None` while that would not be safe.
+    :ivar origin: the request of the job.
+    :ivar runs_unattended: whether the job is started, and its result kept, without any client.
     :ivar starts: how many start requests may have reached the job server.
-    :ivar ack: the response to the start, until the job ends.
-    :ivar result: what ended the job.
+    :ivar ack: the ack, until the job ends.
+    :ivar result: the callback or ack that ended the job.
     :ivar problem: why there is no result.
     :ivar sent: when the first start request was sent.
     :ivar acked: when a usable ack came.
-    :ivar heard: when the job server last said something about the job.
+    :ivar last_report: when the last ack or callback about the job came.
     :ivar ended: when the result or the problem came.
-    :ivar overdue: when the last client that was held got an error because its time was up.
-    :ivar kept_in: the part of the retention that holds the record while nobody waits.
+    :ivar overdue: when the deadline of the last client passed.
+    :ivar kept_in: the map of the retention that holds the record while no client waits.
     """
 
     job_id: str
@@ -206,7 +206,7 @@ class JobRecord:
     problem: Problem | None = field(default=None, init=False)
     sent: float | None = field(default=None, init=False)
     acked: float | None = field(default=None, init=False)
-    heard: float | None = field(default=None, init=False)
+    last_report: float | None = field(default=None, init=False)
     ended: float | None = field(default=None, init=False)
     overdue: float | None = field(default=None, init=False)
     waiters: tuple["Waiter", ...] = field(default=(), init=False)
@@ -241,7 +241,7 @@ class JobRecord:
 
     @property
     def wanted_until(self) -> float:
-        """When nobody will want the job to be started any more, in seconds on the clock."""
+        """The time after which there is no reason to start the job, in seconds on the clock."""
         if self.runs_unattended:
             return math.inf
         deadlines = [waiter.deadline.at for waiter in self.waiters if not waiter.is_poll]
@@ -249,7 +249,7 @@ class JobRecord:
 
     @property
     def log_fields(self) -> dict[str, str]:
-        """The fields by which a log event names the job."""
+        """The fields of a log event that identify the job."""
         fields = {"job": self.job_id}
         if self.origin.request_id:
             fields["request_id"] = self.origin.request_id.decode()
@@ -263,20 +263,20 @@ class JobRecord:
 class Waiter:
     """A client that waits for a job.
 
-    It, its Deferred and its deadline refer to each other. The table breaks that circle when it
-    dismisses the waiter; otherwise each job would leave garbage for the cyclic collector.
+    It, its Deferred and its deadline refer to each other. The table breaks this cycle when it
+    dismisses the waiter; otherwise only the garbage collector could free them.
 
     :param seconds: the time until the deadline.
     :param leave: is called with the waiter when its Deferred is cancelled.
     :param expire: is called with the waiter at its deadline.
-    :ivar ack_is_enough: whether it is answered as soon as the start is acknowledged.
-    :ivar takes_state: whether it accepts the job's state, instead of a problem, at its deadline.
-    :ivar is_poll: whether it only asks about the job, and is no reason to start it.
-    :ivar answered: fires with the record, or fails with a :class:`ProblemError`.
-    :ivar deadline: when it is answered, whatever happens.
+    :ivar ack_is_enough: whether ``deferred`` fires as soon as there is an ack.
+    :ivar takes_state: whether ``deferred`` fires at the deadline, and does not fail.
+    :ivar is_poll: whether the client only asks about the job, and is no reason to start it.
+    :ivar deferred: fires with the record, or fails with a :class:`ProblemError`.
+    :ivar deadline: when ``deferred`` fires or fails in any case.
     """
 
-    __slots__ = ("ack_is_enough", "answered", "deadline", "is_poll", "record", "takes_state")
+    __slots__ = ("ack_is_enough", "deadline", "deferred", "is_poll", "record", "takes_state")
 
     def __init__(
         self,
@@ -294,5 +294,5 @@ class Waiter:
         self.ack_is_enough = ack_is_enough
         self.takes_state = takes_state
         self.is_poll = is_poll
-        self.answered: Deferred[JobRecord] = Deferred(lambda _: leave(self))
+        self.deferred: Deferred[JobRecord] = Deferred(lambda _: leave(self))
         self.deadline = Deadline(clock, seconds, lambda: expire(self))

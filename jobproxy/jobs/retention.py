@@ -11,13 +11,13 @@ from jobproxy.util.expiring_map import ExpiringMap
 
 _log = Logger()
 
-#: Bytes that a record takes besides the body of its result.
+#: The size of a record in bytes without the body of its result.
 OVERHEAD = 1_024
 
 
 @frozen
 class Bounds:
-    """How much is kept at most.
+    """The limits of a map.
 
     :param number: of records.
     :param size: in bytes.
@@ -32,13 +32,13 @@ class Retention:
     """Three maps. A record is in one of them at most, and refers to it.
 
     :param retain: seconds that results and problems are kept.
-    :param lifetime: seconds that jobs without an end are kept.
+    :param lifetime: seconds that jobs that have not ended are kept.
     :param bounds: of each map.
-    :param forget: is called with each record that is removed, by time or for want of room.
+    :param forget: is called with each record that expired or was dropped for lack of room.
     :ivar unattended: jobs that have not ended.
-    :ivar outcomes: jobs whose result or problem somebody got, or can ask for.
-    :ivar orphans: jobs whose result came when nobody waited; they have bounds of their own, so
-        that no traffic pushes them out.
+    :ivar outcomes: jobs whose outcome a client has got or can ask for.
+    :ivar orphans: jobs whose result came when no client waited; they have a map of their own, so
+        that no other records can push them out.
     """
 
     _clock: IReactorTime
@@ -67,7 +67,7 @@ class Retention:
         return self.outcomes.size + self.orphans.size
 
     def move(self, record: JobRecord, kept_in: ExpiringMap[JobRecord] | None) -> None:
-        """Put a record into a map, or into none as a client waits for it."""
+        """Move a record to a map; to none if a client waits for it."""
         if record.kept_in is not None:
             record.kept_in.remove(record.job_id)
         record.kept_in = kept_in
@@ -77,7 +77,7 @@ class Retention:
             kept_in.put(record.job_id, record, size)
 
     def keep_ended(self, record: JobRecord, *, is_orphan: bool) -> None:
-        """Keep the record of a job that has just ended."""
+        """Move the record of a job that has just ended, and log an orphan."""
         self.move(record, self.orphans if is_orphan else self.outcomes)
         if is_orphan:
             when = "after its client had left"
@@ -93,10 +93,12 @@ class Retention:
         return None if record is None or record.result is None else record.result.body
 
     def clear(self) -> None:
-        """Keep nothing any more."""
+        """Remove all records from the maps."""
         for kept in (self.unattended, self.outcomes, self.orphans):
             kept.clear()
 
     def _forget_orphan(self, record: JobRecord) -> None:
-        _log.warn("the result of job {job} is forgotten; nobody asked for it", **record.log_fields)
+        _log.warn(
+            "the result of job {job} is forgotten; no client asked for it", **record.log_fields
+        )
         self._forget(record)

@@ -1,4 +1,4 @@
-"""The correlation table: which client waits for which job, and what became of the others."""
+"""The correlation table: the job records of a node, and the only code that changes them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,18 +26,17 @@ class CorrelationTable(Service):
 
     A record is created before the start request, so that no callback can come too early. It gets at
     most one result. A deadline ends a client's wait, not the job: the record stays, without any
-    client, until the callback comes or its token is no longer good, and then for as long as results
-    are retained.
+    client, until the callback comes or its token expires; its result is then kept for ``retain``.
 
     :param retain: seconds that results are kept.
     :param observer: is called after each change.
-    :param lifetime: seconds that a job without an end is kept once no client waits for it: by
-        default as long as its token is good.
-    :param bounds: of what is retained.
-    :param upstream_ids: given if these, and not tokens, say which job a callback is about.
+    :param lifetime: seconds that a job is kept that has not ended and has no client: by default as
+        long as its token is valid.
+    :param bounds: of each map of the retention.
+    :param upstream_ids: how to find jobs by upstream id; :data:`None`: callbacks have tokens.
     :ivar retention: the records that no client waits for.
-    :ivar clients: those who wait.
-    :ivar durations: from the request for a job to its result.
+    :ivar clients: the held clients.
+    :ivar durations: from the creation of a record to its result.
     """
 
     _clock: IReactorTime
@@ -77,13 +76,14 @@ class CorrelationTable(Service):
         request_digest: bytes = b"",
         origin: Origin = NO_ORIGIN,
     ) -> JobRecord:
-        """Create a job's record, before its start; a client that waits has to follow.
+        """Create a job's record, before its start request; add a client or hand it over at once.
 
-        :param job_id: not in use yet.
-        :param cancel_start: is called when the job ends, or its last client leaves, before it has
-            been started.
-        :param key_digest: finds the job too; it is taken away from a job that had it before.
-        :param origin: how the log names the job's request.
+        :param job_id: a new one.
+        :param cancel_start: is called if the job ends, or its last client leaves, before it is
+            started.
+        :param key_digest: another name of the record; a record that had it before loses it.
+        :param origin: the request of the job, for the log.
+        :raises ValueError: if the job id is in use.
         """
         if job_id in self._records:
             raise ValueError("this job id is in use")
@@ -97,15 +97,15 @@ class CorrelationTable(Service):
         return record
 
     def find(self, job_id: str) -> JobRecord | None:
-        """Return what is known of a job."""
+        """Return a job's record, if there is one."""
         return self._records.get(job_id)
 
     def find_key(self, key_digest: bytes) -> JobRecord | None:
-        """Return the job of an Idempotency-Key."""
+        """Return the record of the job with an Idempotency-Key, if there is one."""
         return self._by_key.get(key_digest)
 
     def send(self, record: JobRecord) -> None:
-        """Note that a start request is about to be sent."""
+        """Record that a start request is about to be sent."""
         if record.is_ended:
             return
         record.starts += 1
@@ -120,20 +120,20 @@ class CorrelationTable(Service):
         *,
         cancel_start: Callable[[], object] | None = None,
     ) -> None:
-        """Note the ack of a start.
+        """Record the ack of a start request.
 
-        :param ack: if it has an id, a callback with another one is refused.
+        :param ack: if it has an id, a callback with another id is refused.
         :param cancel_start: see :meth:`create`; given if the job may be started again.
         """
         if not record.is_ended:
-            self._note_ack(record, ack)
+            self._set_ack(record, ack)
             record.cancel_start = cancel_start
             self._change(record, Event.ACK, has_news=True)
-            self.clients.answer_acks(record)
+            self.clients.fire_acknowledged(record)
         self._add_upstream_id(record, ack)
 
     def conclude(self, record: JobRecord, ack: Report) -> None:
-        """Note an ack that is the job's result already."""
+        """Record an ack that is already the job's result."""
         if not record.is_ended:
             record.upstream_id = ack.upstream_id or record.upstream_id
             record.acked = self._clock.seconds()
@@ -141,42 +141,42 @@ class CorrelationTable(Service):
         self._add_upstream_id(record, ack)
 
     def doubt(self, record: JobRecord, *, cancel_start: Callable[[], object] | None = None) -> None:
-        """Note that a start request was ambiguous, or that no other will follow such a one."""
+        """Record an ambiguous start request; for ``cancel_start`` see :meth:`acknowledge`."""
         if not record.is_ended:
             record.cancel_start = cancel_start
             self._change(record, Event.DOUBT)
 
     def retract(self, record: JobRecord, cancel_start: Callable[[], object]) -> None:
-        """Note that the last start request provably never left, or was refused."""
+        """Record that the last start request certainly was not read, or was refused."""
         if not record.is_ended:
             record.starts -= 1
             record.cancel_start = cancel_start
             self._change(record, Event.RETRACT)
 
     def hand_over(self, record: JobRecord, ack: Report | None) -> None:
-        """Note that another node starts a job, or may have started it; this one never will.
+        """Record that another node starts a job or has started it, so that this node does not.
 
-        :param ack: the ack of its start, if that is known.
+        :param ack: the ack of its start, if it is known.
         """
         if record.is_ended:
             return
         record.runs_unattended, record.starts, record.cancel_start = True, 1, None
         if ack is not None:
-            self._note_ack(record, ack)
+            self._set_ack(record, ack)
         self._change(record, Event.HAND_OVER)
         if ack is not None:
-            self.clients.answer_acks(record)
+            self.clients.fire_acknowledged(record)
         if not record.waiters:
             self.retention.move(record, self.retention.unattended)
 
     def complete(
         self, job_id: str | None, report: Report, source: Source = Source.HERE
     ) -> Delivery:
-        """Receive a callback, and answer all clients if it ends the job.
+        """Receive a callback, and fire the Deferreds of all clients if it ends the job.
 
-        :param job_id: the job that the callback's URL names; :data:`None` if it names none.
-        :param source: how it came.
-        :return: what became of it; nothing has changed if it is refused.
+        :param job_id: from the callback's token; :data:`None`: it has no token.
+        :param source: how the callback came.
+        :return: what the table did with it; nothing has changed if it is refused.
         """
         record = self._index.find(report) if job_id is None else self._records.get(job_id)
         if record is None:
@@ -187,29 +187,29 @@ class CorrelationTable(Service):
             record = self._revive(job_id)
         delivery = judge(record, report)
         if delivery is Delivery.PROGRESS:
-            record.heard = self._clock.seconds()
+            record.last_report = self._clock.seconds()
         elif not delivery.is_refused and delivery is not Delivery.DUPLICATE:
             record.upstream_id = report.upstream_id or record.upstream_id
             self._end(record, result=report, source=source)
         return delivery
 
     def fail(self, record: JobRecord, problem: Problem) -> None:
-        """End a job without a result; nothing happens if it has ended already."""
+        """End a job with a problem; nothing happens if it has ended already."""
         if not record.is_ended:
             self._end(record, problem=outcomes.about(record, problem))
 
     def fail_queued(self, problem: Problem) -> None:
-        """End all jobs that have not been started."""
+        """End all queued jobs with a problem."""
         for record in list(self._records.values()):
             if record.state is State.QUEUED:
                 self.fail(record, problem)
 
     def unended(self) -> Iterator[JobRecord]:
-        """Return the jobs that have not ended, the oldest first."""
+        """Return the records of jobs that have not ended, the oldest first."""
         return (record for record in self._records.values() if not record.is_ended)
 
     def keyed(self) -> list[JobRecord]:
-        """Return the jobs that have an Idempotency-Key."""
+        """Return the records of jobs with an Idempotency-Key."""
         return list(self._by_key.values())
 
     def drop_orphan(self, job_id: str) -> None:
@@ -220,21 +220,21 @@ class CorrelationTable(Service):
             self._forget(record)
 
     def stopService(self) -> Any:
-        """Answer every held client that the proxy stops, and forget everything."""
+        """Fail the Deferred of every held client, as the proxy stops, and remove all records."""
         for record in list(self._records.values()):
-            self.clients.answer_all(record, outcomes.stopped(record))
+            self.clients.fail_all(record, outcomes.stopped(record))
             self._forget(record)
         self.retention.clear()
         self._index.clear()
         return super().stopService()
 
-    def _note_ack(self, record: JobRecord, ack: Report) -> None:
+    def _set_ack(self, record: JobRecord, ack: Report) -> None:
         record.upstream_id = ack.upstream_id or record.upstream_id
         record.ack = ack
-        record.heard = record.acked = self._clock.seconds()
+        record.last_report = record.acked = self._clock.seconds()
 
     def _change(self, record: JobRecord, event: Event, *, has_news: bool = False) -> None:
-        """Change a record's state, and tell the observer if that or anything else is new."""
+        """Pass an event to a record, and call the observer if anything has changed."""
         before = record.state
         record.on(event)
         if has_news or record.state is not before:
@@ -248,7 +248,7 @@ class CorrelationTable(Service):
         problem: Problem | None = None,
         source: Source = Source.HERE,
     ) -> None:
-        """End a job. It is retained before any client is answered, who may ask for it again."""
+        """End a job. Clients get their response last: they may ask for the job again at once."""
         waiters, cancel_start = record.waiters, record.cancel_start
         is_orphan = result is not None and not (waiters or record.runs_unattended)
         record.on(Event.COMPLETE if problem is None else Event.FAIL)
@@ -258,14 +258,14 @@ class CorrelationTable(Service):
             self.durations.observe(record.ended - record.created)
         self._observer.job_changed(record, source)
         record.ack = record.cancel_start = None
-        answered = [self.clients.dismiss(waiter) for waiter in waiters]
+        dismissed = [self.clients.dismiss(waiter) for waiter in waiters]
         self.retention.keep_ended(record, is_orphan=is_orphan)
         if cancel_start is not None:
             cancel_start()
-        self.clients.fire(answered, record, problem)
+        self.clients.fire(dismissed, record, problem)
 
     def _forget(self, record: JobRecord) -> None:
-        """Remove a record; an ack of its start may still come."""
+        """Remove a record. A start that still has it sees the state ``FORGOTTEN``."""
         cancel_start, record.cancel_start = record.cancel_start, None
         was_ended = record.is_ended
         record.on(Event.FORGET)
@@ -280,19 +280,19 @@ class CorrelationTable(Service):
             cancel_start()
 
     def _add_upstream_id(self, record: JobRecord, ack: Report) -> None:
-        """Note the id that an ack gave, and receive the callback that came before it."""
+        """Add the id in an ack to the index, and complete the job if its callback came before."""
         if ack.upstream_id is not None and record.state is not State.FORGOTTEN:
             parked = self._index.add(record, ack.upstream_id)
             if parked is not None:
                 self.complete(record.job_id, parked)
 
     def _keep_unclaimed(self, job_id: str, report: Report) -> JobRecord:
-        """Keep the result of a job whose ack never came."""
+        """Create a record for a callback whose ack did not come."""
         self.complete(job_id, report)
         return self._records[job_id]
 
     def _revive(self, job_id: str) -> JobRecord:
-        """Return a record for a job of ours that was forgotten, or started before a restart."""
+        """Create a record for a job that was forgotten, or that an earlier process started."""
         record = self._records[job_id] = JobRecord(job_id, self._clock.seconds())
         record.overdue = record.created
         return record

@@ -1,1 +1,1 @@
-"""Where keys, results and orphans are kept; one interface for all stores."""
+"""Stores for keys, results, orphans and messages between nodes; one interface for all."""

@@ -1,4 +1,4 @@
-"""What the nodes of a cluster need of a store that they share."""
+"""What the nodes of a cluster need from a store that they share."""
 
 import json
 from collections import Counter
@@ -14,59 +14,61 @@ from jobproxy.util.histogram import Histogram
 
 
 class StoreUnreachable(Exception):
-    """The store did not answer in time; what was asked of it may have been done all the same."""
+    """The store did not respond in time. It may have executed the command all the same."""
 
 
-class Kind(Enum):
-    """What one node tells another of a job."""
+class MessageKind(Enum):
+    """What a message says about a job. Nodes of other versions read the values."""
 
-    #: The job's result has come; with it.
+    #: The job has ended; the body is its result.
     RESULT = "result"
-    #: The job server said something, but the job goes on; with what it said.
+    #: A callback came that does not end the job; the body is that of the callback.
     PROGRESS = "progress"
-    #: The sender wants to know how the job goes, and to be told when it ends.
+    #: The sender asks the owner for the job's state, and for a message when the job ends.
     WATCH = "watch"
-    #: The job goes on; with the ack of its start, if there is one.
+    #: The job has not ended; the body is the ack of its start, or empty.
     STATE = "state"
-    #: The job was not started, or nothing is known of it.
-    GONE = "gone"
-    #: Something that a node tells itself, to see whether it hears anything.
-    BEAT = "beat"
+    #: No result will come or is needed: the job was not started, the sender does not know it, or
+    #: the operator has removed its orphan.
+    NO_RESULT = "gone"
+    #: A node's message to itself: a check that its subscription works.
+    HEARTBEAT = "beat"
 
 
 @frozen
 class Message:
-    """What one node tells another.
+    """A message from one node to another.
 
-    :param job_id: the job's; empty for a beat.
-    :param sender: the node that says it.
+    :param job_id: empty in a heartbeat.
+    :param sender: the name of the node that sends it.
     """
 
-    kind: Kind
+    kind: MessageKind
     job_id: str
     sender: str
     body: bytes = field(default=b"", repr=False)
 
     def to_bytes(self) -> bytes:
-        """Return the message as it travels: a line of JSON, and the body as it is."""
+        """Return the message as it is sent: a line of JSON, then the body unchanged."""
         return f'["{self.kind.value}","{self.job_id}","{self.sender}"]\n'.encode() + self.body
 
 
 def parse_message(data: bytes) -> Message:
-    """Read a message.
+    """Parse a message.
 
-    :raises ValueError: if it is not one that we know; another version may have sent it.
+    :raises ValueError: if its format or kind is unknown; another version may have sent it.
     """
     head, _, body = data.partition(b"\n")
     kind, job_id, sender = json.loads(head)
-    return Message(Kind(kind), job_id, sender, body)
+    return Message(MessageKind(kind), job_id, sender, body)
 
 
 @frozen
 class Claim:
-    """The right to start the job of an alias, which one node alone has.
+    """The right to start the job of an idempotency key. A key has one valid claim at most.
 
-    :param request_digest: what has to be the same whenever the alias is used.
+    :param request_digest: of the request that claimed the key; a request with another digest must
+        not use the key.
     """
 
     job_id: str
@@ -75,10 +77,10 @@ class Claim:
 
 @frozen
 class Orphan:
-    """A result that nobody has waited for or asked for.
+    """A result that no client has waited for or asked for.
 
-    :param upstream_id: the job server's id of the job, if it is known.
-    :param age: seconds since it came.
+    :param upstream_id: the job server's name of the job, if it is known.
+    :param age: seconds since the result came.
     """
 
     job_id: str
@@ -90,30 +92,30 @@ class Orphan:
 class Placement(Enum):
     """What became of a result that was put into the store."""
 
-    #: Its node lives, and was told.
+    #: It was sent to at least one of the named nodes that is alive.
     TAKEN = "taken"
-    #: Nobody waits for it any more, as its node is gone; it is kept.
+    #: None of the named nodes is alive; it is kept for a client that asks for it.
     ORPHANED = "orphaned"
-    #: The very same was there already.
+    #: The store has the same result of this job already.
     DUPLICATE = "duplicate"
-    #: Another one was there already, and stays.
+    #: The store has another result of this job, and keeps that one.
     CONFLICT = "conflict"
 
 
 class Listener(Protocol):
-    """Who gets the messages to a node."""
+    """Receives the messages to a node."""
 
     def receive(self, message: Message) -> None:
         """Receive a message."""
 
     def catch_up(self) -> "Deferred[None]":
-        """Ask the store for all that may have been said while the node could not hear.
+        """Ask the store for everything that may have been sent while the node was disconnected.
 
-        To be called once it hears again; nothing that is said meanwhile may be lost.
+        To be called when the node receives messages again, so that none is lost in between.
         """
 
 
-class NobodyListens:
+class NullListener:
     """The listener of a store that is not open."""
 
     def receive(self, message: Message) -> None:
@@ -126,15 +128,14 @@ class NobodyListens:
 class IStore(Interface):
     """A store that the nodes of a cluster share, and that carries messages between them.
 
-    As long as it is open it receives what other nodes send to this one. Everything that
-    returns a Deferred fails with :class:`StoreUnreachable`, in bounded time, if the store cannot
-    be reached.
+    While it is open it receives the messages to this node. Every Deferred fails with
+    :class:`StoreUnreachable`, in bounded time, if the store cannot be reached.
     """
 
-    is_joined: bool = Attribute("Whether the node has ever heard what others say to it.")
-    is_up: bool = Attribute("Whether the store can be reached, and the node hears.")
-    calls: Counter[str] = Attribute("How many times the store was asked, by how that went.")
-    durations: Histogram = Attribute("How long it took to answer.")
+    is_joined: bool = Attribute("Whether the node has ever been connected and caught up.")
+    is_up: bool = Attribute("Whether the store can be reached, and the node receives messages.")
+    calls: Counter[str] = Attribute("The number of calls, by result: ok or failed.")
+    durations: Histogram = Attribute("How long the calls took that did not fail.")
 
     def open(listener: Listener) -> None:
         """Connect, now and whenever the connection is lost.
@@ -143,77 +144,82 @@ class IStore(Interface):
         """
 
     def close() -> "Deferred[Any]":
-        """Receive nothing any more; fires once the connections are closed."""
+        """Disconnect; fires once the connections are closed."""
 
     def claim(key_digest: bytes, claim: Claim) -> "Deferred[Claim]":
-        """Have the right to start a job, unless somebody has it.
+        """Claim a key, unless it has a valid claim already.
 
-        :return: fires with the claim that counts now.
+        :return: fires with the claim that is valid now.
         """
 
-    def reclaim(claims: Sequence[tuple[bytes, Claim]]) -> "Deferred[None]":
-        """Claim again what was claimed already, as a store that was started anew has forgotten."""
+    def put_claims_again(claims: Sequence[tuple[bytes, Claim]]) -> "Deferred[None]":
+        """Put back claims that were granted earlier, as the store may have lost its data.
 
-    def release(key_digest: bytes, claim: Claim) -> "Deferred[None]":
-        """Give up a claim; nothing happens if it does not count."""
+        :param claims: key digests and claims. A key that has a claim keeps it.
+        """
 
-    def settle(key_digest: bytes, claim: Claim) -> "Deferred[None]":
-        """Keep a claim no longer than a result is kept."""
+    def release_claim(key_digest: bytes, claim: Claim) -> "Deferred[None]":
+        """Remove a claim; nothing happens if another one is valid."""
 
-    def look_up(key_digest: bytes) -> "Deferred[Claim | None]":
-        """Return the claim that counts, if there is one."""
+    def shorten_claim(key_digest: bytes, claim: Claim) -> "Deferred[None]":
+        """Keep a claim for as long as a result from now on; nothing happens if it is not valid."""
 
-    def put(
+    def find_claim(key_digest: bytes) -> "Deferred[Claim | None]":
+        """Return the valid claim of a key, if there is one."""
+
+    def put_result(
         job_id: str,
         body: bytes,
-        tell: Sequence[str],
+        nodes: Sequence[str],
         *,
         key_digest: bytes | None = None,
         is_orphan: bool | None = None,
     ) -> "Deferred[Placement]":
-        """Keep a job's result, if there is none yet, and tell it to nodes.
+        """Store a job's result, unless there is one already, and send it to nodes.
 
-        :param tell: if there is none that lives, all others are told.
-        :param key_digest: whose claim is to be kept no longer than the result.
-        :param is_orphan: whether nobody waits for it; by default, whether no node was there to be
-            told.
+        :param nodes: the nodes to send it to. If none of them is alive, it is sent to all nodes.
+        :param key_digest: the job's key, whose claim is kept for as long as the result from now on.
+        :param is_orphan: whether no client waits for it; :data:`None`: if none of the nodes is
+            alive.
         """
 
-    def note(job_id: str, ack: bytes) -> "Deferred[None]":
-        """Keep it that a job goes on, for whoever asks for it when its node is gone.
+    def put_note(job_id: str, ack: bytes) -> "Deferred[None]":
+        """Note that a job exists that has not ended, for clients that ask after its owner's end.
 
-        :param ack: the answer to its start, or nothing.
+        :param ack: the body of the ack of its start, or empty.
         """
 
-    def fetch(job_ids: Sequence[str]) -> "Deferred[list[bytes | None]]":
-        """Return the results of jobs, which are no orphans then."""
+    def collect_results(job_ids: Sequence[str]) -> "Deferred[list[bytes | None]]":
+        """Return the results of jobs, in order, for clients: they are not orphans any more."""
 
-    def find(job_id: str) -> "Deferred[tuple[bytes | None, bytes | None]]":
-        """Return a job's result, as :meth:`fetch` does, and what was noted of it."""
+    def collect_job(job_id: str) -> "Deferred[tuple[bytes | None, bytes | None]]":
+        """Return a job's result, as :meth:`collect_results` does, and its note."""
 
-    def discard(job_id: str) -> "Deferred[None]":
-        """Forget a result."""
+    def discard_result(job_id: str) -> "Deferred[None]":
+        """Remove a result."""
 
     def send(node: str, message: Message) -> "Deferred[bool]":
-        """Say something to a node.
+        """Send a message to a node.
 
-        :return: fires with whether it lives.
+        :return: fires with whether the node is alive.
         """
 
     def list_orphans() -> "Deferred[list[Orphan]]":
-        """Return the orphans, the oldest first; not more than :data:`limits.MAX_LISTED`."""
+        """Return the orphans, the oldest first; at most :data:`limits.MAX_LISTED`."""
 
     def find_orphan(job_id: str) -> "Deferred[bytes | None]":
         """Return an orphan's body; it stays an orphan."""
 
     def list_nodes() -> "Deferred[list[str]]":
-        """Return the names of the nodes that live."""
+        """Return the names of the nodes that are alive."""
 
-    def acquire(account: str, limit: int, seconds: float) -> "Deferred[bool]":
-        """Take one of an account's places, if there is one that is free.
+    def acquire_slot(account: str, limit: int, seconds: float) -> "Deferred[bool]":
+        """Acquire one of an account's slots.
 
-        :param seconds: after which it is free again, if this node does not :meth:`free` it.
+        :param limit: how many slots the account has.
+        :param seconds: after which the slot is free again, if it is not released.
+        :return: fires with whether a slot was free.
         """
 
-    def free(account: str) -> "Deferred[None]":
-        """Give a place back that this node has."""
+    def release_slot(account: str) -> "Deferred[None]":
+        """Release a slot that this node has acquired."""

@@ -1,17 +1,27 @@
-"""How long things last in a store, in seconds, and how much is told; the same in every store."""
+"""Times in seconds and limits that are the same in every store."""
+
+from attrs import frozen
 
 from jobproxy.wire.tokens import LIFETIME
 
-#: That a job was claimed or noted: as long as its token is good.
+#: How long claims and notes are kept: as long as the token of their job is valid.
 CLAIM_TIME = LIFETIME
-#: That a node lives, after its last beat.
-LEASE_TIME = 10.0
-#: Between two beats.
-BEAT_TIME = 2.0
-#: For the store to answer.
-ANSWER_TIME = 2.0
-#: That nobody gets a claim after a store was started without what it knew: the nodes claim again
-#: meanwhile what they have claimed.
-SETTLE_TIME = 5.0
-#: Orphans that are told at once.
+#: The most orphans that are listed at once.
 MAX_LISTED = 1_000
+
+
+@frozen
+class Times:
+    """The times of a node's connection to the store, in seconds.
+
+    :param beat: between two heartbeats of the node.
+    :param lease: how long the node counts as alive after a heartbeat.
+    :param settle: how long no new claim is granted after the store was started without its data.
+        Meanwhile the nodes put their claims into it again.
+    :param answer: the timeout of one command.
+    """
+
+    beat: float = 2.0
+    lease: float = 10.0
+    settle: float = 5.0
+    answer: float = 2.0

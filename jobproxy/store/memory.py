@@ -1,4 +1,4 @@
-"""A store for nodes that live in one process; what the one for Redis has to do, in plain words."""
+"""A store for nodes in one process: for tests, and as the specification of the Redis store."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ from zope.interface import implementer
 from jobproxy.store.interface import (
     Claim,
     IStore,
-    Kind,
     Listener,
     Message,
-    NobodyListens,
+    MessageKind,
+    NullListener,
     Orphan,
     Placement,
     StoreUnreachable,
@@ -24,8 +24,8 @@ from jobproxy.store.limits import CLAIM_TIME, MAX_LISTED
 from jobproxy.util.histogram import Histogram
 from jobproxy.wire.jobs import parse_report
 
-Kept = TypeVar("Kept")
-Told = TypeVar("Told")
+Value = TypeVar("Value")
+Returned = TypeVar("Returned")
 
 
 @frozen
@@ -35,58 +35,56 @@ class _Result:
 
 
 @define(eq=False)
-class _Expiring(Generic[Kept]):
-    """Things by name, each until its time is over."""
+class _TimedMap(Generic[Value]):
+    """Values by key, each with its own time to live."""
 
     _clock: IReactorTime
-    _things: dict[str, tuple[Kept, float]] = field(factory=dict, init=False)
+    _entries: dict[str, tuple[Value, float]] = field(factory=dict, init=False)
 
-    def put(self, name: str, thing: Kept, seconds: float) -> None:
-        self._things[name] = (thing, self._clock.seconds() + seconds)
+    def put(self, key: str, value: Value, seconds: float) -> None:
+        self._entries[key] = (value, self._clock.seconds() + seconds)
 
-    def get(self, name: str) -> Kept | None:
-        thing, until = self._things.get(name, (None, 0.0))
-        return thing if until > self._clock.seconds() else None
+    def get(self, key: str) -> Value | None:
+        value, until = self._entries.get(key, (None, 0.0))
+        return value if until > self._clock.seconds() else None
 
-    def drop(self, name: str) -> None:
-        self._things.pop(name, None)
+    def remove(self, key: str) -> None:
+        self._entries.pop(key, None)
 
 
 @define(eq=False)
 class Shared:
-    """What the nodes have in common.
+    """The data that the nodes share.
 
     :param retain: seconds that results are kept.
+    :ivar nodes: the stores of the nodes that are alive, by name.
     """
 
     clock: IReactorTime
     retain: float
     nodes: dict[str, "MemoryStore"] = field(factory=dict, init=False)
-    claims: _Expiring[Claim] = field(init=False)
-    results: _Expiring[_Result] = field(init=False)
-    notes: _Expiring[bytes] = field(init=False)
+    claims: _TimedMap[Claim] = field(init=False)
+    results: _TimedMap[_Result] = field(init=False)
+    notes: _TimedMap[bytes] = field(init=False)
     orphans: dict[str, None] = field(factory=dict, init=False)
-    #: Until when which node has a place of an account.
-    places: dict[str, list[tuple[str, float]]] = field(factory=dict, init=False)
+    #: The acquired slots of each account: the node that has it, and when it is free again.
+    slots: dict[str, list[tuple[str, float]]] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Know nothing any more, but who is there."""
-        self.claims, self.results = _Expiring(self.clock), _Expiring(self.clock)
-        self.notes = _Expiring(self.clock)
+        """Remove all data but the list of nodes."""
+        self.claims, self.results = _TimedMap(self.clock), _TimedMap(self.clock)
+        self.notes = _TimedMap(self.clock)
         self.orphans.clear()
-        self.places.clear()
+        self.slots.clear()
 
 
 @implementer(IStore)
 @define(eq=False)
 class MemoryStore:
-    """One node's end of it.
-
-    :ivar is_up: set it to have the store away for this node.
-    """
+    """One node's access to the shared data; see :class:`IStore`."""
 
     _shared: Shared
     node: str
@@ -94,7 +92,7 @@ class MemoryStore:
     is_up: bool = field(default=False, init=False)
     calls: Counter[str] = field(factory=Counter, init=False)
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
-    _listener: Listener = field(factory=NobodyListens, init=False)
+    _listener: Listener = field(factory=NullListener, init=False)
 
     def open(self, listener: Listener) -> None:
         self._listener = listener
@@ -105,30 +103,30 @@ class MemoryStore:
         return succeed(None)
 
     def go_away(self) -> None:
-        """Receive nothing any more, and reach nobody."""
+        """Simulate a lost connection: receive nothing, and let all calls fail."""
         self._shared.nodes.pop(self.node, None)
         self.is_up = False
 
     def come_back(self) -> None:
-        """Receive again."""
+        """Connect, also after :meth:`go_away`."""
         self._shared.nodes[self.node] = self
         self.is_up = self.is_joined = True
         self._listener.catch_up()
 
     def receive(self, message: Message) -> None:
-        """Hand a message to whoever opened this store."""
+        """Pass a message to the listener."""
         self._listener.receive(message)
 
     def claim(self, key_digest: bytes, claim: Claim) -> Deferred[Claim]:
         def act() -> Claim:
-            counts = self._shared.claims.get(key_digest.hex()) or claim
-            if counts is claim:
+            valid = self._shared.claims.get(key_digest.hex()) or claim
+            if valid is claim:
                 self._shared.claims.put(key_digest.hex(), claim, CLAIM_TIME)
-            return counts
+            return valid
 
         return self._do(act)
 
-    def reclaim(self, claims: Sequence[tuple[bytes, Claim]]) -> Deferred[None]:
+    def put_claims_again(self, claims: Sequence[tuple[bytes, Claim]]) -> Deferred[None]:
         def act() -> None:
             for key_digest, claim in claims:
                 if self._shared.claims.get(key_digest.hex()) is None:
@@ -136,28 +134,28 @@ class MemoryStore:
 
         return self._do(act)
 
-    def release(self, key_digest: bytes, claim: Claim) -> Deferred[None]:
+    def release_claim(self, key_digest: bytes, claim: Claim) -> Deferred[None]:
         def act() -> None:
             if self._shared.claims.get(key_digest.hex()) == claim:
-                self._shared.claims.drop(key_digest.hex())
+                self._shared.claims.remove(key_digest.hex())
 
         return self._do(act)
 
-    def settle(self, key_digest: bytes, claim: Claim) -> Deferred[None]:
+    def shorten_claim(self, key_digest: bytes, claim: Claim) -> Deferred[None]:
         def act() -> None:
             if self._shared.claims.get(key_digest.hex()) == claim:
                 self._shared.claims.put(key_digest.hex(), claim, self._shared.retain)
 
         return self._do(act)
 
-    def look_up(self, key_digest: bytes) -> Deferred[Claim | None]:
+    def find_claim(self, key_digest: bytes) -> Deferred[Claim | None]:
         return self._do(lambda: self._shared.claims.get(key_digest.hex()))
 
-    def put(
+    def put_result(
         self,
         job_id: str,
         body: bytes,
-        tell: Sequence[str],
+        nodes: Sequence[str],
         *,
         key_digest: bytes | None = None,
         is_orphan: bool | None = None,
@@ -172,31 +170,31 @@ class MemoryStore:
                 return Placement.CONFLICT
             if known is None:
                 shared.results.put(job_id, _Result(body, shared.clock.seconds()), shared.retain)
-            message = Message(Kind.RESULT, job_id, self.node, body)
-            lives = [self._send(node, message) for node in tell]
-            if is_orphan or (is_orphan is None and known is None and not any(lives)):
+            message = Message(MessageKind.RESULT, job_id, self.node, body)
+            alive = [self._send(node, message) for node in nodes]
+            if is_orphan or (is_orphan is None and known is None and not any(alive)):
                 shared.orphans[job_id] = None
-            if tell and not any(lives):
+            if nodes and not any(alive):
                 for node in list(shared.nodes):
                     self._send(node, message)
             if known is not None:
                 return Placement.DUPLICATE
-            return Placement.TAKEN if any(lives) else Placement.ORPHANED
+            return Placement.TAKEN if any(alive) else Placement.ORPHANED
 
         return self._do(act)
 
-    def note(self, job_id: str, ack: bytes) -> Deferred[None]:
+    def put_note(self, job_id: str, ack: bytes) -> Deferred[None]:
         return self._do(lambda: self._shared.notes.put(job_id, ack, CLAIM_TIME))
 
-    def fetch(self, job_ids: Sequence[str]) -> Deferred[list[bytes | None]]:
-        return self._do(lambda: [self._take(job_id) for job_id in job_ids])
+    def collect_results(self, job_ids: Sequence[str]) -> Deferred[list[bytes | None]]:
+        return self._do(lambda: [self._collect(job_id) for job_id in job_ids])
 
-    def find(self, job_id: str) -> Deferred[tuple[bytes | None, bytes | None]]:
-        return self._do(lambda: (self._take(job_id), self._shared.notes.get(job_id)))
+    def collect_job(self, job_id: str) -> Deferred[tuple[bytes | None, bytes | None]]:
+        return self._do(lambda: (self._collect(job_id), self._shared.notes.get(job_id)))
 
-    def discard(self, job_id: str) -> Deferred[None]:
+    def discard_result(self, job_id: str) -> Deferred[None]:
         def act() -> None:
-            self._shared.results.drop(job_id)
+            self._shared.results.remove(job_id)
             self._shared.orphans.pop(job_id, None)
 
         return self._do(act)
@@ -209,9 +207,11 @@ class MemoryStore:
             now = self._shared.clock.seconds()
             found = [(job_id, self._shared.results.get(job_id)) for job_id in self._shared.orphans]
             orphans = [
-                Orphan(name, parse_report(kept.body).upstream_id, kept.body, now - kept.came)
-                for name, kept in found
-                if kept is not None
+                Orphan(
+                    job_id, parse_report(result.body).upstream_id, result.body, now - result.came
+                )
+                for job_id, result in found
+                if result is not None
             ]
             return orphans[:MAX_LISTED]
 
@@ -227,44 +227,45 @@ class MemoryStore:
     def list_nodes(self) -> Deferred[list[str]]:
         return self._do(lambda: sorted(self._shared.nodes))
 
-    def acquire(self, account: str, limit: int, seconds: float) -> Deferred[bool]:
+    def acquire_slot(self, account: str, limit: int, seconds: float) -> Deferred[bool]:
         def act() -> bool:
             now = self._shared.clock.seconds()
-            places = self._shared.places.get(account, [])
-            places = [(node, until) for node, until in places if until > now]
-            is_free = len(places) < limit
+            slots = self._shared.slots.get(account, [])
+            slots = [(node, until) for node, until in slots if until > now]
+            is_free = len(slots) < limit
             if is_free:
-                places.append((self.node, now + seconds))
-            self._shared.places[account] = places
+                slots.append((self.node, now + seconds))
+            self._shared.slots[account] = slots
             return is_free
 
         return self._do(act)
 
-    def free(self, account: str) -> Deferred[None]:
+    def release_slot(self, account: str) -> Deferred[None]:
         def act() -> None:
-            places = self._shared.places.get(account, [])
-            mine = next((place for place in places if place[0] == self.node), None)
-            if mine is not None:
-                places.remove(mine)
+            slots = self._shared.slots.get(account, [])
+            slot = next((slot for slot in slots if slot[0] == self.node), None)
+            if slot is not None:
+                slots.remove(slot)
 
         return self._do(act)
 
-    def _do(self, act: Callable[[], Told]) -> Deferred[Told]:
+    def _do(self, act: Callable[[], Returned]) -> Deferred[Returned]:
         self.calls["ok" if self.is_up else "failed"] += 1
         if not self.is_up:
             return execute(self._refuse)
         return execute(act)
 
-    def _refuse(self) -> Told:  # type: ignore[type-var]
+    def _refuse(self) -> Returned:  # type: ignore[type-var]
         raise StoreUnreachable
 
-    def _take(self, job_id: str) -> bytes | None:
+    def _collect(self, job_id: str) -> bytes | None:
+        """Return a result, which is no orphan any more."""
         self._shared.orphans.pop(job_id, None)
         result = self._shared.results.get(job_id)
         return None if result is None else result.body
 
     def _send(self, node: str, message: Message) -> bool:
-        """Have a node take a message soon, as it would from a network."""
+        """Deliver a message in a later turn of the reactor, as a network does."""
         store = self._shared.nodes.get(node)
         if store is not None:
             self._shared.clock.callLater(0, store.receive, message)

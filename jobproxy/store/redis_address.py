@@ -1,4 +1,4 @@
-"""Where a Redis is: the URL, read."""
+"""The address of a Redis, parsed from its URL."""
 
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -14,9 +14,10 @@ _FORMS = (
 
 @frozen
 class Address:
-    """
-    :param hosts: names and ports; of the sentinels, if there is a service.
-    :param service: the name by which sentinels know the master.
+    """Where a Redis is, and how to log in.
+
+    :param hosts: host names and ports: of Redis, or of the sentinels if there is a service.
+    :param service: the name of the master at the sentinels; :data:`None`: there are no sentinels.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -28,9 +29,11 @@ class Address:
 
 
 def read_address(text: str) -> Address | None:
-    """Read the URL of a Redis; nothing for ``memory:``.
+    """Parse the URL of a Redis.
 
-    An error does not repeat the text, as a password may be in it.
+    :return: :data:`None` for ``memory:``.
+    :raises ValueError: if the URL is invalid; its text never contains the URL, which may have a
+        password.
     """
     if text == "memory:":
         return None

@@ -1,8 +1,8 @@
-"""A connection to Redis that is made again whenever it is lost."""
+"""A connection to Redis, and a new one whenever it is lost."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from attrs import define, field
 from twisted.application.internet import ClientService
@@ -24,38 +24,38 @@ from txredisapi import RedisProtocol, ResponseError, SubscriberProtocol
 from zope.interface import implementer
 
 from jobproxy.store.interface import StoreUnreachable
-from jobproxy.store.limits import ANSWER_TIME
 from jobproxy.store.redis_address import Address
+from jobproxy.util.backoff import Backoff
 from jobproxy.util.tls_names import WRONG_NAME, check_name
 
 _log = Logger()
 
-Found = TypeVar("Found")
-
-#: Seconds before the first try to connect again, and the most before any.
-FIRST_PAUSE = 0.05
-MAX_PAUSE = 0.5
+#: Pauses before another try to connect.
+_BACKOFF = Backoff(first=0.05, maximum=0.5)
 
 
 class NotUsable(Exception):
-    """A Redis that answers, but not as one that we can use."""
+    """Redis responds, but is not one that a store can use."""
 
 
 class Session(Protocol):
-    """Stands for a connection from when it can be used until it is lost.
+    """Represents a connection from when it is prepared until it is lost.
 
-    Twisted's ClientService fails on a connection that is lost before it is prepared.
+    Twisted's ClientService fails on a connection that is lost before it is prepared, so it gets
+    this protocol, after that, in place of the protocol of txredisapi.
     """
 
 
 @implementer(IStreamClientEndpoint)
 @define(eq=False)
 class Link(Service):
-    """
-    :param make_endpoint: returns what connects to a host and a port.
+    """One connection to the master, as a service that reconnects.
+
+    :param make_endpoint: returns an endpoint that connects to a host and a port.
     :param make_protocol: returns a protocol of txredisapi.
-    :param prepare: makes a new connection usable, once it is authenticated.
-    :ivar protocol: the one that can be used now.
+    :param prepare: is awaited with a new, authenticated protocol before it is used.
+    :param timeout: seconds for the reply to each command that a new connection needs.
+    :ivar protocol: the protocol of the current connection; :data:`None` while there is none.
     """
 
     _clock: IReactorTime
@@ -63,16 +63,17 @@ class Link(Service):
     _make_endpoint: Callable[[str, int], IStreamClientEndpoint]
     _make_protocol: Callable[[], Any]
     _prepare: Callable[[Any], Awaitable[None]]
+    _timeout: float
     _service: ClientService = field(init=False)
     protocol: Any = field(default=None, init=False)
-    _is_told: bool = field(default=False, init=False)
+    _is_logged: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         endpoint: Any = self
         self._service = ClientService(
             endpoint,
             Factory.forProtocol(Session),
-            retryPolicy=lambda attempt: min(FIRST_PAUSE * 2 ** min(attempt, 10), MAX_PAUSE),
+            retryPolicy=lambda attempt: _BACKOFF.pause(attempt + 1),
             clock=self._clock,
         )
 
@@ -85,32 +86,32 @@ class Link(Service):
         return self._service.stopService()
 
     def when_connected(self) -> Deferred[Any]:
-        """Wait for a connection that can be used."""
+        """Return a Deferred that fires once there is a prepared connection."""
         return self._service.whenConnected()
 
     def drop(self) -> None:
-        """Use this connection no longer, as it does not do what it should."""
+        """Abort the connection, which does not work; a new one is made."""
         protocol, self.protocol = self.protocol, None
         if protocol is not None:
             protocol.transport.abortConnection()
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Make a connection that can be used; our own service calls this whenever there is none."""
+        """Make and prepare a connection; only the service of this link calls this."""
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, sessions: IProtocolFactory) -> IProtocol:
         try:
             protocol = await self._find_and_open()
         except (CancelledError, StoreUnreachable):
-            # The other link says what is wrong with Redis.
+            # The link of the commands logs what is wrong with Redis.
             raise
         except Exception as error:
-            if not self._is_told:
-                self._is_told = True
+            if not self._is_logged:
+                self._is_logged = True
                 reason = explain(error)
-                _log.error("Redis cannot be used, and is tried again: {reason}", reason=reason)
+                _log.error("Redis cannot be used; trying again: {reason}", reason=reason)
             raise
-        self.protocol, self._is_told = protocol, False
+        self.protocol, self._is_logged = protocol, False
         session = cast(IProtocol, sessions.buildProtocol(protocol.transport.getPeer()))
         session.makeConnection(protocol.transport)
         protocol.whenDisconnected().addCallback(self._close, protocol, session)
@@ -132,28 +133,28 @@ class Link(Service):
         return protocol
 
     async def _check_identity(self, protocol: Any, host: str) -> None:
-        """Look who that is, before it is told a password."""
+        """Check the certificate before a password is sent."""
         try:
             with suppress(ResponseError):
-                await within(protocol.ping(), self._clock)
+                await self._within(protocol.ping())
             check_name(protocol.transport.getHandle(), host)
         except LostConnection:
-            raise NotUsable(f"{host} speaks no TLS, or has a certificate not to trust") from None
+            raise NotUsable(f"{host} does not use TLS, or its certificate is not trusted") from None
         except WRONG_NAME as error:
-            raise NotUsable(f"the certificate of {host} has other names") from error
+            raise NotUsable(f"the certificate of {host} is for another name") from error
 
     async def _open(self, protocol: Any) -> None:
-        address, clock = self._address, self._clock
+        address = self._address
         if address.password is not None:
-            await within(protocol.auth(address.password, address.username), clock)
+            await self._within(protocol.auth(address.password, address.username))
         if address.db:
-            await within(protocol.select(address.db), clock)
-        role = await within(protocol.role(), clock)
+            await self._within(protocol.select(address.db))
+        role = await self._within(protocol.role())
         if role[0] != b"master":
-            raise NotUsable("it is a replica, and takes no writes")
+            raise NotUsable("it is a replica, which cannot be written to")
         await self._prepare(protocol)
         if not protocol.connected:
-            raise NotUsable("the connection was lost at once")
+            raise NotUsable("the connection was lost while it was prepared")
 
     def _close(self, _: object, protocol: Any, session: IProtocol) -> None:
         if self.protocol is protocol:
@@ -175,18 +176,21 @@ class Link(Service):
         factory = Factory.forProtocol(make_protocol)
         sentinel: Any = await self._make_endpoint(host, port).connect(factory)
         try:
-            found = await within(sentinel.sentinel_get_master_addr_by_name(service), self._clock)
+            found = await self._within(sentinel.sentinel_get_master_addr_by_name(service))
         finally:
             sentinel.transport.abortConnection()
         if not found:
-            raise NotUsable("it does not know it")
+            raise NotUsable("it does not know this master")
         return found[0].decode(), int(found[1])
+
+    def _within(self, reply: Deferred[Any]) -> Deferred[Any]:
+        return reply.addTimeout(self._timeout, self._clock)
 
 
 class Subscriber(SubscriberProtocol):
-    """Receives messages.
+    """Receives the messages of a subscription.
 
-    :param receive: is called with each.
+    :param receive: is called with each message.
     """
 
     def __init__(self, receive: Callable[[bytes], None]) -> None:
@@ -198,21 +202,16 @@ class Subscriber(SubscriberProtocol):
 
 
 def make_protocol() -> RedisProtocol:
-    """Return a protocol that leaves bytes as they are."""
+    """Return a protocol that does not decode replies."""
     return RedisProtocol(charset=None, convertNumbers=False)
 
 
-async def accept_as_is(protocol: object) -> None:
-    """Prepare nothing: a connection for commands can be used at once."""
+async def prepare_nothing(protocol: object) -> None:
+    """Do nothing: a connection for commands can be used at once."""
 
 
 def explain(error: Exception) -> str:
-    """Return what to say of an error."""
+    """Return the text for the log of an error of a command."""
     if isinstance(error, DeferredTimeoutError):
-        return f"no answer in {ANSWER_TIME:g} s"
+        return f"no reply in {error.args[0]:g} s"
     return str(error) or type(error).__name__
-
-
-def within(answer: "Deferred[Found]", clock: IReactorTime) -> "Deferred[Found]":
-    """Wait for an answer no longer than is bearable."""
-    return answer.addTimeout(ANSWER_TIME, clock)

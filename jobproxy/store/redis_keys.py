@@ -1,4 +1,4 @@
-"""What our values are called in Redis, and how they are written."""
+"""The keys and channels in Redis, and the format of claims and times."""
 
 from hashlib import blake2b
 
@@ -14,28 +14,34 @@ NOTES = f"{PREFIX}note:"
 
 
 def claim(key_digest: bytes) -> str:
-    """Return the name of a key's claim."""
+    """Return the Redis key of the claim of an idempotency key."""
     return f"{PREFIX}claim:{key_digest.hex()}"
 
 
 def slots(account: str) -> str:
-    """Return the name of an account's slots; it does not show the account."""
+    """Return the Redis key of an account's slots; it does not reveal the account."""
     return f"{PREFIX}slots:{blake2b(account.encode(), digest_size=16).hexdigest()}"
 
 
 def channel(db: int, node: str | None) -> str:
-    """Return the channel of a node, or of all; channels know nothing of databases."""
+    """Return the channel of a node, or that of all nodes.
+
+    :param db: is part of the name, because the databases of a Redis share their channels.
+    :param node: a name; the empty string: the prefix of all channels of nodes.
+    """
     return f"{PREFIX}{db}:all" if node is None else f"{PREFIX}{db}:node:{node}"
 
 
 def write_claim(value: Claim) -> bytes:
+    """Return a claim as it is stored: the job id, which has a fixed length, and the digest."""
     return value.job_id.encode() + value.request_digest
 
 
 def read_claim(data: bytes) -> Claim:
+    """Return the claim that :func:`write_claim` wrote."""
     return Claim(data[:JOB_ID_LENGTH].decode(), data[JOB_ID_LENGTH:])
 
 
 def ms(seconds: float) -> int:
-    """Return a time as Redis takes it: in whole milliseconds, at least one."""
+    """Return a time in whole milliseconds, at least 1, as Redis accepts it."""
     return max(1, round(seconds * 1000))

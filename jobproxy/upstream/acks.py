@@ -13,24 +13,24 @@ from jobproxy.wire.problems import Kind, Problem, ProblemError
 
 #: Bytes of an ack that are read.
 MAX_ACK = 65_536
-#: Seconds of a ``Retry-After`` that are honoured at most.
+#: The longest ``Retry-After`` in seconds; longer ones are shortened to it.
 MAX_RETRY_AFTER = 3_600
 
 _REJECTIONS = frozenset({400, 404, 409, 410, 422})
 
 
 def read_ack(response: IResponse, body: bytes | None, now: Callable[[], float]) -> Report:
-    """Return the ack.
+    """Return the ack in a response.
 
-    :param body: :data:`None` if it did not come to its end, or was too large.
-    :param now: Unix time in seconds, for a ``Retry-After`` that is a date.
-    :raises AmbiguousStart: if the job may have been started nevertheless.
+    :param body: :data:`None` if it is incomplete or too large.
+    :param now: returns Unix time in seconds, for a ``Retry-After`` with a date.
+    :raises AmbiguousStart: if the job may have been started.
     :raises NotStarted: if the job server refused the start.
     """
     status = response.code
     if 200 <= status < 300:
         if body is None:
-            raise AmbiguousStart(f"status {status}, half an ack", "invalid", Health.ALIVE)
+            raise AmbiguousStart(f"status {status}, incomplete ack", "invalid", Health.ALIVE)
         try:
             return parse_report(body)
         except ProblemError as error:
@@ -46,19 +46,19 @@ def read_ack(response: IResponse, body: bytes | None, now: Callable[[], float]) 
     if status in (401, 403):
         raise _refused(
             Kind.UPSTREAM_AUTH,
-            "The job server does not let this proxy start jobs; its operator has to be told.",
+            "The job server does not permit this proxy to start jobs; inform the proxy's operator.",
             status,
         )
     if 300 <= status < 400:
         raise _refused(
             Kind.UPSTREAM_REDIRECT,
-            "The job server's URL, as the proxy was given it, has moved.",
+            "The job server has moved from the URL that the proxy is configured with.",
             status,
         )
     if status in (429, 503):
         problem = Problem(
             Kind.UPSTREAM_BUSY,
-            "The job server takes no jobs at the moment; the job was not started.",
+            "The job server accepts no jobs at the moment; the job was not started.",
             upstream_status=status,
             retry_after=_read_retry_after(response, now),
         )
@@ -73,7 +73,7 @@ def _refused(kind: Kind, detail: str, status: int, body: bytes = b"") -> NotStar
 
 
 def _read_retry_after(response: IResponse, now: Callable[[], float]) -> int | None:
-    """Return the seconds that the job server asks to wait, within reason (RFC 9110, 10.2.3)."""
+    """Return ``Retry-After`` in seconds; it can be a date (RFC 9110, section 10.2.3)."""
     values = response.headers.getRawHeaders(b"retry-after") or [b""]
     text = values[0].decode("latin-1")
     if text.isascii() and text.isdigit():

@@ -1,4 +1,4 @@
-"""Start calls: a POST to the job server through treq, and a name for every way it can end."""
+"""Start requests: a POST to the job server, and a name for each way in which it can end."""
 
 import errno
 import time
@@ -35,7 +35,7 @@ _NEVER_SENT = (
     errors.DNSLookupError,
     RequestNotSent,
 )
-_PERHAPS_SENT = (CancelledError, RequestGenerationFailed, RequestTransmissionFailed, ResponseFailed)
+_MAYBE_SENT = (CancelledError, RequestGenerationFailed, RequestTransmissionFailed, ResponseFailed)
 _CAUSES = {
     errors.ConnectionRefusedError: "refused",
     errors.DNSLookupError: "dns",
@@ -48,14 +48,15 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 @define(eq=False)
 class JobServer:
-    """The job server, as far as we call it.
+    """Sends start requests to the job server.
 
-    :param url: where starts are POSTed to.
-    :param timeout: seconds for one start call, from its connect to the end of its ack.
-    :param keepalive: says whether connections may be kept.
-    :param circuit: says whether there may be start calls at all.
-    :param now: Unix time in seconds, for dates that the job server tells.
-    :ivar results: how many start calls ended how.
+    :param url: where to POST them.
+    :param timeout: seconds for one start request, from its connection to the end of its ack.
+    :param keepalive: decides whether connections are kept.
+    :param circuit: decides whether start requests are sent at all.
+    :param now: returns Unix time in seconds, for a ``Retry-After`` with a date.
+    :ivar results: the number of start requests by result, a label of the metrics.
+    :ivar durations: of all start requests.
     """
 
     _treq: PlainClient = field(repr=False)
@@ -69,14 +70,14 @@ class JobServer:
     durations: Histogram = field(factory=Histogram, init=False)
 
     async def start(self, account: str, body: bytes, headers: Headers = ()) -> Report:
-        """Start a job.
+        """Send one start request.
 
-        :param account: whose job it is.
-        :param body: the start call's body, JSON.
-        :param headers: what else the job server is told.
-        :return: the ack; without an id and a state if the job server left them out.
+        :param account: of the job.
+        :param body: of the start request, JSON.
+        :param headers: additional headers.
+        :return: the ack; its id and state may be missing.
         :raises AmbiguousStart: if it is not known whether the job was started.
-        :raises NotStarted: if it certainly was not.
+        :raises NotStarted: if the job certainly was not started.
         """
         is_probe = self.circuit.before_call()
         call = self._keepalive.begin(account)
@@ -86,8 +87,11 @@ class JobServer:
             response, ack = await self._exchange(body, headers, call.may_keep)
             report = read_ack(response, ack, self._now)
             is_acknowledged = True
-        except BaseException as error:
-            self._record_end(error, is_probe)
+        except (NotStarted, AmbiguousStart) as error:
+            self._record_failure(error.result, error.health, is_probe)
+            raise
+        except BaseException:
+            self._record_failure("crash", Health.UNKNOWN, is_probe)
             raise
         finally:
             self._keepalive.end(call, is_acknowledged)
@@ -96,11 +100,8 @@ class JobServer:
         self.results[_name_ack(report)] += 1
         return report
 
-    def _record_end(self, error: BaseException, is_probe: bool) -> None:
-        """Count how a start request failed, and let the circuit know."""
-        health, result = Health.UNKNOWN, "crash"
-        if isinstance(error, NotStarted | AmbiguousStart):
-            health, result = error.health, error.result
+    def _record_failure(self, result: str, health: Health, is_probe: bool) -> None:
+        """Count a failed start request, and report it to the circuit."""
         self.results[result] += 1
         if health is Health.ALIVE:
             self.circuit.record_success()
@@ -112,9 +113,9 @@ class JobServer:
     async def _exchange(
         self, body: bytes, headers: Headers, may_keep: bool
     ) -> tuple[IResponse, bytes | None]:
-        """Return the job server's response, and its body if that is whole and not too large.
+        """Return the job server's response, and its body if it is complete and not too large.
 
-        One deadline covers all of it.
+        One deadline is for all of it.
         """
         common = JSON if may_keep else (*JSON, *CLOSE)
         waiting: Deferred[Any] = self._treq.request(
@@ -133,14 +134,14 @@ class JobServer:
             waiting = read_body(response, MAX_ACK)
             try:
                 return response, await waiting
-            except (BodyTooBig, *_PERHAPS_SENT):
+            except (BodyTooBig, *_MAYBE_SENT):
                 return response, None
         except _NEVER_SENT as error:
             raise _never_sent(error) from error
-        except _PERHAPS_SENT as error:
+        except _MAYBE_SENT as error:
             head = getattr(error, "response", None)
             if head is not None:
-                # A refusal is one without its body too.
+                # The status is enough to see that the job was refused.
                 return head, None
             if _is_tls_failure(error):
                 problem = Problem(
@@ -148,7 +149,7 @@ class JobServer:
                     "The job server's TLS certificate or protocol was not accepted.",
                 )
                 raise NotStarted(problem, "untrusted", Health.ALIVE) from error
-            reason = f"no answer: {type(error).__name__}"
+            reason = f"no response: {type(error).__name__}"
             raise AmbiguousStart(reason, kind, Health.DEAD) from error
         finally:
             deadline.cancel()
@@ -161,11 +162,11 @@ def _name_ack(report: Report) -> str:
 
 
 def _never_sent(error: Exception) -> NotStarted:
-    """Return what it means that there was no connection for a start request."""
+    """Return the error of a start request for which there was no connection."""
     if getattr(error, "osError", None) in _NO_SOCKETS:
         problem = Problem(
             Kind.OVERLOADED,
-            "The proxy has no socket left for the start; the job was not started.",
+            "The proxy has no free socket for the start request; the job was not started.",
             retry_after=1,
         )
         return NotStarted(problem, "no-socket", Health.UNKNOWN)
@@ -174,11 +175,11 @@ def _never_sent(error: Exception) -> NotStarted:
         "No connection to the job server could be made; the job was not started.",
         retry_after=1,
     )
-    results = [word for cause, word in _CAUSES.items() if isinstance(error, cause)]
+    results = [result for cause, result in _CAUSES.items() if isinstance(error, cause)]
     return NotStarted(problem, (*results, "unreachable")[0], Health.DEAD, may_retry=True)
 
 
 def _is_tls_failure(error: BaseException) -> bool:
-    """Whether a request failed in the TLS handshake, so before any of it was sent."""
+    """Whether a request failed in the TLS handshake: before any of it was sent."""
     reasons = getattr(error, "reasons", ())
     return any(reason.check(*UNTRUSTED) for reason in reasons)

@@ -1,4 +1,4 @@
-"""How a start request can fail, and what each way says about the job and the job server."""
+"""How a start request can fail, and what that means for the job and the job server."""
 
 from enum import Enum
 
@@ -6,21 +6,21 @@ from jobproxy.wire.problems import Problem
 
 
 class Health(Enum):
-    """What the end of a start request says about the job server."""
+    """What the end of a start request shows about the job server."""
 
     ALIVE = "alive"
     #: No connection, no response, or an error of the server.
     DEAD = "dead"
-    #: Nothing; the request ended for a reason of our own.
+    #: Nothing: the request ended for a reason in the proxy.
     UNKNOWN = "unknown"
 
 
 class NotStarted(Exception):
-    """The start request provably never left, or was refused.
+    """The start request certainly was not read, or it was refused.
 
-    :param problem: what the job's clients are told if it is not sent again.
-    :param result: one word for the metrics.
-    :param may_retry: whether it makes sense to send it again.
+    :param problem: the job's outcome, if the request is not sent again.
+    :param result: a label of the metrics.
+    :param may_retry: whether sending it again can help.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class NotStarted(Exception):
 class AmbiguousStart(Exception):
     """The start request may have reached the job server, although no usable ack came back.
 
-    :param result: one word for the metrics.
+    :param result: a label of the metrics.
     """
 
     def __init__(self, reason: str, result: str, health: Health) -> None:

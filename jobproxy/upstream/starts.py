@@ -1,4 +1,4 @@
-"""Starts jobs: waits for a slot, sends the start request, and again where that is safe."""
+"""Starts jobs: waits for a slot, sends the start request, and sends it again where that is safe."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -24,25 +24,25 @@ _log = Logger()
 
 
 class Slots(Protocol):
-    """Grants the right to have one start request under way."""
+    """Grants slots. The node's :class:`AccountLimiter`, or :class:`ClusterSlots`."""
 
     def acquire(self, account: str) -> Deferred[None]:
-        """Wait for a slot; who gets it has to :meth:`release` it. See :class:`AccountLimiter`."""
+        """Return a Deferred that fires with a slot, which the caller has to :meth:`release`."""
 
     def requeue(self, account: str) -> Deferred[None]:
-        """Wait for a slot once more, as the first of the account."""
+        """Do the same for a job that had a slot before: it is the first of its account."""
 
     def release(self, account: str) -> None:
-        """Give a slot back."""
+        """Release a slot."""
 
 
 @frozen
 class StartRequest:
-    """What a start request says besides the job itself.
+    """The parts of a start request that do not come from the client's job.
 
-    :param callback_url: where the job server calls back.
-    :param secret: the part of it that clients must not see in the job server's words.
-    :param headers: more headers.
+    :param callback_url: where the job server sends callbacks.
+    :param secret: the part of that URL to hide from clients if the job server's response quotes it.
+    :param headers: additional headers.
     """
 
     callback_url: str = field(repr=False)
@@ -52,14 +52,14 @@ class StartRequest:
 
 @define(eq=False)
 class Starter:
-    """What every start needs.
+    """Makes starts, and has what all of them need.
 
-    :param limiter: knows the queues of all accounts.
-    :param slots: the limiter itself, or what asks other nodes too.
-    :param grace: seconds for which a callback is waited for after an ambiguous start.
-    :param claim: is called before a job with an Idempotency-Key is started, unless an earlier start
-        of it may have worked; fires with whether it may be started here, or fails with the
-        :class:`ProblemError` that ends the job.
+    :param limiter: has the queues of the accounts.
+    :param slots: grants slots: the limiter itself, or one that asks other nodes too.
+    :param grace: seconds to wait for a callback after an ambiguous start.
+    :param claim: is called before each start request of a job with an Idempotency-Key, until one
+        may have reached the job server. Fires with whether to start the job on this node, or fails
+        with the :class:`ProblemError` that ends the job.
     """
 
     clock: IReactorTime
@@ -72,9 +72,9 @@ class Starter:
     claim: Callable[[JobRecord], Deferred[bool]]
 
     def queue(self, job: Job) -> "Start":
-        """Queue a job; :meth:`Start.begin` has to follow as soon as it has a record.
+        """Queue a job; :meth:`Start.begin` has to follow as soon as the job has a record.
 
-        :raises ProblemError: if the circuit is open, or too many jobs of the account wait.
+        :raises ProblemError: if the circuit is open, or the queue of the account is full.
         """
         try:
             self.job_server.circuit.check_allowed()
@@ -84,27 +84,27 @@ class Starter:
 
 
 def circuit_opened(table: CorrelationTable) -> None:
-    """Fail all jobs that wait for their turn at a job server that does not answer."""
-    detail = "The job server does not answer; the job was not started."
+    """Fail all queued jobs; to be called when the circuit opens."""
+    detail = "The job server does not respond; the job was not started."
     table.fail_queued(Problem(Kind.UPSTREAM_UNREACHABLE, detail, retry_after=1))
 
 
 @define(eq=False)
 class Start:
-    """The start of one job, from its queue to a usable ack, with every attempt that it takes."""
+    """The start of one job: waits in the queue, and sends start requests until there is an ack."""
 
     _starter: Starter
     _job: Job
-    #: The wait for a slot, or the pause before it; a start request is never cancelled.
+    #: Waits for a slot, a claim or the end of a pause; a start request is never cancelled.
     _waiting: Deferred[Any]
     _attempts: int = field(default=0, init=False)
 
     def cancel(self) -> None:
-        """Send no (further) start request; to be called while none is under way."""
+        """Send no more start requests; must not be called while one is under way."""
         self._waiting.cancel()
 
     def begin(self, record: JobRecord, request: StartRequest) -> None:
-        """Start the job in the background; its record tells how that goes."""
+        """Start the job in the background; its record shows the progress."""
         running = Deferred.fromCoroutine(self._run(record, request))
         running.addErrback(self._crash, record)
 
@@ -127,14 +127,14 @@ class Start:
                 pause = await self._send(record, request)
             finally:
                 starter.slots.release(account)
-            if pause is None or record.is_ended or not await self._rest(record, pause):
+            if pause is None or record.is_ended or not await self._pause(record, pause):
                 return
             self._waiting = starter.slots.requeue(account)
 
     async def _send(self, record: JobRecord, request: StartRequest) -> float | None:
         """Send one start request.
 
-        :return: the seconds until the next one, if there is to be one.
+        :return: the seconds until the next one; :data:`None` if there is none.
         """
         try:
             body = self._job.to_start(request.callback_url)
@@ -151,7 +151,7 @@ class Start:
         return self._accept(record, ack)
 
     async def _claim(self, record: JobRecord) -> bool:
-        """Return whether the job may be started here; if not, its slot is given back."""
+        """Return whether to start the job on this node; if not, release its slot."""
         self._waiting = claiming = self._starter.claim(record)
         may_start = False
         try:
@@ -166,10 +166,10 @@ class Start:
         return may_start
 
     def _accept(self, record: JobRecord, ack: Report) -> float | None:
-        """Note an ack; return the seconds after which the job counts as lost, if it ever does."""
+        """Record an ack; return the seconds after which to start the job again if it is lost."""
         policy, table = self._starter.policy, self._starter.table
         if not (ack.is_ended or ack.is_progress or ack.state is None):
-            _log.warn("the ack of job {job} has a state that is not known", **record.log_fields)
+            _log.warn("the ack of job {job} has an unknown state", **record.log_fields)
         is_last = policy.lost_after is None or self._attempts >= policy.attempts
         if ack.is_ended or self._job.own_start is not None:
             table.conclude(record, ack)
@@ -178,14 +178,14 @@ class Start:
         return None if is_last else policy.lost_after
 
     def _doubt(self, record: JobRecord) -> float | None:
-        """Note that the job may run; return the pause if it is to be started once more."""
+        """Record an ambiguous start; return the pause before another one, if there is one."""
         starter = self._starter
         pause = starter.policy.pause(self._attempts)
         is_allowed = starter.policy.allows(self._attempts, is_ambiguous=True)
         if is_allowed and self._is_wanted(record, pause):
             starter.table.doubt(record, cancel_start=self.cancel)
             return pause
-        self._listen(record)
+        self._await_callback(record)
         return None
 
     def _defer(self, record: JobRecord, problem: Problem) -> float | None:
@@ -193,7 +193,7 @@ class Start:
         starter, account = self._starter, self._job.account
         pause = starter.policy.pause(self._attempts)
         if problem.kind is Kind.UPSTREAM_BUSY and problem.retry_after:
-            # The account has the pause, so that nothing else of the account is sent either.
+            # The limiter pauses the whole account, so its other jobs are not sent either.
             starter.limiter.pause(account, problem.retry_after)
             pause = 0.0
         until_start = max(pause, starter.limiter.paused_for(account))
@@ -202,25 +202,25 @@ class Start:
         if not (is_allowed and is_alive and self._is_wanted(record, until_start)):
             self._give_up(record, evolve(problem, retry_after=problem.retry_after or 1))
             return None
-        _log.info("start of job {job} is put off: {slug}", **record.log_fields, slug=problem.slug)
+        _log.info("start of job {job} is postponed: {slug}", **record.log_fields, slug=problem.slug)
         return pause
 
     def _give_up(self, record: JobRecord, problem: Problem) -> None:
-        """End a job that cannot be started, unless an earlier start of it may have worked."""
+        """End a job that cannot be started, unless an earlier start request was ambiguous."""
         if record.started == "no":
             _log.warn("job {job} was not started: {slug}", **record.log_fields, slug=problem.slug)
             self._starter.table.fail(record, problem)
         else:
-            self._listen(record)
+            self._await_callback(record)
 
-    def _listen(self, record: JobRecord) -> None:
-        """Wait for the callback of a job that may run."""
+    def _await_callback(self, record: JobRecord) -> None:
+        """Send no more start requests, and give the callback of a job that may run the grace."""
         self._starter.table.doubt(record)
         if record.state is State.UNCONFIRMED:
             self._starter.table.clients.shorten(record, self._starter.grace)
 
-    async def _rest(self, record: JobRecord, seconds: float) -> bool:
-        """Pause before the next start request; return whether there is to be one."""
+    async def _pause(self, record: JobRecord, seconds: float) -> bool:
+        """Pause before the next start request; return whether to send one."""
         clock = self._starter.clock
         while seconds > 0:
             self._waiting = deferLater(clock, seconds)
@@ -230,16 +230,16 @@ class Start:
                 return False
             if record.state is not State.RUNNING:
                 break
-            # A job that said something meanwhile is not lost.
-            assert record.heard is not None
+            # A job is lost only if no callback came for that long.
+            assert record.last_report is not None
             lost_after = self._starter.policy.lost_after or 0.0
-            seconds = record.heard + lost_after - clock.seconds()
+            seconds = record.last_report + lost_after - clock.seconds()
             if seconds <= 0:
-                _log.warn("job {job} is lost; it is started again", **record.log_fields)
+                _log.warn("job {job} is lost; starting it again", **record.log_fields)
         return self._is_wanted(record, 0.0)
 
     def _is_wanted(self, record: JobRecord, seconds: float) -> bool:
-        """Whether anybody will still want the job to be started so many seconds from now."""
+        """Whether there is still a reason to start the job in this many seconds."""
         return record.wanted_until > self._starter.clock.seconds() + seconds
 
     def _crash(self, failure: Failure, record: JobRecord) -> None:
@@ -249,6 +249,6 @@ class Start:
 
 
 def _redact(problem: Problem, secret: str) -> Problem:
-    """Hide a secret where a job server quotes the request that it refuses."""
+    """Hide a secret in a response that quotes the start request."""
     body = problem.upstream_body.replace(secret.encode(), b"[hidden]")
     return problem if body == problem.upstream_body else evolve(problem, upstream_body=body)

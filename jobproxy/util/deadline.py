@@ -1,7 +1,7 @@
-"""Deadlines that count all that arrived in time, also after a stall of the process.
+"""Deadlines that let through all bytes that arrived in time, also after a stall of the process.
 
-When the time has come, sockets may hold bytes that arrived before it but were not read yet. So a
-deadline lets the reactor loop turn some more times before it calls its function.
+At the time of a deadline, sockets may hold bytes that arrived before it but were not read yet. So
+the reactor loop turns some more times before the deadline calls its function.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from twisted.internet.interfaces import IReactorTime
 
 #: Turns of the reactor loop between the time and the call. Twisted runs timers first. After a
 #: stall, which may have ended a while before the time, it accepts one connection in the first turn
-#: and 20 more in each of the next, until the queue of the listening socket is empty. So many turns
-#: are enough for the longest queue, and cost some microseconds each.
+#: and 20 more in each of the next, until the queue of the listening socket is empty. 24 turns are
+#: enough for the longest queue, and cost some microseconds each.
 TURNS = 24
 
 
@@ -20,7 +20,7 @@ def do_nothing() -> None:
 
 
 class Deadline:
-    """Calls a function once, at its time and some turns of the loop, unless it is cancelled.
+    """Calls a function once, some turns of the loop after its time, unless it is cancelled.
 
     :param seconds: from now.
     :ivar at: the time, in seconds on the clock.

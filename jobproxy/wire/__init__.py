@@ -1,1 +1,1 @@
-"""Pure values that cross the wire; no Twisted."""
+"""Values that cross the network, without Twisted."""

@@ -1,8 +1,8 @@
-"""A client's job, and what the job server says of it, as frozen values.
+"""A client's job, and the job server's acks and callbacks, as frozen values.
 
-Clients' requests are read strictly. Bodies of the job server are read for the two members that we
-need and otherwise passed on as they are: to refuse the result of a finished job over its style
-would help nobody.
+Clients' requests are parsed strictly. Of the job server's bodies only two members are read, and the
+bytes are passed on unchanged: to refuse the result of a finished job because of its format would
+help no one.
 """
 
 import re
@@ -20,7 +20,7 @@ MAX_ID = 128
 
 #: States of a job that has not ended (any other state of a callback ends it).
 PROGRESS = frozenset({"queued", "pending", "running"})
-#: States with which the ack of a start already is the result (an unknown word in an ack is not).
+#: States with which an ack is already the result; an ack with an unknown state is not.
 ENDED = frozenset({"completed", "failed", "rejected", "cancelled", "canceled", "error"})
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
@@ -28,14 +28,14 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 @frozen
 class Job:
-    """A job that a client wants done.
+    """A job as a client sent it.
 
-    :param account: whose job it is; the job server limits connections by it.
-    :param parameters: the client's own members, without ``wait`` and ``callback``: JSON text
-        exactly as it came, ``"name": value`` pairs with commas between them.
-    :param is_held: whether the client waits for the result; else for no more than the ack.
-    :param own_start: what is sent to the job server as it is, if the client wants to be called back
-        itself.
+    :param account: the party that the job belongs to; the job server limits connections by it.
+    :param parameters: the client's members, without ``wait`` and ``callback``: JSON text exactly
+        as it came, ``"name": value`` pairs with commas between them.
+    :param is_held: whether the client waits for the result, and not only for the ack.
+    :param own_start: the body of the start request if the client has set a callback URL of its
+        own: the client's body, unchanged.
     """
 
     account: str = field(repr=False)
@@ -44,7 +44,7 @@ class Job:
     own_start: bytes | None = field(default=None, repr=False)
 
     def to_start(self, callback_url: str) -> bytes:
-        """Return the body of the start call: the client's parameters, then ours."""
+        """Return the body of the start request: the client's members, then ours."""
         if self.own_start is not None:
             return self.own_start
         ours = f'"wait":false,"callback":{strict_json.write_string(callback_url)}'
@@ -53,11 +53,12 @@ class Job:
 
 @frozen
 class Report:
-    """What the job server says of a job: the ack of a start, or a callback.
+    """An ack or a callback.
 
     :param body: all of it, byte for byte.
-    :param upstream_id: the job server's id of the job, if it gave a usable one.
-    :param state: its word for the job's state, if it gave one.
+    :param upstream_id: its ``id``; :data:`None`: there is none, or it is not a string of 1 to
+        :data:`MAX_ID` characters.
+    :param state: its ``state``; :data:`None`: there is none, or it is not a string.
     """
 
     body: bytes = field(repr=False)
@@ -66,12 +67,12 @@ class Report:
 
     @property
     def is_progress(self) -> bool:
-        """Whether a callback like this leaves the job unfinished."""
+        """Whether the job has not ended, if this is a callback."""
         return self.state in PROGRESS
 
     @property
     def is_ended(self) -> bool:
-        """Whether an ack like this already is the job's result."""
+        """Whether this is already the job's result, if it is an ack."""
         return self.state in ENDED
 
 
@@ -79,8 +80,8 @@ def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
     """Parse the body of a client's request.
 
     :param allows_callbacks: whether a client may name a callback URL of its own.
-    :raises ProblemError: if the body is not strict JSON, not an object, nested too deeply, has a
-        member of ours with a value that we do not understand, or a callback that is not allowed.
+    :raises ProblemError: if the body is not an object in strict JSON or is nested too deeply,
+        ``account`` or ``wait`` is invalid, or ``callback`` is not allowed.
     """
     text = strict_json.decode(body)
     members = strict_json.parse_strictly(text)
@@ -89,8 +90,8 @@ def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
     has_callback = is_held is False and "callback" in members
     if has_callback and not allows_callbacks:
         detail = (
-            "This proxy lets the job server call no one but itself: leave out callback, and ask "
-            "for the result at the Location of the answer."
+            "This proxy does not allow callbacks to clients: leave out callback, and GET the "
+            "result from the Location of the response."
         )
         raise ProblemError(Problem(Kind.CALLBACK_NOT_ALLOWED, detail))
     if errors:
@@ -108,7 +109,7 @@ def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
 
 
 def parse_report(body: bytes) -> Report:
-    """Parse an ack or a callback; it only has to be a JSON object.
+    """Parse an ack or a callback, which has to be a JSON object.
 
     :raises ProblemError: if it is not.
     """
@@ -120,14 +121,14 @@ def parse_report(body: bytes) -> Report:
 
 
 def key_digest_of(job: Job, key: str) -> bytes:
-    """Return what stands for an account's Idempotency-Key."""
-    # Neither can hold a zero byte, so that no two pairs look alike.
+    """Return the key digest: a hash of the account and its Idempotency-Key."""
+    # Neither can contain a zero byte, so different pairs give different texts.
     return _digest(f"{job.account}\0{key}")
 
 
 def request_digest_of(job: Job) -> bytes:
-    """Return what stands for all that makes a job what it is."""
-    # Whether the client waits does not make it another job.
+    """Return the request digest: a hash of the content of the job."""
+    # Whether the client waits is not part of the content.
     return _digest(job.parameters if job.own_start is None else job.own_start.decode())
 
 

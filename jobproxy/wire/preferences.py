@@ -1,4 +1,4 @@
-"""What a client asks of us in headers: how long to wait, and as what to know the job again."""
+"""A client's preferences, parsed from the headers of its request."""
 
 import re
 from collections.abc import Iterable
@@ -19,12 +19,12 @@ _KNOWN = frozenset({b"prefer", b"idempotency-key", b"traceparent", b"tracestate"
 
 @frozen
 class Preferences:
-    """The terms on which a client waits.
+    """What a client asks for besides the job.
 
-    :param wait: seconds that it wants to be held at most, if it says so.
-    :param is_async: whether it would rather be told where the result will be.
-    :param key: its name for the job.
-    :param trace: headers to pass on, so that traces join.
+    :param wait: the most seconds to hold it (``Prefer: wait``); :data:`None`: as long as possible.
+    :param is_async: whether to respond before the job ends (``Prefer: respond-async``).
+    :param key: the ``Idempotency-Key``.
+    :param trace: the headers of W3C Trace Context, to send with the start request.
     """
 
     wait: int | None = None
@@ -37,11 +37,11 @@ _DEFAULT = Preferences()
 
 
 def parse_preferences(headers: Iterable[tuple[bytes, bytes]]) -> Preferences:
-    """Read the headers of a request; preferences that are not understood do not count (RFC 7240).
+    """Parse the headers of a request. Unknown preferences are ignored (RFC 7240, section 2).
 
     :param headers: with lower-case names.
-    :raises ProblemError: if there is an unusable ``Idempotency-Key``: to do the job without it
-        would break a promise.
+    :raises ProblemError: if an ``Idempotency-Key`` is invalid. To ignore it could start the job
+        twice.
     """
     found: dict[bytes, list[bytes]] = {}
     for name, value in headers:
@@ -60,7 +60,7 @@ def parse_preferences(headers: Iterable[tuple[bytes, bytes]]) -> Preferences:
 
 
 def _read_preferences(text: str) -> dict[str, str]:
-    """Return the value of each preference; of those that come twice the first (RFC 7240, 2)."""
+    """Return the value of each preference, the first if it is repeated (RFC 7240, section 2)."""
     preferences: dict[str, str] = {}
     for preference in _PREFERENCE.findall(text):
         name, _, value = preference.partition(";")[0].partition("=")
@@ -69,7 +69,7 @@ def _read_preferences(text: str) -> dict[str, str]:
 
 
 def _read_key(values: list[bytes]) -> str | None:
-    """Return the one key: bare as with Stripe, or a string as in the IETF's draft."""
+    """Return the key: without quotes as Stripe has it, or with quotes as in the IETF's draft."""
     if not values:
         return None
     match = _KEY.fullmatch(values[0].decode("latin-1").strip())
@@ -80,7 +80,7 @@ def _read_key(values: list[bytes]) -> str | None:
 
 
 def _read_trace(found: dict[bytes, list[bytes]]) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the trace headers; a state without a good parent means nothing."""
+    """Return the trace headers; ``tracestate`` is dropped without one valid ``traceparent``."""
     parents = found.get(b"traceparent", [])
     if len(parents) != 1 or not _TRACE.fullmatch(parents[0]):
         return ()

@@ -1,9 +1,9 @@
-"""Problems: what a client or the job server is told when something goes wrong.
+"""Problems: the errors that a client, the job server or the operator can get.
 
 :class:`Kind` is the one table of them: slug, title and HTTP status. A :class:`Problem` is a frozen
-value, so it can be the outcome of a job and be sent to any number of clients. It travels in a
-:class:`ProblemError`, a fresh one for each receiver, since an exception collects the traceback of
-whoever raises it. On the wire a problem is a document of RFC 9457; see ``api/responses.py``.
+value, so it can be the outcome of a job and be sent to any number of clients. It is raised in a
+:class:`ProblemError`, a new one for each receiver, since an exception keeps the traceback of where
+it was raised. On the wire a problem is a document of RFC 9457; see ``api/documents.py``.
 """
 
 from enum import Enum
@@ -13,16 +13,16 @@ from attrs import field, frozen
 
 Started = Literal["no", "unknown", "yes"]
 
-#: Bytes of the job server's own words that are passed on.
+#: Bytes of the job server's response that a problem document quotes at most.
 MAX_QUOTE = 1_024
 
 
 class Kind(Enum):
     """Every kind of problem.
 
-    :ivar slug: its name, the end of the document's ``type``.
-    :ivar title: the same for all problems of the kind.
-    :ivar status: the HTTP status; 0: that of the job server's response.
+    :ivar slug: its name, the last part of the document's ``type``.
+    :ivar title: the document's ``title``.
+    :ivar status: the HTTP status; 0: the status of the job server's response.
     """
 
     INVALID_JSON = ("invalid-json", "The body is not acceptable JSON", 400)
@@ -90,9 +90,9 @@ class Kind(Enum):
 
 @frozen
 class FieldError:
-    """One thing that is wrong with a request.
+    """One error in a request.
 
-    :param pointer: where, as a JSON Pointer (RFC 6901) into the request's body.
+    :param pointer: where it is: a JSON Pointer (RFC 6901) into the request's body.
     :param detail: what to change.
     """
 
@@ -102,18 +102,18 @@ class FieldError:
 
 @frozen
 class Problem:
-    """Something that its receiver has to know.
+    """An error.
 
-    :param detail: one sentence for a person, which says what to change where that is known.
-    :param started: whether the job was started on the job server: the one fact that a caller needs
-        to decide whether it is safe to send it again.
-    :param retry_after: seconds after which another try makes sense, if one does.
-    :param errors: the single errors of an invalid request.
+    :param detail: one sentence for a person, which says what to change if that is known.
+    :param started: whether the job was started on the job server: what a client needs to know to
+        decide whether it can safely send the job again.
+    :param retry_after: seconds after which to try again; :data:`None`: that would not help.
+    :param errors: what is wrong with an invalid request, field by field.
     :param allowed: the methods that a resource serves, for the ``Allow`` header (RFC 9110, 15.5.6).
-    :param upstream_status: the HTTP status of the job server's response that led to this.
-    :param upstream_body: that response's body, in any encoding; the first :data:`MAX_QUOTE` bytes
-        are passed on.
-    :param job_id: the job that it is about.
+    :param upstream_status: the HTTP status of the job server's response, if that is the cause.
+    :param upstream_body: the body of that response, in any encoding; the document quotes the first
+        :data:`MAX_QUOTE` bytes.
+    :param job_id: of the job that it is about.
     :param upstream_id: the job server's name of that job.
     """
 
@@ -134,14 +134,14 @@ class Problem:
 
     @property
     def status(self) -> int:
-        """The HTTP status of the response that carries it."""
+        """The HTTP status of the response."""
         return self.kind.status or self.upstream_status or 502
 
 
 class ProblemError(Exception):
-    """Carries a problem to one receiver.
+    """Raises a problem for one receiver.
 
-    :ivar problem: what went wrong.
+    :ivar problem: the problem.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -150,5 +150,5 @@ class ProblemError(Exception):
 
 
 def not_found() -> ProblemError:
-    """Return the one error of every path at which there is nothing."""
+    """Return the error of every path that does not exist; it is always the same."""
     return ProblemError(Problem(Kind.NOT_FOUND, "There is nothing at this path."))

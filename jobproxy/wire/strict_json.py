@@ -1,8 +1,8 @@
-"""JSON that is read strictly, and of which the members stay as they came.
+"""A strict JSON parser that can return the members of an object as text, unchanged.
 
-What we let pass here another program has to read in the same way, so clients' requests are held to
-RFC 8259, and to RFC 7493 for duplicate names and lone surrogates. Numbers and strings are never
-written again: what is passed on is the text that came.
+The job server has to read the same values from a request as jobproxy does. So clients' requests
+must conform to RFC 8259, and to RFC 7493 for duplicate names and lone surrogates. Numbers and
+strings are never encoded again: the text that came is sent.
 """
 
 import json
@@ -54,7 +54,7 @@ def parse_strictly(text: str) -> dict[str, Any]:
 
 
 def parse_leniently(text: str) -> dict[str, Any]:
-    """Return the members of an object; of those that come twice the last.
+    """Return the members of an object; of duplicate names the last one.
 
     :raises ProblemError: if the text is not JSON, or not an object.
     """
@@ -66,13 +66,13 @@ def parse_leniently(text: str) -> dict[str, Any]:
 
 
 def split_members(text: str) -> Iterable[tuple[str, str]]:
-    """Return the raw text, name and value, and the name of each member of a valid JSON object."""
+    """Return for each member of a valid JSON object its text, ``"name": value``, and its name."""
     is_flat = "[" not in text and "\\" not in text and text.count("{") == 1
     return _FLAT_MEMBER.findall(text) if is_flat else _split_any_members(text)
 
 
 def write_string(text: str) -> str:
-    """Return a string as JSON, which hardly ever takes an escape."""
+    """Return a string as JSON; fast if nothing has to be escaped, as is usual."""
     is_plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
     return f'"{text}"' if is_plain else json.dumps(text)
 
@@ -83,7 +83,7 @@ def invalid(detail: str) -> ProblemError:
 
 
 def _parse(text: str, decoder: json.JSONDecoder) -> Any:
-    """Do what ``decoder.decode`` does, sooner where nothing is around the value."""
+    """Do what ``decoder.decode`` does, but faster if there is no space around the value."""
     if text[:1] == "{":
         members, end = decoder.raw_decode(text)
         if end == len(text):

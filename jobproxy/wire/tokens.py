@@ -1,9 +1,9 @@
-"""Tokens: the signed, unguessable names of jobs in their callback URLs.
+"""Tokens: the signed names of jobs in their callback URLs, which cannot be guessed.
 
-A token is ``<job id>.<mac>``. The job id (expiry, node and 128 random bits) may be told to anyone;
-only who has the whole token can complete the job. A token proves itself, so it tells a late
-callback from a forged one without a look at any table, also after a restart or on another node with
-the same keys; and it says which node has the job.
+A token is ``<job id>.<mac>``. The job id (expiry, node and 128 random bits) is public; only a
+program that has the whole token can complete the job. A token is verified without any table, so a
+late callback can be distinguished from a forged one after a restart, and on another node with the
+same keys. It also names the node that owns the job.
 """
 
 import hmac
@@ -19,23 +19,24 @@ from functools import lru_cache
 from attrs import define, field, frozen
 
 MIN_KEY = 32
-#: Seconds for which a token is good; what is kept of its job needs no longer life.
+#: Seconds for which a token is valid. Nothing needs to be kept of its job for longer.
 LIFETIME = 86_400.0
 #: Characters of a job id.
 JOB_ID_LENGTH = 38
 
 _DOMAIN = b"jobproxy callback token v2\0"
 _JOB_ID = re.compile(rf"[A-Za-z0-9_-]{{{JOB_ID_LENGTH}}}")
-#: Where in a job id the node stands; before it the expiry, after it what is random.
+#: Where in a job id the node is: after the expiry, before the random part.
 _NODE = slice(8, 16)
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 @frozen
 class Token:
-    """
+    """A token and its public part.
+
     :param job_id: the public part, by which everything but the callback URL names the job.
-    :param text: the whole; a secret shared with the job server alone, never to be logged.
+    :param text: the whole token: a secret for the job server only, which must never be logged.
     """
 
     job_id: str
@@ -49,14 +50,14 @@ def _check_keys(_instance: object, _attribute: object, keys: Sequence[bytes]) ->
 
 @define
 class TokenSigner:
-    """Mints and verifies tokens.
+    """Makes and verifies tokens.
 
-    :param keys: the first signs, all verify: so a key is rotated without losing a job.
-    :param lifetime: seconds after which a token is no longer verified.
-    :param now: Unix time in seconds; wall-clock time, as a token outlives the process.
-    :param node: the name of this process among all that have the same keys, as
-        :func:`make_node` makes it.
-    :param entropy: returns as many random bytes as it is asked for.
+    :param keys: the first signs, all verify, so that a key can be replaced while jobs run.
+    :param lifetime: seconds for which a token is valid.
+    :param now: returns Unix time in seconds: wall-clock time, as a token outlives the process.
+    :param node: the name of this node, from :func:`make_node`; no other node with the same keys may
+        have it.
+    :param entropy: returns the given number of random bytes.
     """
 
     _keys: Sequence[bytes] = field(validator=_check_keys, repr=False)
@@ -66,16 +67,16 @@ class TokenSigner:
     _entropy: Callable[[int], bytes] = os.urandom
 
     def mint(self) -> Token:
-        """Return a token that nobody had before."""
+        """Return a new token."""
         expiry = _write_expiry(int(self._now() + self._lifetime))
         job_id = f"{expiry}{self._node}{_encode(self._entropy(16)).decode()}"
         return Token(job_id=job_id, text=f"{job_id}.{_sign(self._keys[0], job_id).decode()}")
 
     def verify(self, text: str) -> str | None:
-        """Return the job id of a token of ours that has not expired, else :data:`None`."""
+        """Return the job id of a valid token; :data:`None` for any other text."""
         job_id, _, mac = text.partition(".")
         given = mac.encode("utf-8", "replace")
-        # Every key is tried, so that the time taken does not tell which one signs.
+        # Every key is tried, so that the duration does not reveal which one signed.
         is_ours = False
         for key in self._keys:
             is_ours |= hmac.compare_digest(_sign(key, job_id), given)
@@ -85,17 +86,17 @@ class TokenSigner:
 
 
 def make_node() -> str:
-    """Return a name for a process that no other has or had."""
+    """Return a new random name for a node."""
     return secrets.token_urlsafe(6)
 
 
 def node_of(job_id: str) -> str:
-    """Return the name of the process that made a job id."""
+    """Return the name of the node that made a job id: the owner of the job."""
     return job_id[_NODE]
 
 
 def is_job_id(text: str) -> bool:
-    """Whether this could be a job id; nobody can tell if it is one."""
+    """Whether a text has the format of a job id. There may be no such job."""
     return _JOB_ID.fullmatch(text) is not None
 
 
@@ -105,16 +106,16 @@ def _sign(key: bytes, job_id: str) -> bytes:
 
 @lru_cache(maxsize=512)
 def _write_expiry(expiry: int) -> str:
-    """Return a Unix time as it stands in a job id; all job ids of a second share it."""
+    """Return a Unix time as in a job id. It is cached for the other job ids of the same second."""
     return _encode(expiry.to_bytes(6, "big")).decode()
 
 
 @lru_cache(maxsize=512)
 def _read_expiry(written: str) -> int:
-    """Return the Unix time at which a job id that we signed expires."""
+    """Return the Unix time at which a job id expires; it must be a verified one."""
     return int.from_bytes(urlsafe_b64decode(written), "big")
 
 
 def _encode(data: bytes) -> bytes:
-    """Return Base64 as in URLs (RFC 4648, section 5), without padding."""
+    """Return URL-safe Base64 (RFC 4648, section 5) without padding."""
     return b2a_base64(data, newline=False).translate(_URL_SAFE, b"=")

@@ -206,8 +206,8 @@ class RefusedRequestTests(RefusalTestCase):
                 "type": "urn:jobproxy:problem:callback-not-allowed",
                 "title": "A callback of the client's own is not allowed",
                 "status": 400,
-                "detail": "This proxy lets the job server call no one but itself: leave out "
-                "callback, and ask for the result at the Location of the answer.",
+                "detail": "This proxy does not allow callbacks to clients: leave out callback, "
+                "and GET the result from the Location of the response.",
             },
         )
 
@@ -292,7 +292,7 @@ class CrashTests(RefusalTestCase):
                 "type": "urn:jobproxy:problem:internal",
                 "title": "The proxy failed",
                 "status": 500,
-                "detail": "Something went wrong in the proxy; its log knows the requestId.",
+                "detail": "The proxy has a bug; its log has the traceback under this requestId.",
                 "started": "unknown",
             },
         )

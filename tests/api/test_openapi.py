@@ -25,17 +25,21 @@ class DocumentTests(SynchronousTestCase):
         """Every kind of problem is in the document, with its status."""
         types = DOCUMENT["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
         slugs = {kind.slug for kind in Kind}
-        self.assertEqual({name.rpartition(":")[2] for name in types}, slugs)
+        wrong = {name.rpartition(":")[2] for name in types} ^ slugs
+        place = "jobproxy/api/openapi.json"
+        self.assertFalse(wrong, f"{place}: the enum of Problem.type differs by {wrong}")
         responses = DOCUMENT["components"]["responses"].values()
         described = " ".join(response["description"] for response in responses)
-        self.assertEqual({slug for slug in slugs if f"`{slug}`" not in described}, set())
+        missing = {slug for slug in slugs if f"`{slug}`" not in described}
+        self.assertFalse(missing, f"{place}: the description of a response must name {missing}")
 
     def test_every_component_is_referenced(self) -> None:
         """Every component of the document is referenced."""
         text = json.dumps(DOCUMENT)
         for kind, parts in DOCUMENT["components"].items():
             for name in parts:
-                self.assertIn(f'"#/components/{kind}/{name}"', text)
+                reference = f'"#/components/{kind}/{name}"'
+                self.assertIn(reference, text, f"openapi.json: use or remove {name}")
 
 
 class ServedTests(ProxyTestCase):
@@ -64,4 +68,5 @@ class ServedTests(ProxyTestCase):
             for method in operations
             if method in METHODS
         }
-        self.assertEqual(described, self.list_rules())
+        wrong = described ^ self.list_rules()
+        self.assertFalse(wrong, f"jobproxy/api/openapi.json: paths differ from the routes: {wrong}")

@@ -19,7 +19,7 @@ class HandingOnTests(ProxyTestCase):
         self.port.setServiceParent(services)
         services.startService()
         self.shutdown = Drain(
-            self.clock, self.gateway, [self.site], 20, Notifier(), handed_on=[self.port]
+            self.clock, self.gateway, [self.site], 20, Notifier(), inherited=[self.port]
         )
 
     def drain(self) -> Deferred[None]:

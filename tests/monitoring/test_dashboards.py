@@ -54,14 +54,16 @@ class MetricsTests(ClusterTestCase):
         }
         used.discard("jobproxy_")
         self.assertGreater(len(used), 20)
-        self.assertEqual(used - known, set())
+        unknown = used - known
+        self.assertFalse(unknown, f"alerts.yml or jobproxy.json: the proxy has no metric {unknown}")
 
     def test_every_outcome_in_a_query_exists(self) -> None:
         """Every outcome in a query is the slug of a problem, or not a problem."""
         known = list_problems() | {"ok", "client-left"}
         for query in find_queries():
             for names in re.findall(r'outcome!?=~?"([^"]*)"', query):
-                self.assertEqual(set(names.split("|")) - known, set(), query)
+                unknown = set(names.split("|")) - known
+                self.assertFalse(unknown, f"alerts.yml or jobproxy.json: no such outcome: {query}")
 
 
 @needs_promtool
@@ -76,31 +78,40 @@ def test_every_alert_is_tested() -> None:
     """Every alert has a case in which it fires, and one in which it nearly does."""
     cases = re.findall(r"- name: (\w+), (.*)", CASES.read_text())
     assert NAMES
-    assert cases == [(name, end) for name in NAMES for end in ("which fires", "nearly")]
+    expected = [(name, end) for name in NAMES for end in ("which fires", "nearly")]
+    assert cases == expected, (
+        "deploy/prometheus/alerts_test.yml: each alert of alerts.yml, in the same order, needs the "
+        "cases '- name: ALERT, which fires' and '- name: ALERT, nearly'"
+    )
 
 
 def test_every_alert_has_a_severity_and_a_runbook() -> None:
     """Every alert has a severity and a link to the runbook."""
     for rule in ALERTS.read_text().split("- alert: ")[1:]:
         name = rule.split("\n")[0]
-        assert re.search(r"severity: (page|ticket)\b", rule), name
-        assert f"runbook: runbook.html#{name.lower()}\n" in rule
-        assert "summary:" in rule
+        place = f"deploy/prometheus/alerts.yml, {name}"
+        assert re.search(r"severity: (page|ticket)\b", rule), f"{place}: severity page or ticket"
+        link = f"runbook: runbook.html#{name.lower()}\n"
+        assert link in rule, f"{place}: add {link}"
+        assert "summary:" in rule, f"{place}: add a summary"
 
 
 def test_every_panel_has_a_description_and_a_unit() -> None:
     """Every panel has a description and a unit, and uses the selected data source."""
     for panel in PANELS:
-        assert panel["title"]
+        place = f"deploy/grafana/jobproxy.json, panel {panel['id']}"
+        assert panel["title"], f"{place}: add a title"
         if panel["type"] == "row":
             continue
-        assert panel["description"].endswith(".")
-        assert panel["fieldConfig"]["defaults"]["unit"]
-        assert panel["targets"]
-        for place in (panel, *panel["targets"]):
-            assert place["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        assert panel["description"].endswith("."), f"{place}: the description is a sentence"
+        assert panel["fieldConfig"]["defaults"]["unit"], f"{place}: add a unit"
+        assert panel["targets"], f"{place}: add a query"
+        source = {"type": "prometheus", "uid": "${datasource}"}
+        for part in (panel, *panel["targets"]):
+            assert part["datasource"] == source, f"{place}: the datasource is {source}"
         for target in panel["targets"]:
-            assert '{instance=~"$instance"' in target["expr"]
+            selected = '{instance=~"$instance"'
+            assert selected in target["expr"], f"{place}: the query must contain {selected}"
 
 
 def test_panels_do_not_overlap() -> None:

@@ -20,6 +20,8 @@ from tests.support.programs import needs
 from tests.support.waiting import DEADLINE, wait_for_exit
 
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
+#: The name and the default of each option.
+OPTION_ROWS = re.findall(r"   \* - ``--([\w-]+)``\n     - (.*)\n", README)
 
 
 def read_blocks(language: str) -> list[str]:
@@ -123,16 +125,26 @@ def test_ci_runs_the_commands_that_set_up_an_environment() -> None:
 @pytest.mark.parametrize("option", tap.Options.table, ids=lambda option: option.name)
 def test_each_option_is_in_the_readme(option: Option) -> None:
     """Each option is in the README, with its default."""
-    rows = re.findall(r"   \* - ``--([\w-]+)``\n     - (.*)\n", README)
-    default = dict(rows)[option.name].strip("`")
-    expected = {"callback-url": "required", "secret-file": "a random key"}
-    assert default == expected.get(option.name, option.default or "none")
-    assert len(rows) == len(tap.Options.table)
+    place = f"README.rst, table of options, --{option.name}"
+    default = dict(OPTION_ROWS).get(option.name)
+    assert default is not None, f"{place}: add a row"
+    special = {"callback-url": "required", "secret-file": "a random key"}
+    expected = special.get(option.name, option.default or "none")
+    assert default.strip("`") == expected, f"{place}: the default is {expected}"
+
+
+def test_no_other_option_is_in_the_readme() -> None:
+    """No option is in the README that does not exist, and none is there twice."""
+    names = [name for name, _ in OPTION_ROWS]
+    unknown = set(names) - {option.name for option in tap.Options.table}
+    assert not unknown, f"README.rst: remove {unknown}, which jobproxy/app/options.py lacks"
+    assert len(names) == len(set(names)), "README.rst: an option has two rows"
 
 
 def test_each_problem_is_in_the_readme() -> None:
     """Each problem that a client can be told of is in the README, and no other."""
     table = README.partition("``urn:jobproxy:problem:…``")[2].partition("\nBy default a job")[0]
-    told = set(re.findall(r"``([a-z]+(?:-[a-z]+)*)``", table)) - {"problem", "instance"}
-    slugs = {kind.slug for kind in Kind}
-    assert told == slugs - {Kind.CALLBACK_CONFLICT.slug}
+    listed = set(re.findall(r"``([a-z]+(?:-[a-z]+)*)``", table)) - {"problem", "instance"}
+    slugs = {kind.slug for kind in Kind} - {Kind.CALLBACK_CONFLICT.slug}
+    wrong = listed ^ slugs
+    assert not wrong, f"README.rst: the table of problems differs from wire/problems.py: {wrong}"

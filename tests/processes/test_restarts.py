@@ -31,7 +31,7 @@ def test_a_second_signal_ends_the_drain(number: signal.Signals) -> None:
         for client in clients:
             assert client.receive().verdict == (503, DRAINING, "yes")
             assert client.is_ended()
-        assert stage.proxy.log.count("told again") == 1
+        assert stage.proxy.log.count("a second signal came") == 1
 
 
 def test_a_second_signal_does_not_wait_for_a_client_that_does_not_read() -> None:

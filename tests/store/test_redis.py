@@ -10,7 +10,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
 
-from jobproxy.store.interface import Claim, Kind, Message, StoreUnreachable
+from jobproxy.store.interface import Claim, Message, MessageKind, StoreUnreachable
 from tests.support.reactor import reactor
 from tests.support.redis_server import RedisServer
 from tests.support.stores import listener_of, make_redis_store, refuses, running, until
@@ -89,7 +89,7 @@ async def test_subscription_that_receives_nothing_is_made_again(
         async with running(store) as listener:
             cable.cut()
             await until(lambda: listener.caught_up == 2)
-            assert await store.send(NODE, Message(Kind.GONE, JOB_ID, OTHER))
+            assert await store.send(NODE, Message(MessageKind.NO_RESULT, JOB_ID, OTHER))
             await until(lambda: listener.messages)
     assert len(errors) <= 2
 
@@ -100,15 +100,15 @@ async def test_request_to_a_redis_that_hangs_fails_in_time(redis: RedisServer) -
     store = make_redis_store(redis.url, NODE)
     async with running(store):
         redis.hang()
-        assert await refuses(store.look_up(b"key"), StoreUnreachable)
+        assert await refuses(store.find_claim(b"key"), StoreUnreachable)
         assert not store.is_up
         begun = store.calls["failed"]
         for _ in range(100):
-            assert await refuses(store.look_up(b"key"), StoreUnreachable)
+            assert await refuses(store.find_claim(b"key"), StoreUnreachable)
         assert store.calls["failed"] == begun + 100
         redis.go_on()
         await until(lambda: store.is_up)
-        assert await store.look_up(b"key") is None
+        assert await store.find_claim(b"key") is None
 
 
 @pytest_twisted.ensureDeferred
@@ -117,7 +117,7 @@ async def test_forgotten_scripts_are_sent_again(redis: RedisServer) -> None:
     store = make_redis_store(redis.url, NODE)
     async with running(store):
         for _ in range(2):
-            assert await store.send(NODE, Message(Kind.GONE, JOB_ID, OTHER))
+            assert await store.send(NODE, Message(MessageKind.NO_RESULT, JOB_ID, OTHER))
             redis.ask("SCRIPT", "FLUSH")
 
 
@@ -133,8 +133,8 @@ async def test_empty_redis_grants_no_claim_until_nodes_have_claimed_again(
         redis.start()
         await until(lambda: one.is_up and other.is_up)
         claiming = other.claim(b"key", Claim(JOB_ID[::-1], b"other"))
-        assert await one.look_up(b"key") is None
-        await one.reclaim([(b"key", CLAIM)])
+        assert await one.find_claim(b"key") is None
+        await one.put_claims_again([(b"key", CLAIM)])
         assert await claiming == CLAIM
         assert await other.claim(b"new", CLAIM) == CLAIM
         assert listener.caught_up == 2
@@ -146,7 +146,7 @@ async def test_claim_waits_no_longer_than_the_settle_time(redis: RedisServer) ->
     redis.ask("FLUSHALL")
     store = make_redis_store(redis.url, NODE)
     async with running(store):
-        await store.reclaim([(b"known", CLAIM)])
+        await store.put_claims_again([(b"known", CLAIM)])
         waiting = store.claim(b"new", CLAIM)
         assert await store.claim(b"known", Claim(JOB_ID[::-1], b"")) == CLAIM
         assert not waiting.called
@@ -163,7 +163,7 @@ async def test_redis_that_is_emptied_while_connected_is_caught_up(
         redis.ask("FLUSHALL")
         await until(lambda: listener.caught_up == 2)
         assert await store.list_nodes() == [NODE]
-    assert errors == ["Redis has lost what it knew; it is told again"]
+    assert errors == ["Redis has lost its data; writing it again"]
 
 
 @pytest_twisted.ensureDeferred
@@ -179,7 +179,7 @@ async def test_wrong_password_is_logged_once_and_tried_until_it_is_right(
         assert not store.is_up
         redis.ask_as("other", "CONFIG", "SET", "requirepass", "s3cret/")
         await until(lambda: store.is_up)
-        await store.note(JOB_ID, b"ack")
+        await store.put_note(JOB_ID, b"ack")
     assert len(errors) == 2, errors
     assert not any("s3cret" in error for error in errors)
     assert redis.ask_as("s3cret/", "SELECT", "3", then=("DBSIZE",)).endswith(b":2\r\n")
@@ -198,18 +198,18 @@ async def test_user_with_the_documented_rights_can_do_everything(redis: RedisSer
     store = make_redis_store(f"redis://jobproxy:secret@127.0.0.1:{redis.port}", NODE)
     async with running(store) as listener:
         await store.claim(b"key", CLAIM)
-        await store.put(JOB_ID, b"{}", [NODE], key_digest=b"key")
-        await store.put("other", b"{}", [], is_orphan=True)
+        await store.put_result(JOB_ID, b"{}", [NODE], key_digest=b"key")
+        await store.put_result("other", b"{}", [], is_orphan=True)
         await until(lambda: listener.messages)
         assert len(await store.list_orphans()) == 1
-        await store.discard("other")
-        await store.acquire("a", 1, 1)
-        await store.free("a")
-        await store.release(b"key", CLAIM)
-        await store.note(JOB_ID, b"")
-        await store.find(JOB_ID)
-        await store.settle(b"key", CLAIM)
-        await store.reclaim([(b"key", CLAIM)])
+        await store.discard_result("other")
+        await store.acquire_slot("a", 1, 1)
+        await store.release_slot("a")
+        await store.release_claim(b"key", CLAIM)
+        await store.put_note(JOB_ID, b"")
+        await store.collect_job(JOB_ID)
+        await store.shorten_claim(b"key", CLAIM)
+        await store.put_claims_again([(b"key", CLAIM)])
     assert store.calls["failed"] == 0
 
 
@@ -237,10 +237,10 @@ async def test_databases_of_one_redis_are_separate(redis: RedisServer) -> None:
     one = make_redis_store(redis.url, NODE)
     other = make_redis_store(f"redis://127.0.0.1:{redis.port}/1", NODE)
     async with running(one, other) as listener:
-        await other.reclaim([(b"key", CLAIM)])
-        assert await one.look_up(b"key") is None
-        await other.put(JOB_ID, b"{}", [OTHER])
-        await other.send(NODE, Message(Kind.GONE, JOB_ID, OTHER))
+        await other.put_claims_again([(b"key", CLAIM)])
+        assert await one.find_claim(b"key") is None
+        await other.put_result(JOB_ID, b"{}", [OTHER])
+        await other.send(NODE, Message(MessageKind.NO_RESULT, JOB_ID, OTHER))
         await until(lambda: len(listener_of(other).messages) == 2)
         assert listener.messages == []
 
@@ -261,7 +261,7 @@ async def test_unknown_message_and_failing_listener_stop_nothing(
         listener.fails = False
         redis.ask("PUBLISH", channel, f'["gone","{JOB_ID}","{OTHER}"]\nbody')
         await until(lambda: len(listener.messages) == 2)
-        assert listener.messages[1] == Message(Kind.GONE, JOB_ID, OTHER, b"body")
+        assert listener.messages[1] == Message(MessageKind.NO_RESULT, JOB_ID, OTHER, b"body")
         assert listener.caught_up == 1
     (error,) = errors
     assert JOB_ID in error

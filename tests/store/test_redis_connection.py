@@ -67,8 +67,8 @@ async def test_redis_with_a_good_certificate_is_used_over_tls(redis: RedisServer
     async with forwarding(redis, issue(authority(), ADDRESS)) as port:
         store = make_tls_store(port)
         async with running(store):
-            await store.note(JOB_ID, b"x" * 100_000)
-            assert await store.find(JOB_ID) == (None, b"x" * 100_000)
+            await store.put_note(JOB_ID, b"x" * 100_000)
+            assert await store.collect_job(JOB_ID) == (None, b"x" * 100_000)
 
 
 @pytest.mark.usefixtures("trusted")
@@ -156,13 +156,13 @@ async def test_master_of_the_sentinel_is_used_and_then_the_next_one(redis: Redis
             store = make_redis_store(address, NODE)
             await until(lambda: b"slaves=1" in exchange(port, [("INFO", "sentinel")]))
             async with running(store) as listener:
-                await store.note(JOB_ID, b"kept")
+                await store.put_note(JOB_ID, b"kept")
                 await until(lambda: replica.ask("EXISTS", f"jobproxy:note:{JOB_ID}") == b":1\r\n")
                 redis.stop()
                 await until(lambda: not store.is_up)
                 await until(lambda: store.is_up)
                 assert listener.caught_up == 2
-                assert await store.find(JOB_ID) == (None, b"kept")
+                assert await store.collect_job(JOB_ID) == (None, b"kept")
                 assert b"role:master" in replica.ask("INFO", "replication")
 
 

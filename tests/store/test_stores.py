@@ -9,7 +9,14 @@ import pytest_twisted
 from twisted.internet.task import deferLater
 from zope.interface.verify import verifyObject
 
-from jobproxy.store.interface import Claim, IStore, Kind, Message, Placement, StoreUnreachable
+from jobproxy.store.interface import (
+    Claim,
+    IStore,
+    Message,
+    MessageKind,
+    Placement,
+    StoreUnreachable,
+)
 from tests.support.reactor import reactor
 from tests.support.redis_server import RedisServer
 from tests.support.stores import Cluster, listener_of, open_store, refuses, run_stores, until
@@ -56,7 +63,7 @@ async def test_first_claim_of_a_key_digest_counts(run: Any) -> None:
     """The first claim of a key digest counts, and others get that claim."""
     async with run() as cluster:
         one, other, _ = cluster.stores
-        assert await other.look_up(KEY_DIGEST) is None
+        assert await other.find_claim(KEY_DIGEST) is None
         claims = [
             one.claim(KEY_DIGEST, MINE),
             other.claim(KEY_DIGEST, YOURS),
@@ -65,7 +72,7 @@ async def test_first_claim_of_a_key_digest_counts(run: Any) -> None:
         found = [await claim for claim in claims]
         assert found[0] == found[1] == found[2]
         assert found[0] in {MINE, YOURS}
-        assert await other.look_up(KEY_DIGEST) == found[0]
+        assert await other.find_claim(KEY_DIGEST) == found[0]
         assert await other.claim(b"another", YOURS) == YOURS
 
 
@@ -75,10 +82,10 @@ async def test_claim_is_released_only_by_itself(run: Any) -> None:
     async with run() as cluster:
         one, other, _ = cluster.stores
         await one.claim(KEY_DIGEST, MINE)
-        await other.release(KEY_DIGEST, YOURS)
-        assert await other.look_up(KEY_DIGEST) == MINE
-        await other.release(KEY_DIGEST, MINE)
-        assert await one.look_up(KEY_DIGEST) is None
+        await other.release_claim(KEY_DIGEST, YOURS)
+        assert await other.find_claim(KEY_DIGEST) == MINE
+        await other.release_claim(KEY_DIGEST, MINE)
+        assert await one.find_claim(KEY_DIGEST) is None
         assert await one.claim(KEY_DIGEST, YOURS) == YOURS
 
 
@@ -88,9 +95,9 @@ async def test_reclaim_leaves_the_claims_of_others(run: Any) -> None:
     async with run() as cluster:
         one, other, _ = cluster.stores
         await other.claim(b"theirs", YOURS)
-        await one.reclaim([(KEY_DIGEST, MINE), (b"theirs", MINE)])
-        assert await other.look_up(KEY_DIGEST) == MINE
-        assert await other.look_up(b"theirs") == YOURS
+        await one.put_claims_again([(KEY_DIGEST, MINE), (b"theirs", MINE)])
+        assert await other.find_claim(KEY_DIGEST) == MINE
+        assert await other.find_claim(b"theirs") == YOURS
 
 
 @pytest_twisted.ensureDeferred
@@ -100,15 +107,15 @@ async def test_claim_expires_with_its_result(run: Any) -> None:
         one, other, _ = cluster.stores
         for key_digest in (KEY_DIGEST, b"settled", b"going on"):
             await one.claim(key_digest, MINE)
-        await one.put(JOB_ID, BODY, [], key_digest=KEY_DIGEST, is_orphan=False)
-        await one.settle(b"settled", MINE)
-        await one.settle(b"going on", YOURS)
-        assert await other.look_up(KEY_DIGEST) == MINE
+        await one.put_result(JOB_ID, BODY, [], key_digest=KEY_DIGEST, is_orphan=False)
+        await one.shorten_claim(b"settled", MINE)
+        await one.shorten_claim(b"going on", YOURS)
+        assert await other.find_claim(KEY_DIGEST) == MINE
         await deferLater(reactor, 0.3)
-        assert await other.look_up(KEY_DIGEST) is None
-        assert await other.look_up(b"settled") is None
-        assert await other.look_up(b"going on") == MINE
-        assert await other.find(JOB_ID) == (None, None)
+        assert await other.find_claim(KEY_DIGEST) is None
+        assert await other.find_claim(b"settled") is None
+        assert await other.find_claim(b"going on") == MINE
+        assert await other.collect_job(JOB_ID) == (None, None)
 
 
 @pytest_twisted.ensureDeferred
@@ -116,12 +123,12 @@ async def test_result_is_sent_to_its_node_alone(run: Any) -> None:
     """B15: a result is sent to the node that has the job, and to no other."""
     async with run() as cluster:
         _, other, _ = cluster.stores
-        assert await other.put(JOB_ID, BODY, [ONE]) is Placement.TAKEN
+        assert await other.put_result(JOB_ID, BODY, [ONE]) is Placement.TAKEN
         await until(lambda: cluster.listeners[0].messages)
-        assert cluster.listeners[0].messages == [Message(Kind.RESULT, JOB_ID, OTHER, BODY)]
-        assert await other.put(JOB_ID, BODY, [ONE]) is Placement.DUPLICATE
-        assert await other.put(JOB_ID, b"{}", [ONE]) is Placement.CONFLICT
-        assert await other.fetch([JOB_ID, "x"]) == [BODY, None]
+        assert cluster.listeners[0].messages == [Message(MessageKind.RESULT, JOB_ID, OTHER, BODY)]
+        assert await other.put_result(JOB_ID, BODY, [ONE]) is Placement.DUPLICATE
+        assert await other.put_result(JOB_ID, b"{}", [ONE]) is Placement.CONFLICT
+        assert await other.collect_results([JOB_ID, "x"]) == [BODY, None]
         assert await other.list_orphans() == []
         assert cluster.listeners[1].messages == cluster.listeners[2].messages == []
         assert b"{}" not in [message.body for message in cluster.listeners[0].messages]
@@ -132,20 +139,20 @@ async def test_result_for_a_dead_node_is_an_orphan_and_sent_to_all(run: Any) -> 
     """B15: the result of a dead node's job is an orphan, and is sent to all other nodes."""
     async with run() as cluster:
         one, other, third = cluster.stores
-        assert await other.put(JOB_ID, BODY, ["gone-now"]) is Placement.ORPHANED
+        assert await other.put_result(JOB_ID, BODY, ["gone-now"]) is Placement.ORPHANED
         await until(lambda: all(listener.messages for listener in cluster.listeners))
         for listener in cluster.listeners:
-            assert listener.messages == [Message(Kind.RESULT, JOB_ID, OTHER, BODY)]
+            assert listener.messages == [Message(MessageKind.RESULT, JOB_ID, OTHER, BODY)]
         (orphan,) = await third.list_orphans()
         assert (orphan.job_id, orphan.upstream_id, orphan.body) == (JOB_ID, "1", BODY)
         assert 0 <= orphan.age < 10
         assert await one.find_orphan(JOB_ID) == BODY
         assert await one.find_orphan("x") is None
-        assert await one.find(JOB_ID) == (BODY, None)
+        assert await one.collect_job(JOB_ID) == (BODY, None)
         # An orphan that was collected is none any more.
         assert await third.list_orphans() == []
         assert await one.find_orphan(JOB_ID) is None
-        assert await other.put(JOB_ID, BODY, ["gone-now"]) is Placement.DUPLICATE
+        assert await other.put_result(JOB_ID, BODY, ["gone-now"]) is Placement.DUPLICATE
         assert await third.list_orphans() == []
 
 
@@ -155,22 +162,22 @@ async def test_orphans_are_listed_until_they_are_fetched_or_discarded(run: Any) 
     async with run() as cluster:
         one, other, _ = cluster.stores
         for number in range(3):
-            await one.put(f"{number}", b'{"id":"%d"}' % number, [], is_orphan=True)
+            await one.put_result(f"{number}", b'{"id":"%d"}' % number, [], is_orphan=True)
             await deferLater(reactor, 0.005)
-        await one.put("kept", BODY, [], is_orphan=False)
+        await one.put_result("kept", BODY, [], is_orphan=False)
         found = [orphan.job_id for orphan in await other.list_orphans()]
         assert found == ["0", "1", "2"]
-        await other.fetch(["0"])
-        await other.discard("1")
+        await other.collect_results(["0"])
+        await other.discard_result("1")
         assert [orphan.job_id for orphan in await one.list_orphans()] == ["2"]
-        assert await one.fetch(["0", "1", "2"]) == [b'{"id":"0"}', None, b'{"id":"2"}']
+        assert await one.collect_results(["0", "1", "2"]) == [b'{"id":"0"}', None, b'{"id":"2"}']
 
 
 @pytest_twisted.ensureDeferred
 async def test_orphan_expires_like_any_result(run: Any) -> None:
     """An orphan is kept as long as any result."""
     async with run(retain=0.1) as cluster:
-        await cluster.stores[0].put(JOB_ID, BODY, [], is_orphan=True)
+        await cluster.stores[0].put_result(JOB_ID, BODY, [], is_orphan=True)
         assert len(await cluster.stores[1].list_orphans()) == 1
         await deferLater(reactor, 0.2)
         assert await cluster.stores[1].list_orphans() == []
@@ -184,9 +191,9 @@ async def test_body_comes_back_byte_for_byte(run: Any) -> None:
         one, other, _ = cluster.stores
         bodies = [b"{}", b"007", b"-1.50", b"\x00\xff\r\n$5\r\n", b'"OK"', b"QUEUED", b"x" * 60_000]
         for number, body in enumerate(bodies):
-            await one.put(f"job-{number}", body, [OTHER])
-            await one.note(f"job-{number}", body)
-            assert await other.find(f"job-{number}") == (body, body)
+            await one.put_result(f"job-{number}", body, [OTHER])
+            await one.put_note(f"job-{number}", body)
+            assert await other.collect_job(f"job-{number}") == (body, body)
         await until(lambda: len(cluster.listeners[1].messages) == len(bodies))
         assert [message.body for message in cluster.listeners[1].messages] == bodies
 
@@ -196,11 +203,11 @@ async def test_note_is_found_by_every_node(run: Any) -> None:
     """A note about a job is found by every node."""
     async with run() as cluster:
         one, other, _ = cluster.stores
-        await one.note(JOB_ID, b"")
-        assert await other.find(JOB_ID) == (None, b"")
-        await one.note(JOB_ID, b"ack")
-        assert await other.find(JOB_ID) == (None, b"ack")
-        assert await other.find("x") == (None, None)
+        await one.put_note(JOB_ID, b"")
+        assert await other.collect_job(JOB_ID) == (None, b"")
+        await one.put_note(JOB_ID, b"ack")
+        assert await other.collect_job(JOB_ID) == (None, b"ack")
+        assert await other.collect_job("x") == (None, None)
 
 
 @pytest_twisted.ensureDeferred
@@ -208,7 +215,7 @@ async def test_message_reaches_its_node_and_its_sender_learns_whether_it_lives(r
     """A message reaches its node, and its sender gets whether that node lives."""
     async with run() as cluster:
         one, other, _ = cluster.stores
-        message = Message(Kind.STATE, JOB_ID, ONE, BODY)
+        message = Message(MessageKind.STATE, JOB_ID, ONE, BODY)
         assert await one.send(OTHER, message) is True
         assert await one.send("gone-now", message) is False
         await until(lambda: cluster.listeners[1].messages)
@@ -223,8 +230,8 @@ async def test_closed_node_is_gone_at_once(run: Any) -> None:
         one, other, _ = cluster.stores
         await other.close()
         await until_gone(one, OTHER)
-        assert await one.send(OTHER, Message(Kind.GONE, JOB_ID, ONE)) is False
-        assert await one.put(JOB_ID, BODY, [OTHER]) is Placement.ORPHANED
+        assert await one.send(OTHER, Message(MessageKind.NO_RESULT, JOB_ID, ONE)) is False
+        assert await one.put_result(JOB_ID, BODY, [OTHER]) is Placement.ORPHANED
         open_store(other)
         await until(lambda: other.is_up)
         assert listener_of(other).caught_up == 1
@@ -240,17 +247,17 @@ async def test_slots_are_counted_over_all_nodes(run: Any) -> None:
     """An account has so many slots over all nodes, each of which is free again in the end."""
     async with run() as cluster:
         one, other, _ = cluster.stores
-        assert [await store.acquire("a", 2, 60) for store in (one, other, one)] == [
+        assert [await store.acquire_slot("a", 2, 60) for store in (one, other, one)] == [
             True,
             True,
             False,
         ]
-        assert await other.acquire("b", 1, 60) is True
-        await one.free("a")
-        assert await other.acquire("a", 2, 0.05) is True
-        assert await one.acquire("a", 2, 60) is False
+        assert await other.acquire_slot("b", 1, 60) is True
+        await one.release_slot("a")
+        assert await other.acquire_slot("a", 2, 0.05) is True
+        assert await one.acquire_slot("a", 2, 60) is False
         await deferLater(reactor, 0.1)
-        assert await one.acquire("a", 2, 60) is True
+        assert await one.acquire_slot("a", 2, 60) is True
 
 
 @pytest_twisted.ensureDeferred
@@ -258,27 +265,27 @@ async def test_request_to_a_store_that_is_away_fails(run: Any, kind: str) -> Non
     """X1: every request to a store that is away fails, and it says that it is away."""
     async with run() as cluster:
         one = cluster.stores[0]
-        await one.acquire("a", 1, 60)
+        await one.acquire_slot("a", 1, 60)
         before = one.calls["failed"]
         await cluster.lose_store()
-        message = Message(Kind.GONE, JOB_ID, ONE)
+        message = Message(MessageKind.NO_RESULT, JOB_ID, ONE)
         for asking in (
             lambda: one.claim(KEY_DIGEST, MINE),
-            lambda: one.reclaim([(KEY_DIGEST, MINE)]),
-            lambda: one.release(KEY_DIGEST, MINE),
-            lambda: one.settle(KEY_DIGEST, MINE),
-            lambda: one.look_up(KEY_DIGEST),
-            lambda: one.put(JOB_ID, BODY, [OTHER]),
-            lambda: one.note(JOB_ID, b""),
-            lambda: one.fetch([JOB_ID]),
-            lambda: one.find(JOB_ID),
-            lambda: one.discard(JOB_ID),
+            lambda: one.put_claims_again([(KEY_DIGEST, MINE)]),
+            lambda: one.release_claim(KEY_DIGEST, MINE),
+            lambda: one.shorten_claim(KEY_DIGEST, MINE),
+            lambda: one.find_claim(KEY_DIGEST),
+            lambda: one.put_result(JOB_ID, BODY, [OTHER]),
+            lambda: one.put_note(JOB_ID, b""),
+            lambda: one.collect_results([JOB_ID]),
+            lambda: one.collect_job(JOB_ID),
+            lambda: one.discard_result(JOB_ID),
             lambda: one.send(OTHER, message),
             one.list_orphans,
             lambda: one.find_orphan(JOB_ID),
             one.list_nodes,
-            lambda: one.acquire("a", 1, 60),
-            lambda: one.free("a"),
+            lambda: one.acquire_slot("a", 1, 60),
+            lambda: one.release_slot("a"),
         ):
             assert await refuses(asking(), StoreUnreachable)
         assert one.calls["failed"] - before == 16

@@ -8,9 +8,9 @@ from attrs import evolve
 from twisted.internet.task import Clock
 
 from jobproxy.app.build import Environment
+from jobproxy.cluster.remote_jobs import OWNER_TIMEOUT
 from jobproxy.cluster.shared import SharedCoordinator
 from jobproxy.store.interface import IStore
-from jobproxy.store.limits import ANSWER_TIME
 from jobproxy.store.memory import Shared
 from jobproxy.wire.tokens import LIFETIME
 from tests.support.job_server import FakeJobServer, Start
@@ -146,13 +146,13 @@ class Cluster:
             assert node.table.clients.held == 0, node.name
             for client in node.clients:
                 client.leave()
-        self.clock.advance(ANSWER_TIME)
+        self.clock.advance(OWNER_TIMEOUT)
         self.clock.advance(LIFETIME)
         self.clock.advance(LIFETIME)
         for node in self.living:
             kept = (len(node.table), node.table.retention.retained, len(node.limiter))
             assert kept == (0, 0, 0), (node.name, kept)
-            assert node.coordinator.open_questions == 0, node.name
+            assert node.coordinator.watched == 0, node.name
         assert not self.clock.getDelayedCalls()
 
 

@@ -15,12 +15,16 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from jobproxy.store.interface import IStore, Message
+from jobproxy.store.limits import Times
 from jobproxy.store.memory import MemoryStore, Shared
 from jobproxy.store.redis import RedisStore
 from jobproxy.store.redis_address import Address, read_address
 from tests.support.reactor import reactor, until_closed
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE
+
+#: So short that a test can wait for their end.
+SHORT_TIMES = Times(beat=0.1, settle=0.3, answer=0.5)
 
 
 @define(eq=False)
@@ -50,13 +54,15 @@ def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
 
 
 def make_redis_store(
-    address: Address | str, node: str, retain: float = 60.0, **options: Any
+    address: Address | str,
+    node: str,
+    retain: float = 60.0,
+    make_endpoint: Callable[[str, int], IStreamClientEndpoint] = make_endpoint,
 ) -> RedisStore:
-    """Return a store that is not started; ``options`` are those of its constructor."""
+    """Return a store with short times that is not open."""
     where = read_address(address) if isinstance(address, str) else address
     assert where is not None
-    endpoint = options.pop("make_endpoint", make_endpoint)
-    return RedisStore(reactor, where, endpoint, node, retain)
+    return RedisStore(reactor, where, make_endpoint, node, retain, SHORT_TIMES)
 
 
 _LISTENERS: "WeakKeyDictionary[Any, RecordingListener]" = WeakKeyDictionary()
@@ -146,14 +152,6 @@ async def refuses(asking: Awaitable[object], kind: type[Exception]) -> bool:
 def as_store(store: object) -> IStore:
     """Return something as what the interface says, which is all that is promised."""
     return IStore(store)
-
-
-@pytest.fixture(autouse=True)
-def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give every Redis store short times, in seconds."""
-    monkeypatch.setattr("jobproxy.store.redis.BEAT_TIME", 0.1)
-    monkeypatch.setattr("jobproxy.store.redis.SETTLE_TIME", 0.3)
-    monkeypatch.setattr("jobproxy.store.redis_connection.ANSWER_TIME", 0.5)
 
 
 @pytest.fixture

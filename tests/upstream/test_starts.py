@@ -345,7 +345,7 @@ class LostTests(ProxyTestCase):
         self.assertNotIn("lost", "\n".join(map(formatEvent, events)))
         with capturedLogs() as events:
             self.clock.advance(5)
-        self.assertIn("is lost; it is started again", "\n".join(map(formatEvent, events)))
+        self.assertIn("is lost; starting it again", "\n".join(map(formatEvent, events)))
         self.starts[1].respond(result_of("1"))
 
 

@@ -1,0 +1,139 @@
+"""The inbox: the messages of other nodes, and what a node does when it may have missed some."""
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+
+from jobproxy.cluster.outbox import Outbox
+from jobproxy.cluster.remote_jobs import RemoteJobs
+from jobproxy.cluster.replicator import Replicator
+from jobproxy.jobs import outcomes
+from jobproxy.jobs.events import Source
+from jobproxy.jobs.record import JobRecord, State
+from jobproxy.jobs.table import CorrelationTable
+from jobproxy.store.interface import Claim, IStore, Message, MessageKind
+from jobproxy.util.chunks import chunked
+from jobproxy.wire.jobs import parse_report
+from jobproxy.wire.tokens import node_of
+
+#: How many jobs one command asks the store for.
+CHUNK = 256
+
+
+@define(eq=False)
+class Inbox:
+    """Receives the messages to this node; see :class:`Listener`.
+
+    :param node: the name of this node.
+    :ivar gaps: how many times messages may have been missed.
+    :ivar found: how many results were found in the store after such a gap.
+    """
+
+    _table: CorrelationTable
+    _store: IStore
+    _remote_jobs: RemoteJobs
+    _replicator: Replicator
+    _outbox: Outbox
+    _node: str
+    gaps: int = field(default=0, init=False)
+    found: int = field(default=0, init=False)
+
+    def receive(self, message: Message) -> None:
+        kind = message.kind
+        if kind is MessageKind.WATCH:
+            self._send_state(message)
+            return
+        if kind in {MessageKind.RESULT, MessageKind.PROGRESS}:
+            self._complete(message.job_id, message.body)
+        elif kind is MessageKind.NO_RESULT:
+            self._fail(message.job_id)
+        elif kind is MessageKind.STATE and message.body:
+            self._acknowledge(message)
+        self._remote_jobs.resolve(message)
+
+    def catch_up(self) -> Deferred[None]:
+        """Ask for the results of all jobs that may run, and put all claims into the store again."""
+        self.gaps += 1
+        return Deferred.fromCoroutine(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        records = [record for record in self._table.unended() if record.state is not State.QUEUED]
+        for chunk in chunked(records, CHUNK):
+            bodies = await self._store.collect_results([record.job_id for record in chunk])
+            for record, body in zip(chunk, bodies, strict=True):
+                if body is not None:
+                    self.found += 1
+                    self._complete(record.job_id, body)
+                elif not self._remote_jobs.is_ours(record.job_id):
+                    watch = Message(MessageKind.WATCH, record.job_id, self._node)
+                    self._send(node_of(record.job_id), watch)
+        await self._outbox.send_again()
+        claimed = [record for record in self._table.keyed() if self._has_claim(record)]
+        for chunk in chunked(claimed, CHUNK):
+            await self._store.put_claims_again(
+                [
+                    (record.key_digest or b"", Claim(record.job_id, record.request_digest))
+                    for record in chunk
+                ]
+            )
+
+    def _has_claim(self, record: JobRecord) -> bool:
+        # A job that follows another one has no start request of its own.
+        is_sent = record.sent is not None and record.started != "no"
+        return is_sent and self._remote_jobs.is_ours(record.job_id)
+
+    def _complete(self, job_id: str, body: bytes) -> None:
+        """Deliver a callback that another node received."""
+        is_ours = self._remote_jobs.is_ours(job_id)
+        known = self._table.find(job_id)
+        if known is None and not is_ours:
+            return
+        has_waiters = known is not None and bool(known.waiters)
+        report = parse_report(body)
+        delivery = self._table.complete(job_id, report, Source.ELSEWHERE)
+        record = self._table.find(job_id)
+        result = None if record is None else record.result
+        is_other = result is not None and not report.is_progress and result.body != body
+        if delivery.is_refused or is_other:
+            # The table has logged it. The correct result can still come, or is here already.
+            self._outbox.send(lambda: self._store.discard_result(job_id), again=False)
+            if record is not None and is_ours:
+                self._replicator.publish_again(record)
+        elif has_waiters and not is_ours:
+            # The node that stored the result may have taken it for an orphan.
+            self._outbox.send(lambda: self._store.collect_results([job_id]))
+
+    def _acknowledge(self, message: Message) -> None:
+        record = self._table.find(message.job_id)
+        if record is not None and self._remote_jobs.may_be_outdated(record) and record.ack is None:
+            self._table.acknowledge(record, parse_report(message.body))
+
+    def _fail(self, job_id: str) -> None:
+        """End a remote job that has no result; forget an orphan of this node."""
+        record = self._table.find(job_id)
+        if self._remote_jobs.is_ours(job_id):
+            self._table.drop_orphan(job_id)
+        elif record is not None:
+            self._table.fail(record, outcomes.not_started_by_owner())
+
+    def _send_state(self, message: Message) -> None:
+        """Send the state of a job of this node to the node that watches it."""
+        job_id, sender = message.job_id, message.sender
+        record = self._table.find(job_id)
+        if record is not None and record.result is not None:
+            body, key_digest = record.result.body, record.key_digest
+            self._outbox.send(
+                lambda: self._store.put_result(
+                    job_id, body, [sender], key_digest=key_digest, is_orphan=False
+                ),
+                len(body),
+            )
+            return
+        kind, body = MessageKind.NO_RESULT, b""
+        if record is not None and not record.is_ended:
+            self._replicator.add_watcher(job_id, sender)
+            kind, body = MessageKind.STATE, record.ack.body if record.ack else b""
+        self._send(sender, Message(kind, job_id, self._node, body))
+
+    def _send(self, node: str, message: Message) -> None:
+        """Send a message once: a node that misses it asks again."""
+        self._outbox.send(lambda: self._store.send(node, message), again=False)
