@@ -74,8 +74,8 @@ class Gateway:
         """
         self._admit()
         self._check_queue(job, preferences)
-        start = self.starter.queue(job)
         token = self._signer.mint()
+        start = self.starter.queue(job)
         key = preferences.key
         record = self.table.create(
             token.job_id,

@@ -1,6 +1,7 @@
 """The life of a job in the whole proxy, in memory."""
 
-from tests.support.proxy import JSON, ProxyTestCase, result_of
+from tests.support.clients import JSON
+from tests.support.proxy import ProxyTestCase, result_of
 
 
 class HeldTests(ProxyTestCase):

@@ -31,7 +31,8 @@ class RoutedResource(KleinResource):
     def __init__(self, app: Klein) -> None:
         super().__init__(app)
         self._match = app.url_map.bind("").match
-        rules = list(app.url_map.iter_rules())
+        #: All routes that are served.
+        self.rules = rules = list(app.url_map.iter_rules())
         self._fixed_paths = {rule.rule.encode() for rule in rules if not rule.arguments}
         self._fixed_parents = {
             rule.rule.rpartition("/<")[0].encode() for rule in rules if rule.rule.count("<") == 1

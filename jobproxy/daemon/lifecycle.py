@@ -94,9 +94,14 @@ class Daemon(MultiService):
             signal.signal(number, handler)
 
     def _install_handlers(self) -> None:
-        """Handle signals before Twisted does, which fails on one that comes while it stops."""
+        """Handle signals before Twisted does, which fails on one that comes while it stops.
+
+        A signal that is ignored stays ignored: a shell ignores SIGINT in what a script runs in the
+        background.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, self._handle_signal)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._handlers[number] = signal.signal(number, self._handle_signal)
 
     def _handle_signal(self, number: int, frame: Any) -> None:
         assert self._shutdown is not None

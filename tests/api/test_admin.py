@@ -6,7 +6,8 @@ from typing import Any
 from twisted.internet import error
 
 from jobproxy.monitoring.status import MAX_WATCHERS
-from tests.support.proxy import Client, ProxyTestCase, result_of
+from tests.support.clients import Client
+from tests.support.proxy import ProxyTestCase, result_of
 
 
 class AdminTestCase(ProxyTestCase):

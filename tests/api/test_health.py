@@ -2,11 +2,12 @@
 
 from twisted.internet import error
 
-from tests.support.proxy import JSON, Answer, Client, ProxyTestCase, result_of
+from tests.support.clients import JSON, Client, Response
+from tests.support.proxy import ProxyTestCase, result_of
 
 
 class HealthTestCase(ProxyTestCase):
-    def check(self, path: str, status: int, document: dict[str, object]) -> Answer:
+    def check(self, path: str, status: int, document: dict[str, object]) -> Response:
         """Check the response of a health route."""
         response = self.operate().get(path).response
         self.assertEqual((response.status, response.json), (status, document))

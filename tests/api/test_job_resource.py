@@ -1,8 +1,9 @@
 """GET /jobs/<job id>: what can be read about a job, and polls for its result."""
 
 from tests.support.async_jobs import ACK, AsyncTestCase
+from tests.support.clients import Client
 from tests.support.job_server import Start
-from tests.support.proxy import Client, result_of
+from tests.support.proxy import result_of
 
 
 class JobResourceTests(AsyncTestCase):

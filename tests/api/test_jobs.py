@@ -6,7 +6,8 @@ from typing import Any
 from attrs import evolve
 
 from jobproxy.app.build import Environment
-from tests.support.proxy import PROBLEM, Answer, ProxyTestCase, result_of
+from tests.support.clients import Response
+from tests.support.proxy import PROBLEM, ProxyTestCase, result_of
 
 
 class RefusalTestCase(ProxyTestCase):
@@ -17,7 +18,7 @@ class RefusalTestCase(ProxyTestCase):
         super().tearDown()
 
     def assert_whole(
-        self, response: Answer, reason: str, document: dict[str, object], **headers: str
+        self, response: Response, reason: str, document: dict[str, object], **headers: str
     ) -> None:
         """Check all of a response."""
         self.assertEqual(response.json, {"requestId": "id-0", "started": "no", **document})

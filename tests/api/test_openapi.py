@@ -55,7 +55,7 @@ class ServedTests(ProxyTestCase):
         rules = set()
         for site in (self.site, self.admin_site):
             resource: Any = site.resource
-            for rule in resource._app.url_map.iter_rules():
+            for rule in resource.rules:
                 path = re.sub(r"<(\w+)>", r"{\1}", rule.rule)
                 rules |= {(method.lower(), path) for method in rule.methods}
         return {(method, path) for method, path in rules if method in METHODS}

@@ -5,8 +5,9 @@ from typing import Any
 from twisted.logger import capturedLogs, formatEvent
 
 from jobproxy.jobs.retention import OVERHEAD, Bounds
+from tests.support.clients import JSON, Response
 from tests.support.job_server import Start
-from tests.support.proxy import JSON, Answer, ProxyTestCase, result_of
+from tests.support.proxy import ProxyTestCase, result_of
 
 RETAIN = 300
 
@@ -36,7 +37,7 @@ class OrphanTestCase(ProxyTestCase):
     def ids(self) -> list[str]:
         return [orphan["id"] for orphan in self.orphans()]
 
-    def drop(self, job_id: str) -> Answer:
+    def drop(self, job_id: str) -> Response:
         return self.operate().request(f"/orphans/{job_id}", None, method="DELETE").response
 
 

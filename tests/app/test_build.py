@@ -11,13 +11,13 @@ from jobproxy.cluster.coordinator import LocalCoordinator
 from jobproxy.cluster.shared import SharedCoordinator
 from jobproxy.store.memory import MemoryStore, Shared
 from jobproxy.wire.tokens import MIN_KEY, TokenSigner
+from tests.support.clients import Client
 from tests.support.proxy import (
     CALLBACK_URL,
     EPOCH,
     JOB_PATHS,
     MONITORING_PATHS,
     OPERATOR_PATHS,
-    Client,
     ProxyTestCase,
     find_served,
     result_of,

@@ -8,9 +8,10 @@ from twisted.plugin import getPlugins
 
 from jobproxy import tap
 from jobproxy.sandbox import tap as sandbox_tap
+from tests.support.clients import Client
 from tests.support.memory_reactor import MemoryReactor
 from tests.support.options import REQUIRED, OptionsTestCase
-from tests.support.proxy import JOB_PATHS, MONITORING_PATHS, OPERATOR_PATHS, Client, find_served
+from tests.support.proxy import JOB_PATHS, MONITORING_PATHS, OPERATOR_PATHS, find_served
 
 
 class WiringTests(OptionsTestCase):

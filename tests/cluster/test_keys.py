@@ -1,7 +1,8 @@
 """The same Idempotency-Key at several nodes: one job, and one result for all clients."""
 
+from tests.support.clients import Client
 from tests.support.cluster import ClusterTestCase, Node
-from tests.support.proxy import Client, result_of
+from tests.support.proxy import result_of
 
 
 class SameKeyTests(ClusterTestCase):

@@ -1,7 +1,8 @@
 """GET /jobs/<job_id> at any node."""
 
+from tests.support.clients import Client
 from tests.support.cluster import ClusterTestCase
-from tests.support.proxy import Client, result_of
+from tests.support.proxy import result_of
 
 
 class PollTests(ClusterTestCase):

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from tests.support.clients import Client
 from tests.support.cluster import ClusterTestCase
 from tests.support.job_server import Start
-from tests.support.proxy import Client, result_of
+from tests.support.proxy import result_of
 
 
 class StoreAwayTests(ClusterTestCase):

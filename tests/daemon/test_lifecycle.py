@@ -88,6 +88,15 @@ class DaemonTests(SynchronousTestCase):
         self.successResultOf(stopping)
         self.assertEqual(self.log, ["finish jobs", "hurry", "stop services", "flush"])
 
+    def test_ignored_signals_stay_ignored(self) -> None:
+        """SIGINT stays ignored if it was, as in the background of a script; SIGTERM then stops."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.start(self.shutdown)
+        signal.raise_signal(signal.SIGINT)
+        self.assertEqual(self.log, [])
+        signal.raise_signal(signal.SIGTERM)
+        self.assertEqual(self.log, ["twisted's handler"])
+
     def test_handlers_are_restored_after_the_stop(self) -> None:
         """Once the daemon has stopped, Twisted's own signal handlers are back."""
         stopping = self.start(self.shutdown).stopService()

@@ -13,9 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobproxy import tap
 from jobproxy.daemon.systemd import Notifier
 from jobproxy.util.deadline import TURNS
+from tests.support.clients import Client
 from tests.support.memory_reactor import MemoryReactor
 from tests.support.options import REQUIRED
-from tests.support.proxy import Client
 from tests.support.service_manager import Manager
 
 

@@ -7,6 +7,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from jobproxy.http1.request import Request
+from tests.support.clients import parse_responses
 from tests.support.http1_server import (
     GET,
     JOB,
@@ -20,7 +21,6 @@ from tests.support.http1_server import (
     post,
     post_chunked,
 )
-from tests.support.proxy import parse_responses
 
 
 class RequestTests(ServerTestCase):

@@ -8,13 +8,14 @@ from klein import Klein
 from jobproxy.api.responses import describe_error, make_resource
 from jobproxy.http1.request import Request
 from jobproxy.http1.server import ServerFactory
+from tests.support.clients import parse_responses
 from tests.support.http1_server import (
     GET,
     ServerTestCase,
     head,
     post,
 )
-from tests.support.proxy import parse_responses, result_of
+from tests.support.proxy import result_of
 
 
 class CrashingRoutes:

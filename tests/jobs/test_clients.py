@@ -8,7 +8,8 @@ from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
 from jobproxy.wire.problems import Kind
 from jobproxy.wire.tokens import LIFETIME
-from tests.support.proxy import Client, ProxyTestCase, result_of
+from tests.support.clients import Client
+from tests.support.proxy import ProxyTestCase, result_of
 from tests.support.table import ACK, RESULT, TableTestCase
 
 

@@ -5,7 +5,8 @@ from typing import Any
 from jobproxy.app.settings import CorrelateBy
 from jobproxy.jobs.retention import Bounds
 from jobproxy.upstream.retries import OnLost, RetryMode
-from tests.support.proxy import CALLBACK_URL, Answer, ProxyTestCase, result_of
+from tests.support.clients import Response
+from tests.support.proxy import CALLBACK_URL, ProxyTestCase, result_of
 
 ACCEPTED = (200, {"status": "accepted"})
 DUPLICATE = (200, {"status": "duplicate"})
@@ -20,7 +21,7 @@ TIMEOUT = 10.0
 class FixedUrlTestCase(ProxyTestCase):
     settings: dict[str, Any] = {"correlate_by": CorrelateBy.ID, "start_timeout": TIMEOUT}
 
-    def post(self, body: bytes) -> Answer:
+    def post(self, body: bytes) -> Response:
         """Send a callback as the job server."""
         return self.connect().request("/callback", body).response
 

@@ -7,9 +7,10 @@ token. So no callback can come too early: one that comes before the ack is simpl
 from collections.abc import Callable
 
 from tests.support.callbacks import ByIdTestCase, CallbackTestCase
+from tests.support.clients import Response
 from tests.support.cluster import ClusterTestCase
 from tests.support.job_server import Start
-from tests.support.proxy import Answer, result_of
+from tests.support.proxy import result_of
 
 
 class TokenTests(CallbackTestCase):
@@ -17,7 +18,7 @@ class TokenTests(CallbackTestCase):
 
     def test_callback_within_the_start_request_is_the_response(self) -> None:
         """B1: a callback that is sent while the start request is received is the response."""
-        receipts: list[Answer] = []
+        receipts: list[Response] = []
         self.job_server.on_start = lambda start: receipts.append(
             self.call_back(start, result_of("1"))
         )
@@ -29,7 +30,7 @@ class TokenTests(CallbackTestCase):
 
     def test_job_can_be_polled_within_its_start_request(self) -> None:
         """A job can be polled while its start request is received."""
-        polls: list[Answer] = []
+        polls: list[Response] = []
         self.job_server.on_start = lambda start: polls.append(self.poll(start))
         self.submit()
         self.assertEqual((polls[0].status, polls[0].json), (202, {"state": "starting"}))
@@ -97,7 +98,7 @@ class ByIdTests(ByIdTestCase):
 
     def test_callback_within_the_start_request_is_the_response_with_the_ack(self) -> None:
         """B1: a callback that comes first is parked, and is the response once the ack comes."""
-        receipts: list[Answer] = []
+        receipts: list[Response] = []
         self.job_server.on_start = lambda _: receipts.append(self.call_back_by_id(result_of("1")))
         client = self.submit()
         self.assertEqual((receipts[0].status, receipts[0].json), (200, {"status": "parked"}))
@@ -111,7 +112,7 @@ class ClusterTests(ClusterTestCase):
 
     def test_callback_within_the_start_request_is_the_response_at_every_node(self) -> None:
         """B1, B15: whichever node is called back within the start request, that is the response."""
-        receipts: list[Answer] = []
+        receipts: list[Response] = []
 
         def call_back(start: Start) -> None:
             receipts.append(called.call_back(start, result_of("1")))

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from twisted.logger import capturedLogs
 
 from tests.support.callbacks import RETAIN, ByIdTestCase, CallbackTestCase, read_log
+from tests.support.clients import Client
 from tests.support.cluster import ClusterTestCase, Node
 from tests.support.job_server import Start
-from tests.support.proxy import Client, result_of
+from tests.support.proxy import result_of
 
 LIFETIME = 86_400
 

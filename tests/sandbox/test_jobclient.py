@@ -16,8 +16,8 @@ from jobproxy.sandbox import jobclient
 from jobproxy.sandbox.jobclient import LoadClient
 from jobproxy.sandbox.reports import Report
 from tests.support.agents import FailingAgent
+from tests.support.clients import JSON
 from tests.support.jobclient import FakeServer, make_job, result_of
-from tests.support.proxy import JSON
 
 
 class LoadClientTests(SynchronousTestCase):

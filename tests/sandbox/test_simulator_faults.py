@@ -4,8 +4,8 @@ from typing import Any, cast
 
 from twisted.internet.error import ConnectionLost
 
-from tests.support.proxy import JSON
-from tests.support.simulator import Browser, FakePort, SimulatorTestCase
+from tests.support.clients import JSON, Client
+from tests.support.simulator import FakePort, SimulatorTestCase
 
 
 class DropTests(SimulatorTestCase):
@@ -58,14 +58,14 @@ class EarlyTests(SimulatorTestCase):
     def test_early_callback_is_before_the_ack(self) -> None:
         """The callback is sent at once, and the ack only after its response."""
         self.receiver.held = []
-        browser = self.start()
+        client = self.start()
         (callback,) = self.callbacks
         job = self.assert_result(callback.json)
-        self.assertTrue(browser.is_held)
+        self.assertTrue(client.is_held)
         self.pass_time(5)
-        self.assertTrue(browser.is_held)
+        self.assertTrue(client.is_held)
         self.receiver.respond()
-        self.assertEqual(self.assert_ack(browser.response), job.job_id)
+        self.assertEqual(self.assert_ack(client.response), job.job_id)
         self.pass_time(60)
         self.assertEqual(len(self.callbacks), 1)
         self.assert_stats(
@@ -92,12 +92,12 @@ class EarlyLatencyTests(SimulatorTestCase):
 
     def test_early_callback_takes_three_latencies(self) -> None:
         """The callback arrives three latencies after its start request, and the ack one later."""
-        browser = self.start()
+        client = self.start()
         self.pass_time(6 * 0.125)
         self.assertEqual([callback.moment for callback in self.callbacks], [6 * 0.125])
-        self.assertTrue(browser.is_held)
+        self.assertTrue(client.is_held)
         self.pass_time(0.125)
-        self.assert_ack(browser.response)
+        self.assert_ack(client.response)
 
 
 class LateTests(SimulatorTestCase):
@@ -136,10 +136,10 @@ class ResetTests(SimulatorTestCase):
 
     def test_reset_replaces_the_ack(self) -> None:
         """The connection is reset instead of an ack; the job runs and its callback is sent."""
-        browser = self.start()
-        self.assertTrue(browser.transport.disconnected)
-        self.assertFalse(browser.transport.connected)
-        self.assertEqual(browser.transport.value(), b"")
+        client = self.start()
+        self.assertTrue(client.transport.disconnected)
+        self.assertFalse(client.transport.connected)
+        self.assertEqual(client.transport.value(), b"")
         self.pass_time(0.5)
         (callback,) = self.callbacks
         self.assert_result(callback.json)
@@ -155,9 +155,9 @@ class ResetTests(SimulatorTestCase):
     def test_reset_frees_the_slot(self) -> None:
         """The account's next job is served."""
         self.start()
-        browser = self.wait()
+        client = self.wait()
         self.pass_time(0.5)
-        self.assert_result(browser.response.json)
+        self.assert_result(client.response.json)
 
 
 class ResetLatencyTests(SimulatorTestCase):
@@ -168,11 +168,11 @@ class ResetLatencyTests(SimulatorTestCase):
 
     def test_reset_arrives_when_the_ack_would(self) -> None:
         """The reset arrives when the ack would have arrived."""
-        browser = self.start()
+        client = self.start()
         self.pass_time(3.75 * 0.125)
-        self.assertTrue(browser.is_held)
+        self.assertTrue(client.is_held)
         self.pass_time(0.25 * 0.125)
-        self.assertTrue(browser.transport.disconnected)
+        self.assertTrue(client.transport.disconnected)
         self.pass_time(2)
         self.assertEqual([callback.moment for callback in self.callbacks], [0.5 + 6 * 0.125])
 
@@ -184,11 +184,11 @@ class BusyTests(SimulatorTestCase):
 
     def test_busy_refuses_with_503_and_retry_after(self) -> None:
         """No job is run; the response is a 503 with Retry-After."""
-        for browser in (self.start(), self.wait()):
-            self.assertEqual(browser.response.status, 503)
-            self.assertEqual(browser.response.headers["retry-after"], "1")
-            self.assertEqual(browser.response.headers["content-type"], JSON)
-            self.assertEqual(browser.response.json, {"error": "busy"})
+        for client in (self.start(), self.wait()):
+            self.assertEqual(client.response.status, 503)
+            self.assertEqual(client.response.headers["retry-after"], "1")
+            self.assertEqual(client.response.headers["content-type"], JSON)
+            self.assertEqual(client.response.json, {"error": "busy"})
         self.pass_time(60)
         self.assertEqual(self.callbacks, [])
         self.assert_stats(most_queued=1, faults={"busy": 2})
@@ -225,11 +225,11 @@ class RefusedTests(SimulatorTestCase):
 
     faults = "refused=1:0.25"
 
-    def start_on(self, port: FakePort, name: str) -> Browser:
-        browser = self.connect()
-        cast(Any, browser.transport).server = port
+    def start_on(self, port: FakePort, name: str) -> Client:
+        client = self.connect()
+        cast(Any, client.transport).server = port
         url = f"http://proxy.example/callback/{name}"
-        return browser.start(account="a", callback=url)
+        return client.start(account="a", callback=url)
 
     def test_refused_closes_the_port_for_some_time(self) -> None:
         """The port is closed for the given time; open connections are served."""
@@ -265,10 +265,10 @@ class ErrorTests(SimulatorTestCase):
 
     def test_error_responds_with_500(self) -> None:
         """No job is run; the response is a 500."""
-        for browser in (self.start(), self.wait()):
-            self.assertEqual(browser.response.status, 500)
-            self.assertNotIn("retry-after", browser.response.headers)
-            self.assertEqual(browser.response.json, {"error": "internal error"})
+        for client in (self.start(), self.wait()):
+            self.assertEqual(client.response.status, 500)
+            self.assertNotIn("retry-after", client.response.headers)
+            self.assertEqual(client.response.json, {"error": "internal error"})
         self.pass_time(60)
         self.assertEqual(self.callbacks, [])
         self.assert_stats(most_queued=1, faults={"error": 2})
@@ -287,11 +287,11 @@ class GarbageTests(SimulatorTestCase):
 
     def test_garbage_ack_is_not_json(self) -> None:
         """The ack is not JSON; the job runs and its callback is sent."""
-        browser = self.start()
-        self.assertEqual(browser.response.status, 200)
-        self.assertEqual(browser.response.headers["content-type"], JSON)
+        client = self.start()
+        self.assertEqual(client.response.status, 200)
+        self.assertEqual(client.response.headers["content-type"], JSON)
         with self.assertRaises(ValueError):
-            browser.response.json  # noqa: B018
+            client.response.json  # noqa: B018
         self.pass_time(0.5)
         (callback,) = self.callbacks
         self.assert_result(callback.json)
@@ -305,13 +305,13 @@ class SlowTests(SimulatorTestCase):
 
     def test_slow_ack_takes_12_seconds(self) -> None:
         """The ack takes 12 seconds; the job runs and its callback is sent meanwhile."""
-        browser = self.start()
+        client = self.start()
         self.pass_time(0.5)
         (callback,) = self.callbacks
         self.pass_time(11)
-        self.assertTrue(browser.is_held)
+        self.assertTrue(client.is_held)
         self.pass_time(0.5)
-        self.assertEqual(self.assert_ack(browser.response), callback.json["id"])
+        self.assertEqual(self.assert_ack(client.response), callback.json["id"])
         self.assertEqual(self.stats.faults, {"slow": 1})
 
     def test_slow_ack_holds_the_slot(self) -> None:
@@ -325,10 +325,10 @@ class SlowTests(SimulatorTestCase):
 
     def test_client_that_leaves_a_slow_ack_frees_the_slot(self) -> None:
         """A client that leaves before the ack frees the slot, and its callback is sent."""
-        browser = self.start("1")
+        client = self.start("1")
         self.start("2", "example")
         self.pass_time(0.25)
-        browser.leave()
+        client.leave()
         self.pass_time(12)
         self.assertEqual([c.name for c in self.callbacks], ["1", "2"])
         self.assertEqual([c.moment for c in self.callbacks], [0.5, 0.75])
@@ -342,11 +342,11 @@ class FailedTests(SimulatorTestCase):
     def test_failed_jobs_end_with_state_failed(self) -> None:
         """Jobs end with the state failed, with a client that waits or a callback."""
         self.start()
-        browser = self.wait()
+        client = self.wait()
         self.pass_time(0.5)
         (callback,) = self.callbacks
         self.assert_result(callback.json, "failed")
-        self.assert_result(browser.response.json, "failed")
+        self.assert_result(client.response.json, "failed")
         self.assert_stats(
             started=2,
             failed=2,
@@ -383,16 +383,16 @@ class CombinedFaultsTests(SimulatorTestCase):
 
     def test_faults_can_be_combined(self) -> None:
         """A failed job can have an early callback and a reset instead of its ack."""
-        browser = self.start()
+        client = self.start()
         (callback,) = self.callbacks
         self.assert_result(callback.json, "failed")
-        self.assertTrue(browser.transport.disconnected)
-        self.assertEqual(browser.transport.value(), b"")
+        self.assertTrue(client.transport.disconnected)
+        self.assertEqual(client.transport.value(), b"")
         self.assertEqual(self.stats.faults, {"early": 1, "reset": 1, "failed": 1})
 
     def test_client_that_leaves_before_the_reset_is_ignored(self) -> None:
         """A client that leaves before its connection is reset causes no error."""
         self.receiver.held = []
-        browser = self.start()
-        browser.leave()
+        client = self.start()
+        client.leave()
         self.assertEqual(self.stats.callbacks_accepted, 0)

@@ -1,7 +1,7 @@
 """The simulator: jobs that clients wait for, jobs with a callback, and the latency."""
 
 from jobproxy.sandbox.slots import Holding
-from tests.support.proxy import JSON
+from tests.support.clients import JSON
 from tests.support.simulator import RESULT, SimulatorTestCase
 
 
@@ -10,46 +10,46 @@ class WaitTests(SimulatorTestCase):
 
     def test_client_that_waits_gets_the_result(self) -> None:
         """A client that waits gets the result after half a second."""
-        browser = self.wait()
+        client = self.wait()
         self.pass_time(0.4375)
-        self.assertTrue(browser.is_held)
+        self.assertTrue(client.is_held)
         self.pass_time(0.0625)
-        self.assertEqual(browser.response.status, 200)
-        self.assertEqual(browser.response.headers["content-type"], JSON)
-        job = self.assert_result(browser.response.json)
+        self.assertEqual(client.response.status, 200)
+        self.assertEqual(client.response.headers["content-type"], JSON)
+        job = self.assert_result(client.response.json)
         self.assertEqual(job.started_at, "2015-06-29T15:28:55.500Z")
         self.assertEqual(self.callbacks, [])
         self.assert_stats(started=1, completed=1, most_queued=1)
 
     def test_wait_sends_no_callback(self) -> None:
         """A job whose client waits sends no callback."""
-        browser = self.connect().start(
+        client = self.connect().start(
             account="a", wait=True, callback="http://proxy.example/callback/1"
         )
         self.pass_time(0.5)
-        self.assert_result(browser.response.json)
+        self.assert_result(client.response.json)
         self.pass_time(60)
         self.assertEqual(self.callbacks, [])
 
     def test_jobs_of_one_account_run_one_after_another(self) -> None:
         """50 jobs of one account take 25 seconds, one after another in order."""
-        browsers = [self.wait() for _ in range(50)]
+        clients = [self.wait() for _ in range(50)]
         for number in range(50):
-            self.assertTrue(browsers[number].is_held)
+            self.assertTrue(clients[number].is_held)
             self.pass_time(0.5)
-            self.assertEqual([b.is_held for b in browsers].index(False), 0)
-            self.assertEqual(sum(not b.is_held for b in browsers), number + 1)
-            self.assert_result(browsers[number].response.json)
+            self.assertEqual([b.is_held for b in clients].index(False), 0)
+            self.assertEqual(sum(not b.is_held for b in clients), number + 1)
+            self.assert_result(clients[number].response.json)
         self.assertEqual(self.clock.seconds(), 25)
-        self.assertEqual(len({b.response.json["id"] for b in browsers}), 50)
+        self.assertEqual(len({b.response.json["id"] for b in clients}), 50)
         self.assert_stats(started=50, completed=50, most_queued=50)
 
     def test_jobs_of_different_accounts_run_at_once(self) -> None:
         """50 jobs of 50 accounts take half a second."""
-        browsers = [self.wait(f"account {number}") for number in range(50)]
+        clients = [self.wait(f"account {number}") for number in range(50)]
         self.pass_time(0.5)
-        for browser in browsers:
-            self.assert_result(browser.response.json)
+        for client in clients:
+            self.assert_result(client.response.json)
         self.assert_stats(started=50, completed=50, most_queued=1)
 
     def test_start_time_is_when_the_job_begins(self) -> None:
@@ -79,12 +79,12 @@ class WaitTests(SimulatorTestCase):
 
     def test_connection_is_kept_alive(self) -> None:
         """A connection can be used for one job after another."""
-        browser = self.connect()
+        client = self.connect()
         for number in range(3):
-            browser.start(account="a", wait=True)
+            client.start(account="a", wait=True)
             self.pass_time(0.5)
-            self.assertEqual(len(browser.responses), number + 1)
-        self.assertTrue(browser.transport.connected)
+            self.assertEqual(len(client.responses), number + 1)
+        self.assertTrue(client.transport.connected)
 
     def test_idle_connection_holds_no_slot(self) -> None:
         """An idle connection does not hold the account's slot."""
@@ -153,8 +153,8 @@ class StartTests(SimulatorTestCase):
 
     def test_start_gets_an_ack_and_a_callback(self) -> None:
         """A start request gets its ack at once, and its callback half a second later."""
-        browser = self.start()
-        job_id = self.assert_ack(browser.response)
+        client = self.start()
+        job_id = self.assert_ack(client.response)
         self.pass_time(0.4375)
         self.assertEqual(self.callbacks, [])
         self.pass_time(0.0625)
@@ -179,11 +179,11 @@ class StartTests(SimulatorTestCase):
 
     def test_start_queues_behind_jobs_that_are_waited_for(self) -> None:
         """A start request takes its turn among jobs whose clients wait."""
-        first, browser, last = self.wait(), self.start(), self.wait()
-        self.assertTrue(browser.is_held)
+        first, client, last = self.wait(), self.start(), self.wait()
+        self.assertTrue(client.is_held)
         self.pass_time(0.5)
         self.assert_result(first.response.json)
-        self.assert_ack(browser.response)
+        self.assert_ack(client.response)
         self.assertTrue(last.is_held)
         self.pass_time(0.5)
         self.assert_result(last.response.json)
@@ -237,25 +237,25 @@ class LatencyTests(SimulatorTestCase):
 
     def test_ack_takes_four_latencies_or_two(self) -> None:
         """An ack takes four latencies on a new connection, and two on an established one."""
-        browser = self.start()
+        client = self.start()
         self.pass_time(0.46875)
-        self.assertTrue(browser.is_held)
+        self.assertTrue(client.is_held)
         self.pass_time(0.03125)
-        self.assert_ack(browser.response)
-        browser.start(account="example", callback="http://proxy.example/callback/2")
+        self.assert_ack(client.response)
+        client.start(account="example", callback="http://proxy.example/callback/2")
         self.pass_time(0.21875)
-        self.assertEqual(len(browser.responses), 1)
+        self.assertEqual(len(client.responses), 1)
         self.pass_time(0.03125)
-        self.assertEqual(len(browser.responses), 2)
+        self.assertEqual(len(client.responses), 2)
         self.pass_time(1)
 
     def test_result_takes_four_latencies_more(self) -> None:
         """A result takes the job's duration and four latencies on a new connection."""
-        browser = self.wait()
+        client = self.wait()
         self.pass_time(0.96875)
-        self.assertTrue(browser.is_held)
+        self.assertTrue(client.is_held)
         self.pass_time(0.03125)
-        self.assert_result(browser.response.json)
+        self.assert_result(client.response.json)
 
     def test_callback_arrives_three_latencies_after_the_end(self) -> None:
         """A callback arrives three latencies after the end of its job."""
@@ -269,10 +269,10 @@ class LatencyTests(SimulatorTestCase):
 
     def test_slot_is_free_when_the_response_is_sent(self) -> None:
         """A slot is free when the response is sent, not when it arrives."""
-        browsers = [self.wait() for _ in range(3)]
+        clients = [self.wait() for _ in range(3)]
         for number in range(3):
             self.pass_time(0.5 if number else 1)
-            self.assertEqual([b.is_held for b in browsers].count(False), number + 1)
+            self.assertEqual([b.is_held for b in clients].count(False), number + 1)
 
     def test_client_close_frees_the_slot_after_one_latency(self) -> None:
         """A client's close arrives after one latency, and frees the slot then."""

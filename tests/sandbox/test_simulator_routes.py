@@ -10,7 +10,7 @@ from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from jobproxy.sandbox.jobs import Job, JobFactory
 from jobproxy.sandbox.proofs import pack_proof
 from jobproxy.sandbox.server import Stats
-from tests.support.proxy import JSON, Answer
+from tests.support.clients import JSON, Response
 from tests.support.simulator import SimulatorTestCase
 
 
@@ -120,9 +120,9 @@ class BadRequestTests(SimulatorTestCase):
 
     def test_connection_is_kept_after_a_bad_request(self) -> None:
         """After a bad request the connection can be used for the next one."""
-        browser = self.connect().request("/start", b"{}").start(account="a", wait=True)
+        client = self.connect().request("/start", b"{}").start(account="a", wait=True)
         self.pass_time(0.5)
-        self.assertEqual([response.status for response in browser.responses], [400, 200])
+        self.assertEqual([response.status for response in client.responses], [400, 200])
 
     def test_other_paths_and_methods_are_refused(self) -> None:
         """Other paths and methods are refused."""
@@ -163,7 +163,7 @@ class StatsTests(SimulatorTestCase):
         for number in range(3):
             self.wait()
             self.start(str(number), "b")
-        self.wait("c").request("/elsewhere")
+        self.wait("c").request("/elsewhere", b"")
         self.connect().request("/start", b"{}")
         self.assertEqual(self.read_stats(), {**asdict(Stats()), "started": 5, "most_queued": 3})
         self.receiver.status = 500
@@ -190,11 +190,11 @@ class VerifyTests(SimulatorTestCase):
     """The route ``/verify``."""
 
     def run_jobs(self, count: int) -> list[Job]:
-        browsers = [self.wait(f"account {number}") for number in range(count)]
+        clients = [self.wait(f"account {number}") for number in range(count)]
         self.pass_time(0.5)
-        return [self.assert_result(browser.response.json) for browser in browsers]
+        return [self.assert_result(client.response.json) for client in clients]
 
-    def verify(self, body: str) -> Answer:
+    def verify(self, body: str) -> Response:
         return self.connect().request("/verify", body.encode()).response
 
     def check(self, proof: str, jobs: int, genuine: int) -> None:
@@ -242,7 +242,7 @@ class FaultyStartsTests(SimulatorTestCase):
     faults = "garbage=1,duplicate=0.5"
 
     def read_faulty_starts(self) -> list[dict[str, Any]]:
-        response = self.connect().request("/faulty-starts", method="GET").response
+        response = self.connect().get("/faulty-starts").response
         self.assertEqual((response.status, response.headers["content-type"]), (200, JSON))
         starts: list[dict[str, Any]] = response.json
         return starts
@@ -296,5 +296,5 @@ class NoFaultyStartsTests(SimulatorTestCase):
         """A start request without faults is not listed."""
         self.start()
         self.pass_time(0.5)
-        response = self.connect().request("/faulty-starts", method="GET").response
+        response = self.connect().get("/faulty-starts").response
         self.assertEqual(response.json, [])

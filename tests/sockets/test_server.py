@@ -11,9 +11,9 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from jobproxy.monitoring.traffic import Traffic
+from tests.support.clients import parse_responses
 from tests.support.http1_server import GET, Echo, Keeper, head, no_failures, post
 from tests.support.http1_sockets import connect, read, reset, serve
-from tests.support.proxy import parse_responses
 from tests.support.reactor import run, until
 
 

@@ -18,7 +18,8 @@ from zope.interface import implementer
 
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.tap import Options, makeService
-from tests.support.proxy import Answer, parse_responses, result_of
+from tests.support.clients import Response, parse_responses
+from tests.support.proxy import result_of
 from tests.support.reactor import reactor, until, until_closed
 
 #: Seconds until the deadline, and how long nothing turns.
@@ -135,7 +136,7 @@ def send_ack(connection: socket.socket, body: bytes) -> None:
     connection.sendall(head.encode() + body)
 
 
-def read_response(connection: socket.socket) -> Answer:
+def read_response(connection: socket.socket) -> Response:
     (response,) = parse_responses(connection.recv(65_536))
     return response
 

@@ -1,7 +1,8 @@
 """Jobs whose clients do not wait for the result."""
 
+from tests.support.clients import JSON, Client
 from tests.support.job_server import Start
-from tests.support.proxy import JSON, Client, ProxyTestCase
+from tests.support.proxy import ProxyTestCase
 
 #: Oddly spaced, so that a copy that is not exact shows.
 ACK = b'{ "state":"running",\t"id":"1" }\n'

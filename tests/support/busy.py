@@ -3,7 +3,8 @@
 import json
 import time
 
-from tests.support.proxy import EPOCH, Client, ProxyTestCase, result_of
+from tests.support.clients import Client
+from tests.support.proxy import EPOCH, ProxyTestCase, result_of
 
 #: The three forms of a date in HTTP (RFC 9110, 5.6.7).
 FIXED = "%a, %d %b %Y %H:%M:%S GMT"

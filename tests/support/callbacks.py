@@ -6,8 +6,9 @@ from typing import Any
 from twisted.logger import LogEvent, formatEvent
 
 from jobproxy.app.settings import CorrelateBy
+from tests.support.clients import Client, Response
 from tests.support.job_server import Start
-from tests.support.proxy import Answer, Client, ProxyTestCase
+from tests.support.proxy import ProxyTestCase
 
 RETAIN = 300
 
@@ -27,11 +28,11 @@ class CallbackTestCase(ProxyTestCase):
         start.ack(upstream_id)
         return client, start
 
-    def check_receipt(self, response: Answer, status: str) -> None:
+    def check_receipt(self, response: Response, status: str) -> None:
         """Check the response to a callback that was accepted."""
         self.assertEqual((response.status, response.json), (200, {"status": status}))
 
-    def poll(self, start: Start) -> Answer:
+    def poll(self, start: Start) -> Response:
         """Poll for a job without a wait."""
         return self.connect().get(start.job_path).response
 
@@ -46,6 +47,6 @@ class ByIdTestCase(ProxyTestCase):
 
     settings: dict[str, Any] = {"correlate_by": CorrelateBy.ID}
 
-    def call_back_by_id(self, body: bytes) -> Answer:
+    def call_back_by_id(self, body: bytes) -> Response:
         """Send a callback as the job server, and return the response."""
         return self.connect().request("/callback", body).response

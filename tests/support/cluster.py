@@ -13,10 +13,11 @@ from jobproxy.cluster.shared import SharedCoordinator
 from jobproxy.store.interface import IStore
 from jobproxy.store.memory import Shared
 from jobproxy.wire.tokens import LIFETIME
+from tests.support.clients import Client
 from tests.support.job_server import FakeJobServer, Start
 from tests.support.memory_network import Network
 from tests.support.node_clock import NodeClock
-from tests.support.proxy import Client, ProblemTestCase, Proxy
+from tests.support.proxy import ProblemTestCase, Proxy
 from tests.support.remote_store import KEPT_ALIVE, RemoteStore
 
 

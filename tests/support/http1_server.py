@@ -15,7 +15,8 @@ from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.request import Request
 from jobproxy.http1.server import ServerFactory
 from jobproxy.monitoring.traffic import Traffic
-from tests.support.proxy import Answer, Client, ProxyTestCase, parse_responses, result_of
+from tests.support.clients import Client, Response, parse_responses
+from tests.support.proxy import ProxyTestCase, result_of
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 JOB = b'{"account":"a"}'
@@ -95,10 +96,11 @@ class RawClient(Client):
 
     transport: Wire = field(factory=Wire, init=False)
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> Client:
         wire = self.transport
         if wire.connected and not wire.disconnecting and wire.producerState == "producing":
             super().send(data)
+        return self
 
     def send_all(self, pieces: list[bytes]) -> None:
         """Send pieces one by one."""
@@ -110,7 +112,7 @@ class RawClient(Client):
         return self.transport.connected
 
     @property
-    def responses(self) -> list[Answer]:
+    def responses(self) -> list[Response]:
         """All that came but leave to go on."""
         return parse_responses(self.transport.value().replace(CONTINUE, b""))
 

@@ -1,6 +1,7 @@
 """Jobs with an Idempotency-Key."""
 
-from tests.support.proxy import Client, ProxyTestCase, result_of
+from tests.support.clients import Client
+from tests.support.proxy import ProxyTestCase, result_of
 
 BODY = b'{"account":"example","n":1}'
 

@@ -4,12 +4,8 @@ import json
 import random
 from typing import Any, cast
 
-from attrs import define, field, frozen
-from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransportWithDisconnection
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.app.build import Environment, build_proxy
@@ -18,6 +14,7 @@ from jobproxy.http1.client import PlainClient
 from jobproxy.jobs.index import PARKED
 from jobproxy.jobs.retention import Bounds
 from jobproxy.wire.tokens import LIFETIME, TokenSigner
+from tests.support.clients import Client, Response
 from tests.support.job_server import URL, FakeJobServer, Start, TestSender
 from tests.support.memory_network import Network
 
@@ -25,7 +22,6 @@ CALLBACK_URL = "http://proxy.example/callback"
 KEY = b"k" * 32
 #: The Unix time at which each test starts: 2015-06-29T15:34:16Z.
 EPOCH = 1_435_592_056
-JSON = "application/json"
 #: The settings of tests, where they are not those of the options.
 DEFAULTS: dict[str, Any] = {
     "callback_url": CALLBACK_URL,
@@ -53,98 +49,6 @@ def result_of(upstream_id: str, state: str = "completed") -> bytes:
         f'{{ "id":"{upstream_id}","state":"{state}",\t"startedAt":"2015-06-29T15:34:16.850Z",'
         '"proof":"078DC91F2980650231E94E67777078D5C926B9A3"}\n'
     ).encode()
-
-
-@frozen
-class Answer:
-    """An HTTP answer, whole."""
-
-    status: int
-    reason: str
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def parse_responses(data: bytes) -> list[Answer]:
-    """Read answers one after another; each has to say how long it is."""
-    responses = []
-    while data:
-        head, _, rest = data.partition(b"\r\n\r\n")
-        status_line, *lines = head.decode().split("\r\n")
-        _, status, reason = status_line.split(" ", 2)
-        headers = {}
-        for line in lines:
-            name, _, value = line.partition(": ")
-            assert name.lower() not in headers, f"{name} is there twice"
-            headers[name.lower()] = value
-        length = int(headers["content-length"])
-        assert len(rest) >= length
-        responses.append(Answer(int(status), reason, headers, rest[:length]))
-        data = rest[length:]
-    return responses
-
-
-@define(eq=False)
-class Client:
-    """A client's connection, as raw bytes."""
-
-    _site: Factory
-    transport: StringTransportWithDisconnection = field(
-        factory=StringTransportWithDisconnection, init=False
-    )
-    _protocol: Any = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._protocol = self._site.buildProtocol(self.transport.getPeer())
-        self.transport.protocol = self._protocol
-        self._protocol.makeConnection(self.transport)
-
-    def send(self, data: bytes) -> None:
-        self._protocol.dataReceived(data)
-
-    def get(self, path: str, **headers: str) -> "Client":
-        """Send a request without a body; ``_`` in a header's name stands for ``-``."""
-        fields = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.request(path, None, method="GET", headers=fields)
-
-    def request(
-        self,
-        path: str = "/proxy",
-        body: bytes | None = b'{"account":"example","wait":true}',
-        *,
-        method: str = "POST",
-        headers: dict[str, str] | None = None,
-    ) -> "Client":
-        """Send a request with a body of JSON, or of what the headers say."""
-        fields = {"Host": "proxy.example", "Content-Type": JSON, **(headers or {})}
-        if body is not None:
-            fields["Content-Length"] = str(len(body))
-        lines = [f"{method} {path} HTTP/1.1", *(f"{n}: {v}" for n, v in fields.items()), "", ""]
-        self.send("\r\n".join(lines).encode("latin-1") + (body or b""))
-        return self
-
-    @property
-    def responses(self) -> list[Answer]:
-        return parse_responses(self.transport.value())
-
-    @property
-    def response(self) -> Answer:
-        (response,) = self.responses
-        return response
-
-    @property
-    def is_held(self) -> bool:
-        return self.transport.connected and not self.transport.value()
-
-    def leave(self) -> None:
-        """Close the connection, if it is not closed already."""
-        if self.transport.connected:
-            self.transport.connected = False
-            self._protocol.connectionLost(Failure(ConnectionDone()))
 
 
 def find_served(site: Factory) -> set[str]:
@@ -253,7 +157,7 @@ class Proxy:
         """Let every start request fail from now on."""
         self.sender.failure = error
 
-    def call_back(self, start: Start, body: bytes) -> Answer:
+    def call_back(self, start: Start, body: bytes) -> Response:
         """Send a callback as the job server, and return the response."""
         return self.connect().request(start.callback_path, body).response
 
@@ -262,7 +166,7 @@ class ProblemTestCase(SynchronousTestCase):
     """Knows what problem documents look like."""
 
     def assert_problem(
-        self, response: Answer, status: int, slug: str, started: str = "no"
+        self, response: Response, status: int, slug: str, started: str = "no"
     ) -> dict[str, Any]:
         """Check all that problem documents have in common, and return the document."""
         document: dict[str, Any] = response.json

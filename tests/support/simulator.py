@@ -8,9 +8,7 @@ from attrs import asdict, define, field
 from klein import Klein
 from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import Request
@@ -25,7 +23,7 @@ from jobproxy.sandbox.server import Simulator, Stats
 from jobproxy.sandbox.slots import Holding, Slots
 from jobproxy.sandbox.tap import QuietSite
 from tests.support.agents import FailingAgent
-from tests.support.proxy import JSON, Answer, parse_responses
+from tests.support.clients import JSON, Client, Response
 
 RESULT = {
     "id": r"\A[1-9a-f][0-9a-f]{0,15}\Z",
@@ -33,54 +31,6 @@ RESULT = {
     "startedAt": r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z",
     "proof": r"\A[0-9A-F]{40}\Z",
 }
-
-
-@define(eq=False)
-class Browser:
-    """A client's connection to the simulator, which sends raw bytes."""
-
-    _factory: LatencyFactory
-    transport: StringTransportWithDisconnection = field(
-        factory=StringTransportWithDisconnection, init=False
-    )
-    _protocol: Any = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._protocol = self._factory.buildProtocol(self.transport.getPeer())
-        self.transport.protocol = self._protocol
-        self._protocol.makeConnection(self.transport)
-
-    def request(self, path: str, body: bytes = b"", *, method: str = "POST") -> "Browser":
-        """Send a request."""
-        head = f"{method} {path} HTTP/1.1\r\nHost: jobs.example\r\nContent-Length: {len(body)}\r\n"
-        return self.send(head.encode() + b"\r\n" + body)
-
-    def send(self, data: bytes) -> "Browser":
-        self._protocol.dataReceived(data)
-        return self
-
-    def start(self, **members: Any) -> "Browser":
-        """Send a start request."""
-        return self.request("/start", json.dumps(members).encode())
-
-    @property
-    def responses(self) -> list[Answer]:
-        return parse_responses(self.transport.value())
-
-    @property
-    def response(self) -> Answer:
-        (response,) = self.responses
-        return response
-
-    @property
-    def is_held(self) -> bool:
-        return self.transport.connected and not self.transport.value()
-
-    def leave(self) -> None:
-        """Close the connection, if it is open."""
-        if self.transport.connected:
-            self.transport.connected = False
-            self._protocol.connectionLost(Failure(ConnectionDone()))
 
 
 @define
@@ -198,12 +148,12 @@ class SimulatorTestCase(SynchronousTestCase):
         )
         site = QuietSite(self.simulator.resource(), reactor=self.clock)
         self.factory = LatencyFactory(site, self.clock, self.latency)
-        self.browsers: list[Browser] = []
+        self.clients: list[Client] = []
 
     def tearDown(self) -> None:
         super().tearDown()
-        for browser in self.browsers:
-            browser.leave()
+        for client in self.clients:
+            client.leave()
         self.pass_time(3 * self.latency)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.simulator.queued, {})
@@ -218,16 +168,16 @@ class SimulatorTestCase(SynchronousTestCase):
     def callbacks(self) -> list[Callback]:
         return self.receiver.callbacks
 
-    def connect(self) -> Browser:
-        browser = Browser(self.factory)
-        self.browsers.append(browser)
-        return browser
+    def connect(self) -> Client:
+        client = Client(self.factory)
+        self.clients.append(client)
+        return client
 
-    def wait(self, account: str = "example") -> Browser:
+    def wait(self, account: str = "example") -> Client:
         """Send a job as a client that waits for the result."""
         return self.connect().start(account=account, wait=True)
 
-    def start(self, name: str = "1", account: str = "example") -> Browser:
+    def start(self, name: str = "1", account: str = "example") -> Client:
         """Send a job with a callback URL as a client."""
         url = f"http://proxy.example/callback/{name}"
         return self.connect().start(account=account, wait=False, callback=url)
@@ -262,7 +212,7 @@ class SimulatorTestCase(SynchronousTestCase):
         self.assertTrue(self.job_factory.is_genuine(job))
         return job
 
-    def assert_ack(self, response: Answer) -> str:
+    def assert_ack(self, response: Response) -> str:
         """Check an ack, and return its id."""
         self.assertEqual((response.status, response.headers["content-type"]), (200, JSON))
         self.assertEqual(list(response.json), ["state", "id"])

@@ -8,7 +8,8 @@ from twisted.internet import error
 from twisted.python.failure import Failure
 from twisted.web.client import RequestTransmissionFailed, ResponseNeverReceived
 
-from tests.support.proxy import Client, ProxyTestCase, result_of
+from tests.support.clients import Client
+from tests.support.proxy import ProxyTestCase, result_of
 
 REFUSED = error.ConnectionRefusedError()
 LOST = ResponseNeverReceived([Failure(error.ConnectionLost())])

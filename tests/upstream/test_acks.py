@@ -7,7 +7,8 @@ from twisted.logger import capturedLogs, formatEvent
 
 from jobproxy.upstream.retries import RetryMode
 from tests.support.busy import FIXED, OBSOLETE, BusyTestCase
-from tests.support.proxy import Client, ProxyTestCase, result_of
+from tests.support.clients import Client
+from tests.support.proxy import ProxyTestCase, result_of
 from tests.support.start_outcomes import GraceTestCase
 
 

@@ -5,7 +5,8 @@ from typing import Any
 from twisted.internet import error
 
 from jobproxy.upstream.retries import OnLost, RetryMode
-from tests.support.proxy import Answer, Client, result_of
+from tests.support.clients import Client, Response
+from tests.support.proxy import result_of
 from tests.support.start_outcomes import LOST, NO_SOCKET, REFUSED, UNTRUSTED, RetryTestCase
 
 
@@ -26,7 +27,7 @@ class CircuitTestCase(RetryTestCase):
             self.submit()
             self.starts[-1].respond(body, status)
 
-    def check_open(self) -> Answer:
+    def check_open(self) -> Response:
         """Check that a new job is refused at once, and return the response to its client."""
         calls = len(self.sender.times)
         response = self.submit("new").response

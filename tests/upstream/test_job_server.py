@@ -15,8 +15,9 @@ from twisted.web.client import (
 )
 
 from jobproxy.upstream.retries import RetryMode
+from tests.support.clients import Client
 from tests.support.job_server import Start
-from tests.support.proxy import Client, ProxyTestCase, result_of
+from tests.support.proxy import ProxyTestCase, result_of
 from tests.support.start_outcomes import GraceTestCase
 
 

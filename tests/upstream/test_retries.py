@@ -3,8 +3,9 @@
 from typing import Any
 
 from jobproxy.upstream.retries import OnLost, RetryMode
+from tests.support.clients import Client
 from tests.support.job_server import Start
-from tests.support.proxy import Client, result_of
+from tests.support.proxy import result_of
 from tests.support.start_outcomes import (
     AMBIGUOUS,
     FINAL,

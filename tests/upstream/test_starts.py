@@ -6,8 +6,9 @@ from twisted.logger import capturedLogs, formatEvent
 
 from jobproxy.upstream.retries import OnLost, RetryMode
 from tests.support.busy import BusyTestCase
+from tests.support.clients import Client
 from tests.support.job_server import Start
-from tests.support.proxy import Client, ProxyTestCase, result_of
+from tests.support.proxy import ProxyTestCase, result_of
 from tests.support.start_outcomes import GraceTestCase
 
 

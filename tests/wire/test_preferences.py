@@ -8,8 +8,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.wire.preferences import Preferences, parse_preferences
 from jobproxy.wire.problems import Kind, ProblemError
+from tests.support.clients import Client
 from tests.support.problems import refuses
-from tests.support.proxy import Client, ProxyTestCase, result_of
+from tests.support.proxy import ProxyTestCase, result_of
 
 PARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
