@@ -11,6 +11,7 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IAgent, IResponse
 from zope.interface import implementer
 
+from jobproxy.http1.response import BodyTooBig
 from jobproxy.http1.sender import HeaderLines, ISender
 
 #: The header of a body that is JSON.
@@ -44,10 +45,6 @@ class PlainClient(HTTPClient):
         """
         sending: Deferred[IResponse] = self._sender.send(method, url, headers, data)
         return sending
-
-
-class BodyTooBig(Exception):
-    """A response's body went over its bound; its connection has been closed."""
 
 
 def read_body(response: IResponse, limit: int) -> Deferred[bytes]:

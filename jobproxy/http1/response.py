@@ -27,6 +27,10 @@ class BadResponse(Exception):
     """What the server sent is not HTTP/1.1, or more of it than is allowed."""
 
 
+class BodyTooBig(BadResponse):
+    """A response's body went over its bound; its connection has been closed."""
+
+
 @implementer(IResponse)
 @define(eq=False)
 class Response:
@@ -157,7 +161,7 @@ class ResponseParser:
     def on_body(self, part: bytes) -> None:
         self._body_size += len(part)
         if self._body_size > self._limits.body:
-            raise BadResponse(f"a body of more than {self._limits.body} bytes")
+            raise BodyTooBig(f"a body of more than {self._limits.body} bytes")
         self._body.append(part)
         self._is_trailer = False
         self._head_fed = 0

@@ -17,20 +17,24 @@ MAX_ACK = 65_536
 MAX_RETRY_AFTER = 3_600
 
 _REJECTIONS = frozenset({400, 404, 409, 410, 422})
+_NOT_PERMITTED = frozenset({401, 403})
+_BUSY = frozenset({429, 503})
 
 
-def read_ack(response: IResponse, body: bytes | None, now: Callable[[], float]) -> Report:
+def is_refusal(status: int) -> bool:
+    """Whether a status alone says that the job was not started."""
+    return 300 <= status < 400 or status in (*_REJECTIONS, *_NOT_PERMITTED, *_BUSY)
+
+
+def read_ack(response: IResponse, body: bytes, now: Callable[[], float]) -> Report:
     """Return the ack in a response.
 
-    :param body: :data:`None` if it is incomplete or too large.
     :param now: returns Unix time in seconds, for a ``Retry-After`` with a date.
     :raises AmbiguousStart: if the job may have been started.
     :raises NotStarted: if the job server refused the start.
     """
     status = response.code
     if 200 <= status < 300:
-        if body is None:
-            raise AmbiguousStart(f"status {status}, incomplete ack", "invalid", Health.ALIVE)
         try:
             return parse_report(body)
         except ProblemError as error:
@@ -41,9 +45,9 @@ def read_ack(response: IResponse, body: bytes | None, now: Callable[[], float]) 
             Kind.UPSTREAM_REJECTED,
             "The job server did not accept the job; see upstreamBody.",
             status,
-            body or b"",
+            body,
         )
-    if status in (401, 403):
+    if status in _NOT_PERMITTED:
         raise _refused(
             Kind.UPSTREAM_AUTH,
             "The job server does not permit this proxy to start jobs; inform the proxy's operator.",
@@ -55,7 +59,7 @@ def read_ack(response: IResponse, body: bytes | None, now: Callable[[], float]) 
             "The job server has moved from the URL that the proxy is configured with.",
             status,
         )
-    if status in (429, 503):
+    if status in _BUSY:
         problem = Problem(
             Kind.UPSTREAM_BUSY,
             "The job server accepts no jobs at the moment; the job was not started.",

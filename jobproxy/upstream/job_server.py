@@ -19,8 +19,9 @@ from twisted.web.client import (
 from twisted.web.iweb import IResponse
 
 from jobproxy.http1.agent import UNTRUSTED
-from jobproxy.http1.client import CLOSE, JSON, BodyTooBig, PlainClient, read_body
-from jobproxy.upstream.acks import MAX_ACK, read_ack
+from jobproxy.http1.client import CLOSE, JSON, PlainClient, read_body
+from jobproxy.http1.response import BodyTooBig
+from jobproxy.upstream.acks import MAX_ACK, is_refusal, read_ack
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.keepalive import KeepAlivePolicy
 from jobproxy.upstream.outcomes import AmbiguousStart, Health, NotStarted
@@ -112,16 +113,17 @@ class JobServer:
 
     async def _exchange(
         self, body: bytes, headers: Headers, may_keep: bool
-    ) -> tuple[IResponse, bytes | None]:
-        """Return the job server's response, and its body if it is complete and not too large.
+    ) -> tuple[IResponse, bytes]:
+        """Return the job server's response with its body, which is empty if it was too large.
 
-        One deadline is for all of it.
+        That of a refusal is empty, too, if it did not arrive. One deadline is for all of it.
         """
         common = JSON if may_keep else (*JSON, *CLOSE)
         waiting: Deferred[Any] = self._treq.request(
             "POST", self._url, headers=(*common, *headers), data=body
         )
         kind = "lost"
+        response: IResponse | None = None
 
         def give_up() -> None:
             nonlocal kind
@@ -130,26 +132,22 @@ class JobServer:
 
         deadline = Deadline(self._clock, self._timeout, give_up)
         try:
-            response: IResponse = await waiting
+            response = await waiting
             waiting = read_body(response, MAX_ACK)
-            try:
-                return response, await waiting
-            except (BodyTooBig, *_MAYBE_SENT):
-                return response, None
+            return response, await waiting
         except _NEVER_SENT as error:
             raise _never_sent(error) from error
-        except _MAYBE_SENT as error:
-            head = getattr(error, "response", None)
-            if head is not None:
-                # The status is enough to see that the job was refused.
-                return head, None
-            if _is_tls_failure(error):
+        except (BodyTooBig, *_MAYBE_SENT) as error:
+            response = response or getattr(error, "response", None)
+            if response is None and _is_tls_failure(error):
                 problem = Problem(
                     Kind.UPSTREAM_UNTRUSTED,
                     "The job server's TLS certificate or protocol was not accepted.",
                 )
                 raise NotStarted(problem, "untrusted", Health.ALIVE) from error
-            reason = f"no response: {type(error).__name__}"
+            if response is not None and (is_refusal(response.code) or _is_too_big(error)):
+                return response, b""
+            reason = f"no complete response: {type(error).__name__}"
             raise AmbiguousStart(reason, kind, Health.DEAD) from error
         finally:
             deadline.cancel()
@@ -177,6 +175,12 @@ def _never_sent(error: Exception) -> NotStarted:
     )
     results = [result for cause, result in _CAUSES.items() if isinstance(error, cause)]
     return NotStarted(problem, (*results, "unreachable")[0], Health.DEAD, may_retry=True)
+
+
+def _is_too_big(error: Exception) -> bool:
+    """Whether a response is complete but for a body that is too large."""
+    reasons = getattr(error, "reasons", ())
+    return isinstance(error, BodyTooBig) or any(reason.check(BodyTooBig) for reason in reasons)
 
 
 def _is_tls_failure(error: BaseException) -> bool:

@@ -13,7 +13,8 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss, Request
 from twisted.web.iweb import IResponse
 
-from jobproxy.http1.client import JSON, BodyTooBig, PlainClient, read_body
+from jobproxy.http1.client import JSON, PlainClient, read_body
+from jobproxy.http1.response import BodyTooBig
 
 URL = "http://jobs.example/echo?x=1"
 

@@ -11,8 +11,9 @@ from zope.interface.verify import verifyObject
 
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import CLOSE as CLOSE_LINES
-from jobproxy.http1.client import JSON, BodyTooBig, PlainClient, read_body
+from jobproxy.http1.client import JSON, PlainClient, read_body
 from jobproxy.http1.limits import ClientLimits
+from jobproxy.http1.response import BodyTooBig
 from jobproxy.http1.sender import BytesProducer
 from tests.support.http1_agent import (
     CLOSE,

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 import pytest_twisted
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
@@ -13,7 +13,7 @@ from twisted.protocols.portforward import ProxyFactory, ProxyServer
 from jobproxy.store.interface import Claim, Message, MessageKind, StoreUnreachable
 from tests.support.reactor import reactor
 from tests.support.redis_server import RedisServer
-from tests.support.stores import listener_of, make_redis_store, refuses, running, until
+from tests.support.stores import SHORT_TIMES, listener_of, make_redis_store, refuses, running, until
 
 NODE, OTHER = "node-one", "node-two"
 JOB_ID = f"AABrBmZl{NODE}rTQRFiGvvQ8WOrjqiMeQIQ"
@@ -126,7 +126,8 @@ async def test_empty_redis_grants_no_claim_until_nodes_have_claimed_again(
     redis: RedisServer,
 ) -> None:
     """X1: an empty Redis grants no new claim until all nodes have claimed again."""
-    one, other = (make_redis_store(redis.url, node) for node in (NODE, OTHER))
+    times = evolve(SHORT_TIMES, settle=3.0)
+    one, other = (make_redis_store(redis.url, node, times=times) for node in (NODE, OTHER))
     async with running(one, other) as listener:
         redis.stop()
         await until(lambda: not one.is_up and not other.is_up)
@@ -144,7 +145,7 @@ async def test_empty_redis_grants_no_claim_until_nodes_have_claimed_again(
 async def test_claim_waits_no_longer_than_the_settle_time(redis: RedisServer) -> None:
     """X1: a claim waits no longer than the settle time, and not at all if it is known."""
     redis.ask("FLUSHALL")
-    store = make_redis_store(redis.url, NODE)
+    store = make_redis_store(redis.url, NODE, times=evolve(SHORT_TIMES, settle=3.0))
     async with running(store):
         await store.put_claims_again([(b"known", CLAIM)])
         waiting = store.claim(b"new", CLAIM)

@@ -24,7 +24,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE
 
 #: So short that a test can wait for their end.
-SHORT_TIMES = Times(beat=0.1, settle=0.3, answer=0.5)
+SHORT_TIMES = Times(beat=0.1, settle=0.3, answer=2.0)
 
 
 @define(eq=False)
@@ -58,11 +58,12 @@ def make_redis_store(
     node: str,
     retain: float = 60.0,
     make_endpoint: Callable[[str, int], IStreamClientEndpoint] = make_endpoint,
+    times: Times = SHORT_TIMES,
 ) -> RedisStore:
     """Return a store with short times that is not open."""
     where = read_address(address) if isinstance(address, str) else address
     assert where is not None
-    return RedisStore(reactor, where, make_endpoint, node, retain, SHORT_TIMES)
+    return RedisStore(reactor, where, make_endpoint, node, retain, times)
 
 
 _LISTENERS: "WeakKeyDictionary[Any, RecordingListener]" = WeakKeyDictionary()

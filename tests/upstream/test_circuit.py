@@ -92,6 +92,30 @@ class OpeningTests(CircuitTestCase):
         self.clock.advance(0.1)
         self.check_open()
 
+    def test_acks_that_are_cut_short_open_it(self) -> None:
+        """S9, S23: responses whose body is not complete count as failures."""
+        for status in (200, 418, 500, 200, 200, 200, 200, 200, 200, 200):
+            self.submit()
+            self.starts[-1].begin(status, 1_000)
+            self.starts[-1].lose()
+        self.check_open()
+
+    def test_acks_that_never_end_open_it(self) -> None:
+        """S21, S23: responses whose body is not complete at the timeout count as failures."""
+        for number in range(10):
+            self.submit(f"account {number}")
+            self.starts[-1].begin(200, 1_000)
+        self.clock.advance(10)
+        self.check_open()
+
+    def test_refusals_that_are_cut_short_do_not_open_it(self) -> None:
+        """S15, S16, S17, S19, S23: the status alone shows that it is a refusal."""
+        for status in (302, 400, 401, 403, 404, 409, 410, 422, 429, 503):
+            self.submit()
+            self.starts[-1].begin(status, 1_000)
+            self.starts[-1].lose()
+        self.check_closed()
+
     def test_success_resets_the_count_of_failures(self) -> None:
         """S23: only failures in a row open the circuit."""
         for _ in range(3):
