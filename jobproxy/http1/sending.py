@@ -18,10 +18,17 @@ _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
 
 def set_socket_options(transport: Any) -> None:
-    """Send small writes at once, and have the kernel notice that the peer is not there."""
-    transport.setTcpNoDelay(True)
-    transport.setTcpKeepAlive(True)
-    handle = transport.getHandle()
+    """Send small writes at once, and have the kernel notice that the peer is not there.
+
+    A Unix socket has no such options, although its transport says that it is TCP.
+    """
+    is_tls = ISSLTransport.providedBy(transport)
+    tcp = cast(Any, transport).transport if is_tls else transport
+    handle = tcp.getHandle()
+    if handle.family == socket.AF_UNIX:
+        return
+    tcp.setTcpNoDelay(True)
+    tcp.setTcpKeepAlive(True)
     for name, value in _KEEPALIVE:
         if hasattr(socket, name):
             handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
