@@ -25,7 +25,7 @@ FLUSH_INTERVAL = 0.5
 
 
 def make_monotonic(reactor: Any) -> Any:
-    """Let a reactor's timers use the monotonic clock.
+    """Set a reactor's clock to the monotonic one.
 
     By default ``seconds`` is ``time.time``, so that a step of the wall clock would move every
     deadline (Twisted #2424). Its ``callLater`` computes with it, so it has to be set on the reactor

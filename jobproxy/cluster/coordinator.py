@@ -86,7 +86,7 @@ class Coordinator(Protocol):
         """
 
     def orphan_collected(self, job_id: str) -> None:
-        """Let the store know that a client got a result, which is not an orphan any more."""
+        """Remove a result from the orphans, as a client got it."""
 
     def list_orphans(self) -> Deferred[list[Orphan]]:
         """Return the orphans, the oldest first."""

@@ -174,7 +174,7 @@ class PooledAgent:
     def _end(
         self, result: Any, origin: Origin, connection: ClientConnection, may_keep: bool
     ) -> Any:
-        """Keep a connection or close it, and let the next request have its turn."""
+        """Keep a connection or close it, and send the next request that waits."""
         if connection.is_open and may_keep:
             self._keep(origin, connection)
         elif not isinstance(result, Failure):
@@ -183,7 +183,7 @@ class PooledAgent:
         return result
 
     def _release(self) -> None:
-        """Let the next request have its turn."""
+        """Send the next request that waits for a connection."""
         if self._waiting:
             self._waiting.popleft().callback(None)
         else:

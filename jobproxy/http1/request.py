@@ -227,7 +227,7 @@ class Request(server.Request):
         return finished
 
     def when_gone(self, call: Callable[[], object]) -> None:
-        """Have one thing called if the client leaves before it has its response."""
+        """Set the function to call if the client leaves before it has its response."""
         self._on_gone = call
 
     def connectionLost(self, reason: Failure) -> None:

@@ -56,7 +56,7 @@ def find_free_port() -> int:
 
 @atexit.register
 def release_ports() -> None:
-    """Let others find the ports that this process has found; for the end of a test."""
+    """Free the ports that this process has reserved; for the end of a test."""
     while _holders:
         _holders.pop().close()
 
