@@ -21,7 +21,7 @@ from typing import Any
 from attrs import define, field, frozen
 from wire import Messages, NotUnderstood, closes_connection, make_post
 
-from jobproxy.daemon.lifecycle import raise_file_limit
+from jobproxy.daemon.process import raise_file_limit
 from jobproxy.sandbox.processes import DaemonProcess, run_pair
 
 #: Seconds that the proxy waits for an ack; far more than an ack takes on a busy machine.

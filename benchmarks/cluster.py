@@ -17,7 +17,7 @@ from typing import Any
 from attrs import define, field
 from nodes import Clients, JobServer, Nodes, read_cpu, run_nodes
 
-from jobproxy.daemon.lifecycle import raise_file_limit
+from jobproxy.daemon.process import raise_file_limit
 
 #: Seconds; a response that took so much longer than its job has waited for Redis.
 STALL = 1.0

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from jobproxy.cluster.inbox import CHUNK
 from jobproxy.store import redis_scripts as scripts
-from jobproxy.store.limits import Times
+from jobproxy.store.times import Times
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

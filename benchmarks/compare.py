@@ -26,7 +26,7 @@ from attrs import asdict
 from gateways import GATEWAYS, Running, choose_cpus, find_missing, pinned, run_gateway
 from results import Figures, Results, print_table
 
-from jobproxy.daemon.lifecycle import raise_file_limit
+from jobproxy.daemon.process import raise_file_limit
 from jobproxy.sandbox.processes import read_memory
 
 LOAD = str(Path(__file__).parent / "load.py")

@@ -26,7 +26,7 @@ from jobs import CallbackPool, JobServer, StartConnection, make_result
 from load import read_cpu
 from wire import Messages, closes_connection, is_success, make_post
 
-from jobproxy.daemon.lifecycle import raise_file_limit
+from jobproxy.daemon.process import raise_file_limit
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port
 
 #: Seconds between two checks for jobs to be sent.

@@ -11,7 +11,7 @@ import json
 import time
 from contextlib import suppress
 
-from jobproxy.daemon.lifecycle import raise_file_limit
+from jobproxy.daemon.process import raise_file_limit
 from jobproxy.sandbox.processes import find_script, run_pair
 
 REQUEST = b"POST /proxy HTTP/1.1\r\nHost: proxy\r\nContent-Type: application/json\r\nX-Slow: "

@@ -7,9 +7,10 @@ from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, succeed
 
 from jobproxy.cluster.coordinator import Coordinator
-from jobproxy.jobs import outcomes
+from jobproxy.jobs import job_problems
 from jobproxy.jobs.delivery import Delivery
-from jobproxy.jobs.record import JobRecord, Origin, State
+from jobproxy.jobs.hold_times import HoldTimes
+from jobproxy.jobs.record import JobRecord, Origin
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.upstream.starts import Starter, StartRequest
 from jobproxy.wire.jobs import Job, key_digest_of, parse_report, request_digest_of
@@ -17,7 +18,7 @@ from jobproxy.wire.preferences import Preferences
 from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError, not_found
 from jobproxy.wire.tokens import TokenSigner
 
-_REFUSALS = {
+_REFUSED_CALLBACKS = {
     Delivery.CONFLICT: Problem(Kind.CALLBACK_CONFLICT, "The job has another result already."),
     Delivery.MISMATCH: Problem(
         Kind.CALLBACK_CONFLICT, "The id is not the one in the ack of this job's start."
@@ -29,7 +30,7 @@ _REFUSALS = {
     ),
 }
 #: How refused callbacks are counted.
-_RESULTS = {
+_REFUSED_RESULTS = {
     Delivery.CONFLICT: "conflict",
     Delivery.MISMATCH: "conflict",
     Delivery.UNNAMED: "malformed",
@@ -43,7 +44,7 @@ class Gateway:
     :param coordinator: asks other nodes.
     :param callback_url: the public base of callback URLs, without a slash at its end.
     :param has_tokens: whether each job has a callback URL of its own, which ends with its token.
-    :param wait: the most seconds that a client is held.
+    :param hold_times: decides how long each client is held.
     :param max_held: the most clients held at once, and the most queued jobs.
     :param shows_accounts: whether the log and the operator may see a job's account.
     :ivar is_draining: whether new jobs are refused because the proxy is about to stop.
@@ -56,7 +57,7 @@ class Gateway:
     _signer: TokenSigner
     _callback_url: str
     _has_tokens: bool = field(default=True, kw_only=True)
-    _wait: float = field(kw_only=True)
+    hold_times: HoldTimes = field(kw_only=True)
     max_held: int = field(kw_only=True)
     shows_accounts: bool = field(default=False, kw_only=True)
     is_draining: bool = field(default=False, init=False)
@@ -106,7 +107,7 @@ class Gateway:
         if record is not None and record.is_ended and record.result is None:
             record = None
         if record is not None and record.request_digest != request_digest:
-            raise ProblemError(outcomes.key_reused())
+            raise ProblemError(job_problems.key_reused())
         return self.coordinator.locate_key(key_digest, request_digest, record)
 
     def join(self, record: JobRecord, job: Job, preferences: Preferences) -> Deferred[JobRecord]:
@@ -142,11 +143,7 @@ class Gateway:
             if preferences.wait is None:
                 return succeed(record)
             self._check_room(record)
-        return self.table.clients.wait(record, self.hold_time(preferences), is_poll=True)
-
-    def hold_time(self, preferences: Preferences) -> float:
-        """Return the most seconds that a client with these preferences is held."""
-        return self._wait if preferences.wait is None else min(preferences.wait, self._wait)
+        return self.table.clients.wait(record, self.hold_times.of(preferences), is_poll=True)
 
     def deliver(self, token: str | None, body: bytes) -> Delivery | Deferred[Delivery]:
         """Receive a callback. Its body is not read before the token is verified.
@@ -172,8 +169,8 @@ class Gateway:
             return self.coordinator.relay(job_id, report).addCallback(_check_relayed)
         delivery = self.table.complete(job_id, report)
         if delivery.is_refused:
-            self.callbacks[_RESULTS[delivery]] += 1
-            raise ProblemError(_REFUSALS[delivery])
+            self.callbacks[_REFUSED_RESULTS[delivery]] += 1
+            raise ProblemError(_REFUSED_CALLBACKS[delivery])
         self.callbacks[delivery.value] += 1
         return delivery
 
@@ -187,7 +184,7 @@ class Gateway:
     def drain(self) -> None:
         """Accept no new jobs, and end the queued ones without a start."""
         self.is_draining = True
-        self.table.fail_queued(outcomes.draining())
+        self.table.fail_queued(job_problems.draining())
 
     def _check_queue(self, job: Job, preferences: Preferences) -> None:
         """Refuse a job that could not be started before its deadline."""
@@ -196,7 +193,7 @@ class Gateway:
             detail = f"{self.max_held} jobs are queued already; try again when some are started."
             raise ProblemError(Problem(Kind.OVERLOADED, detail, retry_after=1))
         paused = limiter.paused_for(job.account)
-        if paused > self.hold_time(preferences):
+        if paused > self.hold_times.of(preferences):
             problem = Problem(
                 Kind.UPSTREAM_BUSY,
                 "The job server accepts no jobs of this account for some time.",
@@ -207,7 +204,7 @@ class Gateway:
 
     def _admit(self, record: JobRecord | None = None) -> None:
         if self.is_draining:
-            raise _refusal(outcomes.draining(), record)
+            raise _refusal(job_problems.draining(), record)
         self._check_room(record)
 
     def _check_room(self, record: JobRecord | None) -> None:
@@ -217,13 +214,9 @@ class Gateway:
 
     def _hold(self, record: JobRecord, job: Job, preferences: Preferences) -> Deferred[JobRecord]:
         is_async = preferences.is_async or not job.is_held
-        seconds = self.hold_time(preferences)
-        if record.state is State.UNCONFIRMED and record.cancel_start is None:
-            # There will be no other start request, so only the callback can end the job.
-            seconds = min(seconds, self.starter.grace)
         waiting = self.table.clients.wait(
             record,
-            seconds,
+            self.hold_times.for_job(record, preferences),
             ack_is_enough=is_async and preferences.wait is None,
             takes_state=is_async,
         )
@@ -233,12 +226,12 @@ class Gateway:
 def _refusal(problem: Problem, record: JobRecord | None) -> ProblemError:
     """Return an error that names the job, if there is one, and says whether it was started."""
     if record is not None:
-        problem = evolve(outcomes.about(record, problem), started=record.started)
+        problem = evolve(job_problems.about(record, problem), started=record.started)
     return ProblemError(problem)
 
 
 def _check_relayed(delivery: Delivery) -> Delivery:
     """Raise the problem of a callback that the store refused."""
     if delivery.is_refused:
-        raise ProblemError(evolve(_REFUSALS[delivery], started="yes"))
+        raise ProblemError(evolve(_REFUSED_CALLBACKS[delivery], started="yes"))
     return delivery

@@ -1,5 +1,6 @@
 """docs/: options, problems, metrics, alerts and commands are those that exist."""
 
+import ast
 import io
 import json
 import os
@@ -34,6 +35,7 @@ ROW = re.compile(
 )
 #: A section of the runbook: its heading and its text.
 SECTION = re.compile(r"^(\w+)\n-+\n((?:.|\n)*?)(?=\n\n\n|\Z)", re.MULTILINE)
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFAULTS = {"callback-url": "required", "secret-file": "a random key"}
 
 
@@ -238,3 +240,18 @@ def test_architecture_names_every_module() -> None:
     named = set(re.findall(r"``([\w]+\.py)``", rooms))
     wrong = {path.name for path in modules} ^ named
     assert not wrong, f"docs/architecture.rst: the table of rooms differs from the modules: {wrong}"
+
+
+def test_architecture_names_only_what_exists() -> None:
+    """Every class and method that the architecture page names exists."""
+    defined = set()
+    for path in (ROOT / "jobproxy").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, FUNCTIONS):
+                defined.add(node.name)
+            if isinstance(node, ast.ClassDef):
+                members = [n.name for n in ast.walk(node) if isinstance(n, FUNCTIONS)]
+                defined |= {node.name, *(f"{node.name}.{name}" for name in members)}
+    named = set(re.findall(r"``([A-Z]\w*[a-z]\w*(?:\.\w+)?)``", PAGES["architecture"]))
+    missing = named - defined
+    assert not missing, f"docs/architecture.rst: there is no {missing}"

@@ -75,7 +75,7 @@ class ClientRoutes:
     def _apply(self, request: Request, preferences: Preferences, *applied: str) -> None:
         """Set the header with the preferences that were applied (RFC 7240, section 3)."""
         if preferences.wait is not None:
-            applied = (*applied, f"wait={int(self._gateway.hold_time(preferences))}")
+            applied = (*applied, f"wait={int(self._gateway.hold_times.of(preferences))}")
         if applied:
             request.setHeader(b"Preference-Applied", ", ".join(applied).encode())
 

@@ -29,18 +29,20 @@ from jobproxy.api.jobs import ClientRoutes
 from jobproxy.api.openapi import OpenApiRoutes
 from jobproxy.api.responses import Routes, describe_error, make_resource
 from jobproxy.app.settings import CorrelateBy, Settings, SlotScope
-from jobproxy.cluster.coordinator import Coordinator, LocalCoordinator
+from jobproxy.cluster.coordinator import Coordinator
 from jobproxy.cluster.inbox import Inbox
+from jobproxy.cluster.local_coordinator import LocalCoordinator
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.remote_jobs import RemoteJobs
 from jobproxy.cluster.replicator import Replicator
-from jobproxy.cluster.shared import SharedCoordinator
 from jobproxy.cluster.slots import ClusterSlots
+from jobproxy.cluster.store_coordinator import StoreCoordinator
 from jobproxy.gateway import Gateway
 from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.server import ServerFactory
 from jobproxy.jobs.events import JobEvents, Observers
+from jobproxy.jobs.hold_times import HoldTimes
 from jobproxy.jobs.index import PARKED, UpstreamIds
 from jobproxy.jobs.retention import Bounds
 from jobproxy.jobs.table import CorrelationTable
@@ -50,7 +52,7 @@ from jobproxy.monitoring.reactor_lag import ReactorLag
 from jobproxy.monitoring.status import Feed, Status
 from jobproxy.monitoring.traffic import Traffic
 from jobproxy.store.interface import IStore
-from jobproxy.store.limits import Times
+from jobproxy.store.times import Times
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
@@ -146,7 +148,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         signer,
         settings.callback_url,
         has_tokens=settings.correlate_by is CorrelateBy.TOKEN,
-        wait=settings.wait,
+        hold_times=HoldTimes(settings.wait, settings.ambiguous_grace),
         max_held=settings.max_held,
         shows_accounts=settings.log_accounts,
     )
@@ -232,7 +234,7 @@ def _build_table(
     )
     remote_jobs = RemoteJobs(reactor, table, store, replicator, node)
     inbox = Inbox(table, store, remote_jobs, replicator, outbox, node)
-    return table, SharedCoordinator(table, store, remote_jobs, inbox, outbox, node)
+    return table, StoreCoordinator(table, store, remote_jobs, inbox, outbox, node)
 
 
 def _build_starter(

@@ -15,10 +15,10 @@ from jobproxy import logs
 from jobproxy.app.build import Proxy
 from jobproxy.app.drain import Drain
 from jobproxy.app.settings import Settings
-from jobproxy.daemon.lifecycle import Daemon
+from jobproxy.daemon.shutdown import Daemon
 from jobproxy.daemon.systemd import Heartbeat, Notifier
 from jobproxy.store.interface import IStore
-from jobproxy.store.limits import Times
+from jobproxy.store.times import Times
 
 #: Seconds between two attempts to write the log lines that are still buffered.
 FLUSH_INTERVAL = 0.5

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.remote_jobs import RemoteJobs
 from jobproxy.cluster.replicator import Replicator
-from jobproxy.jobs import outcomes
+from jobproxy.jobs import job_problems
 from jobproxy.jobs.events import Source
 from jobproxy.jobs.record import JobRecord, State
 from jobproxy.jobs.table import CorrelationTable
@@ -113,7 +113,7 @@ class Inbox:
         if self._remote_jobs.is_ours(job_id):
             self._table.drop_orphan(job_id)
         elif record is not None:
-            self._table.fail(record, outcomes.not_started_by_owner())
+            self._table.fail(record, job_problems.not_started_by_owner())
 
     def _send_state(self, message: Message) -> None:
         """Send the state of a job of this node to the node that watches it."""

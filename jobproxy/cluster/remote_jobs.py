@@ -7,7 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from jobproxy.cluster.replicator import Replicator
-from jobproxy.jobs import outcomes
+from jobproxy.jobs import job_problems
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.store.interface import Claim, IStore, Message, MessageKind
@@ -122,7 +122,7 @@ class RemoteJobs:
             if valid.job_id == claim.job_id:
                 return True
             if valid.request_digest != claim.request_digest:
-                raise ProblemError(outcomes.key_reused())
+                raise ProblemError(job_problems.key_reused())
             leader = await self.find_claimed(record.key_digest, valid)
             if leader is not None:
                 self._follow(record, leader)
@@ -173,6 +173,6 @@ class RemoteJobs:
         if leader.result is not None:
             self._table.conclude(record, leader.result)
         elif leader.problem is not None:
-            self._table.fail(record, outcomes.not_started_by_owner())
+            self._table.fail(record, job_problems.not_started_by_owner())
         elif leader.ack is not None:
             self._table.acknowledge(record, leader.ack)

@@ -10,9 +10,9 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from zope.interface import implementer
 
+from jobproxy.http1.eager_writer import EagerWriter, find_send
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.response import BadResponse, Response, ResponseParser
-from jobproxy.http1.sending import EagerWriter, find_send
 from jobproxy.util.tls_names import WRONG_NAME, check_name
 
 

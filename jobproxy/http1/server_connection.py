@@ -6,13 +6,13 @@ from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from jobproxy.http1.eager_writer import EagerWriter, find_send, set_socket_options
 from jobproxy.http1.errors import BadRequest, HttpError, request_timeout
 from jobproxy.http1.heads import write_error
 from jobproxy.http1.interfaces import ConnectionServer
 from jobproxy.http1.phases import ARRIVING, DEAF, GOES_ON, READY, TRANSITIONS, UNREAD, Event, Phase
 from jobproxy.http1.request import Request
 from jobproxy.http1.request_parser import ParsedRequest, RequestParser
-from jobproxy.http1.sending import EagerWriter, find_send, set_socket_options
 
 
 class ServerConnection(EagerWriter, Protocol):

@@ -6,7 +6,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from jobproxy.jobs import outcomes
+from jobproxy.jobs import job_problems
 from jobproxy.jobs.events import Observer
 from jobproxy.jobs.record import JobRecord, State, Waiter
 from jobproxy.jobs.retention import Retention
@@ -138,7 +138,7 @@ class WaitingClients:
         self.dismiss(waiter)
         if record.state is State.QUEUED and not record.is_wanted:
             if record.waiters:
-                self._fail(record, outcomes.time_is_up(record))
+                self._fail(record, job_problems.time_is_up(record))
             else:
                 self._forget(record)
         if not record.is_ended:
@@ -150,7 +150,7 @@ class WaitingClients:
         takes_state = waiter.takes_state and record.state is not State.UNCONFIRMED
         record.runs_unattended |= takes_state
         deferred = self.dismiss(waiter)
-        problem = outcomes.time_is_up(record)
+        problem = job_problems.time_is_up(record)
         if not (waiter.is_poll or record.is_wanted):
             record.overdue = self._clock.seconds()
             if record.state is State.QUEUED:
@@ -161,5 +161,5 @@ class WaitingClients:
         if is_open and (waiter.is_poll or takes_state):
             deferred.callback(record)
         else:
-            deferred.errback(ProblemError(outcomes.for_one_of_many(record, problem)))
+            deferred.errback(ProblemError(job_problems.for_one_of_many(record, problem)))
         self.notify_idle()

@@ -7,7 +7,7 @@ from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 
-from jobproxy.jobs import outcomes
+from jobproxy.jobs import job_problems
 from jobproxy.jobs.clients import WaitingClients
 from jobproxy.jobs.delivery import Delivery, judge
 from jobproxy.jobs.events import JobEvents, Observer, Source
@@ -196,7 +196,7 @@ class CorrelationTable(Service):
     def fail(self, record: JobRecord, problem: Problem) -> None:
         """End a job with a problem; nothing happens if it has ended already."""
         if not record.is_ended:
-            self._end(record, problem=outcomes.about(record, problem))
+            self._end(record, problem=job_problems.about(record, problem))
 
     def fail_queued(self, problem: Problem) -> None:
         """End all queued jobs with a problem."""
@@ -222,7 +222,7 @@ class CorrelationTable(Service):
     def stopService(self) -> Any:
         """Fail the Deferred of every held client, as the proxy stops, and remove all records."""
         for record in list(self._records.values()):
-            self.clients.fail_all(record, outcomes.stopped(record))
+            self.clients.fail_all(record, job_problems.stopped(record))
             self._forget(record)
         self.retention.clear()
         self._index.clear()

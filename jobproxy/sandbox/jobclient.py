@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import react
 
 from jobproxy import __version__
-from jobproxy.daemon.lifecycle import raise_file_limit
+from jobproxy.daemon.process import raise_file_limit
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import JSON, PlainClient, read_body
 from jobproxy.http1.limits import ClientLimits

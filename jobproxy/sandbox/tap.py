@@ -7,8 +7,8 @@ from twisted.application import strports
 from twisted.application.service import MultiService
 from twisted.web.server import Site
 
-from jobproxy.daemon import lifecycle
 from jobproxy.daemon.options import DaemonOptions, Option, read_count, read_delay, read_endpoints
+from jobproxy.daemon.shutdown import Daemon
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ClientLimits
@@ -111,7 +111,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     site = QuietSite(simulator.resource(), reactor=reactor)
     factory = LatencyFactory(site, reactor, config["latency"])
 
-    daemon = lifecycle.Daemon("jobserver", None, reactor.callWhenRunning, reactor.callFromThread)
+    daemon = Daemon("jobserver", None, reactor.callWhenRunning, reactor.callFromThread)
     for description in config["listen"]:
         strports.service(description, factory, reactor).setServiceParent(daemon)
     return daemon

@@ -20,7 +20,7 @@ from jobproxy.store.interface import (
     Placement,
     StoreUnreachable,
 )
-from jobproxy.store.limits import CLAIM_TIME, MAX_LISTED
+from jobproxy.store.times import CLAIM_TIME, MAX_LISTED
 from jobproxy.util.histogram import Histogram
 from jobproxy.wire.jobs import parse_report
 

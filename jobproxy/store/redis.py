@@ -22,11 +22,11 @@ from jobproxy.store.interface import (
     Orphan,
     Placement,
 )
-from jobproxy.store.limits import CLAIM_TIME, MAX_LISTED, Times
 from jobproxy.store.redis_address import Address
 from jobproxy.store.redis_commands import Commands
 from jobproxy.store.redis_connection import Link, make_protocol, prepare_nothing
 from jobproxy.store.redis_subscription import Subscription
+from jobproxy.store.times import CLAIM_TIME, MAX_LISTED, Times
 from jobproxy.util.histogram import Histogram
 from jobproxy.wire.jobs import parse_report
 

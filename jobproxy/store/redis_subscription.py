@@ -12,10 +12,10 @@ from twisted.logger import Logger
 from jobproxy.store import redis_keys as keys
 from jobproxy.store import redis_scripts as scripts
 from jobproxy.store.interface import Listener, Message, MessageKind, NullListener, parse_message
-from jobproxy.store.limits import Times
 from jobproxy.store.redis_address import Address
 from jobproxy.store.redis_commands import Commands
 from jobproxy.store.redis_connection import Link, Subscriber
+from jobproxy.store.times import Times
 
 _log = Logger()
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from jobproxy.upstream.outcomes import Health, NotStarted
+from jobproxy.upstream.start_errors import Health, NotStarted
 from jobproxy.util.backoff import Backoff
 from jobproxy.util.deadline import do_nothing
 from jobproxy.wire.problems import Kind, Problem

@@ -21,10 +21,10 @@ from twisted.web.iweb import IResponse
 from jobproxy.http1.agent import UNTRUSTED
 from jobproxy.http1.client import CLOSE, JSON, PlainClient, read_body
 from jobproxy.http1.response import BodyTooBig
-from jobproxy.upstream.acks import MAX_ACK, is_refusal, read_ack
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.keepalive import KeepAlivePolicy
-from jobproxy.upstream.outcomes import AmbiguousStart, Health, NotStarted
+from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
+from jobproxy.upstream.start_responses import MAX_ACK, REFUSALS, read_ack
 from jobproxy.util.deadline import Deadline
 from jobproxy.util.histogram import Histogram
 from jobproxy.wire.jobs import Report
@@ -145,7 +145,7 @@ class JobServer:
                     "The job server's TLS certificate or protocol was not accepted.",
                 )
                 raise NotStarted(problem, "untrusted", Health.ALIVE) from error
-            if response is not None and (is_refusal(response.code) or _is_too_big(error)):
+            if response is not None and (response.code in REFUSALS or _is_too_big(error)):
                 return response, b""
             reason = f"no complete response: {type(error).__name__}"
             raise AmbiguousStart(reason, kind, Health.DEAD) from error

@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 
-#: The largest ``Retry-After`` in seconds.
-MAX_RETRY_AFTER = 60
+#: The largest ``Retry-After``, in seconds, that a client gets when the queue is full.
+LONGEST_ADVICE = 60
 
 
 @define(eq=False)
@@ -210,4 +210,4 @@ class AccountLimiter:
     def _estimate(self, queue: _AccountQueue) -> int:
         """Return the seconds until the queue is empty, at the account's rate so far."""
         rate = queue.released / max(self._clock.seconds() - queue.since, 1.0)
-        return min(math.ceil(len(queue.waiting) / rate), MAX_RETRY_AFTER) if rate else 1
+        return min(math.ceil(len(queue.waiting) / rate), LONGEST_ADVICE) if rate else 1

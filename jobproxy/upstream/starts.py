@@ -15,8 +15,8 @@ from jobproxy.jobs.table import CorrelationTable
 from jobproxy.upstream.circuit import Phase
 from jobproxy.upstream.job_server import Headers, JobServer
 from jobproxy.upstream.limiter import AccountLimiter
-from jobproxy.upstream.outcomes import AmbiguousStart, NotStarted
 from jobproxy.upstream.retries import RetryPolicy
+from jobproxy.upstream.start_errors import AmbiguousStart, NotStarted
 from jobproxy.wire.jobs import Job, Report
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 

@@ -7,8 +7,8 @@ from twisted.application.service import IService
 
 from jobproxy.app.build import Proxy, build_proxy
 from jobproxy.app.settings import CorrelateBy, Settings, SlotScope
-from jobproxy.cluster.coordinator import LocalCoordinator
-from jobproxy.cluster.shared import SharedCoordinator
+from jobproxy.cluster.local_coordinator import LocalCoordinator
+from jobproxy.cluster.store_coordinator import StoreCoordinator
 from jobproxy.store.memory import MemoryStore, Shared
 from jobproxy.wire.tokens import MIN_KEY, TokenSigner
 from tests.support.clients import Client
@@ -110,7 +110,7 @@ class ServiceTests(BuildTestCase):
         """The store is closed after the table has published its last results."""
         store = MemoryStore(Shared(self.clock, 300), "node-000")
         proxy = self.make({"store": store, "node": "node-000"}, secret_file=(b"k" * 32,))
-        self.assertIsInstance(proxy.gateway.coordinator, SharedCoordinator)
+        self.assertIsInstance(proxy.gateway.coordinator, StoreCoordinator)
         _, feed, coordinator, table = proxy.services
         self.assertIs(feed, proxy.feed)
         self.assertIs(coordinator, proxy.gateway.coordinator)
@@ -159,7 +159,7 @@ class EnvironmentTests(BuildTestCase):
                     starts_per_account=1,
                 )
                 coordinator = proxy.gateway.coordinator
-                assert isinstance(coordinator, SharedCoordinator)
+                assert isinstance(coordinator, StoreCoordinator)
                 coordinator.startService()
                 clients.append(Client(proxy.clients).request())
             self.assertEqual(len(self.starts), started, scope)

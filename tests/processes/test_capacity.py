@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from threading import Event
 
-from jobproxy.daemon.lifecycle import raise_file_limit
+from jobproxy.daemon.process import raise_file_limit
 from tests.support.socket_client import Client, Response, result_of
 from tests.support.stage import Stage, run_stage
 from tests.support.waiting import wait_until

@@ -3,7 +3,7 @@
 import signal
 import time
 
-from jobproxy.daemon.lifecycle import raise_file_limit
+from jobproxy.daemon.process import raise_file_limit
 from jobproxy.sandbox.processes import find_free_port
 from tests.support.socket_client import BIG, result_of
 from tests.support.stage import DRAINING, run_stage

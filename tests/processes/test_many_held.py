@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.server import Site
 
-from jobproxy.daemon.lifecycle import raise_file_limit
+from jobproxy.daemon.process import raise_file_limit
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import JSON, PlainClient, read_body
 from jobproxy.http1.limits import ClientLimits

@@ -6,7 +6,7 @@ import re
 import subprocess
 import urllib.request
 
-from jobproxy.daemon.lifecycle import raise_file_limit
+from jobproxy.daemon.process import raise_file_limit
 from jobproxy.sandbox.processes import (
     DaemonProcess,
     find_free_port,

@@ -30,7 +30,7 @@ from jobproxy.http1.sender import BytesProducer
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
-from jobproxy.upstream.outcomes import NotStarted
+from jobproxy.upstream.start_errors import NotStarted
 from tests.support.http1_peer import Peer, Server, serving
 from tests.support.identities import ADDRESS, Identity, authority, issue
 from tests.support.reactor import reactor, until_closed

@@ -15,7 +15,7 @@ from jobproxy.http1.limits import ClientLimits
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
-from jobproxy.upstream.outcomes import AmbiguousStart, NotStarted
+from jobproxy.upstream.start_errors import AmbiguousStart, NotStarted
 from tests.support.http1_peer import Peer, serving
 from tests.support.reactor import reactor, run, until_closed
 

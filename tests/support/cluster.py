@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from jobproxy.app.build import Environment
 from jobproxy.cluster.remote_jobs import OWNER_TIMEOUT
-from jobproxy.cluster.shared import SharedCoordinator
+from jobproxy.cluster.store_coordinator import StoreCoordinator
 from jobproxy.store.interface import IStore
 from jobproxy.store.memory import Shared
 from jobproxy.wire.tokens import LIFETIME
@@ -43,8 +43,8 @@ class Node(Proxy):
         self.coordinator.startService()
 
     @property
-    def coordinator(self) -> SharedCoordinator:
-        return cast(SharedCoordinator, self.gateway.coordinator)
+    def coordinator(self) -> StoreCoordinator:
+        return cast(StoreCoordinator, self.gateway.coordinator)
 
     def submit(
         self, account: str = "example", *, key: str | None = None, number: int = 0, **headers: str

@@ -15,10 +15,10 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from jobproxy.store.interface import IStore, Message
-from jobproxy.store.limits import Times
 from jobproxy.store.memory import MemoryStore, Shared
 from jobproxy.store.redis import RedisStore
 from jobproxy.store.redis_address import Address, read_address
+from jobproxy.store.times import Times
 from tests.support.reactor import reactor, until_closed
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE

@@ -4,7 +4,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.upstream.circuit import THRESHOLD, Circuit, Phase
-from jobproxy.upstream.outcomes import NotStarted
+from jobproxy.upstream.start_errors import NotStarted
 from tests.support.proxy import FixedRandom
 
 

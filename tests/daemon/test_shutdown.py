@@ -7,7 +7,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.daemon.lifecycle import Daemon
+from jobproxy.daemon.shutdown import Daemon
 
 
 class FakeShutdown:

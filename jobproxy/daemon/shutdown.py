@@ -1,7 +1,5 @@
-"""The start and the end of a twistd service: file limit, garbage collector, signals, shutdown."""
+"""The order in which a twistd service stops, what signals do, and how a failed start ends."""
 
-import gc
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +9,8 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
+
+from jobproxy.daemon.process import raise_file_limit, tune_collector
 
 _log = Logger()
 
@@ -117,20 +117,3 @@ class Daemon(MultiService):
         assert sys.__stderr__ is not None
         sys.__stderr__.write(f"{self._program}: {message}\n")
         raise SystemExit(1)
-
-
-def tune_collector() -> None:
-    """Collect garbage less often, and never search what was allocated before the start.
-
-    A job leaves hardly any cyclic garbage, but each collection stops the loop while it visits every
-    held client.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(5_000, 20, 100)
-
-
-def raise_file_limit() -> None:
-    """Raise this process's limit of open files to the hard limit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

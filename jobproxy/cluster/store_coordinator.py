@@ -13,7 +13,7 @@ from jobproxy.cluster.coordinator import ClusterStatus
 from jobproxy.cluster.inbox import Inbox
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.remote_jobs import RemoteJobs
-from jobproxy.jobs import outcomes
+from jobproxy.jobs import job_problems
 from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
@@ -46,7 +46,7 @@ _DELIVERIES = {
 
 
 @define(eq=False)
-class SharedCoordinator(Service):
+class StoreCoordinator(Service):
     """Shares keys, results and orphans with other nodes; see :class:`Coordinator`.
 
     A job of this node without a key does not need the store. The store is open while this service
@@ -113,7 +113,7 @@ class SharedCoordinator(Service):
         if claim is None:
             return known
         if claim.request_digest != request_digest:
-            raise ProblemError(outcomes.key_reused())
+            raise ProblemError(job_problems.key_reused())
         return await self._remote_jobs.find_claimed(key_digest, claim)
 
     def is_elsewhere(self, job_id: str) -> bool:

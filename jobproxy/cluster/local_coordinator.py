@@ -1,0 +1,68 @@
+"""The coordinator of a single node, which has no other node to ask."""
+
+from attrs import define
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+
+from jobproxy.jobs.delivery import Delivery
+from jobproxy.jobs.record import JobRecord
+from jobproxy.jobs.table import CorrelationTable
+from jobproxy.store.interface import Orphan
+from jobproxy.wire.jobs import Report
+
+
+@define(eq=False)
+class LocalCoordinator:
+    """For a single node: there is no other node to ask."""
+
+    _table: CorrelationTable
+    _clock: IReactorTime
+
+    def claim(self, record: JobRecord) -> Deferred[bool]:  # noqa: ARG002 - Coordinator's
+        return succeed(True)
+
+    def locate(self, job_id: str) -> None:
+        """Return :data:`None`: there is no other node to ask."""
+
+    def locate_key(
+        self,
+        key_digest: bytes,  # noqa: ARG002 - Coordinator's
+        request_digest: bytes,  # noqa: ARG002 - Coordinator's
+        known: JobRecord | None,
+    ) -> Deferred[JobRecord | None]:
+        return succeed(known)
+
+    def is_elsewhere(self, job_id: str) -> bool:  # noqa: ARG002 - Coordinator's
+        return False
+
+    def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
+        raise NotImplementedError("this node owns every job")
+
+    def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
+        return waiting
+
+    def orphan_collected(self, job_id: str) -> None:
+        """Do nothing: the table has moved the record to its outcomes."""
+
+    def list_orphans(self) -> Deferred[list[Orphan]]:
+        now = self._clock.seconds()
+        return succeed(
+            [
+                Orphan(record.job_id, record.upstream_id, record.result.body, now - record.ended)
+                for record in self._table.retention.orphans
+                if record.result is not None and record.ended is not None
+            ]
+        )
+
+    def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
+        return succeed(self._table.retention.find_orphan(job_id))
+
+    def drop_orphan(self, job_id: str) -> Deferred[None]:
+        self._table.drop_orphan(job_id)
+        return succeed(None)
+
+    def reasons_not_ready(self) -> list[str]:
+        return []
+
+    def status(self) -> None:
+        """Return :data:`None`: there are no other nodes."""

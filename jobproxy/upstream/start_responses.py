@@ -1,0 +1,83 @@
+"""What the job server's response to a start request means for the job."""
+
+from collections.abc import Callable
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from math import ceil
+
+from twisted.web.iweb import IResponse
+
+from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
+from jobproxy.wire.jobs import Report, parse_report
+from jobproxy.wire.problems import Kind, Problem, ProblemError
+
+#: Bytes of an ack that are read.
+MAX_ACK = 65_536
+#: The longest ``Retry-After`` in seconds; longer ones are shortened to it.
+LONGEST_PAUSE = 3_600
+
+#: What a refusal says about the job, by its status; a redirect is one, too.
+REFUSALS = {
+    **dict.fromkeys(range(300, 400), Kind.UPSTREAM_REDIRECT),
+    **dict.fromkeys((400, 404, 409, 410, 422), Kind.UPSTREAM_REJECTED),
+    **dict.fromkeys((401, 403), Kind.UPSTREAM_AUTH),
+    **dict.fromkeys((429, 503), Kind.UPSTREAM_BUSY),
+}
+_DETAILS = {
+    Kind.UPSTREAM_REDIRECT: (
+        "The job server has moved from the URL that the proxy is configured with."
+    ),
+    Kind.UPSTREAM_REJECTED: "The job server did not accept the job; see upstreamBody.",
+    Kind.UPSTREAM_AUTH: (
+        "The job server does not permit this proxy to start jobs; inform the proxy's operator."
+    ),
+    Kind.UPSTREAM_BUSY: "The job server accepts no jobs at the moment; the job was not started.",
+}
+
+
+def read_ack(response: IResponse, body: bytes, now: Callable[[], float]) -> Report:
+    """Return the ack in a response.
+
+    :param now: returns Unix time in seconds, for a ``Retry-After`` with a date.
+    :raises AmbiguousStart: if the job may have been started.
+    :raises NotStarted: if the job server refused the start.
+    """
+    status = response.code
+    if status in REFUSALS:
+        raise _refused(response, body, now)
+    if not 200 <= status < 300:
+        health = Health.ALIVE if status < 500 else Health.DEAD
+        raise AmbiguousStart(f"status {status}", "error", health)
+    try:
+        return parse_report(body)
+    except ProblemError as error:
+        reason = f"status {status}, no usable ack"
+        raise AmbiguousStart(reason, "invalid", Health.ALIVE) from error
+
+
+def _refused(response: IResponse, body: bytes, now: Callable[[], float]) -> NotStarted:
+    kind = REFUSALS[response.code]
+    is_busy = kind is Kind.UPSTREAM_BUSY
+    problem = Problem(
+        kind,
+        _DETAILS[kind],
+        upstream_status=response.code,
+        upstream_body=body if kind is Kind.UPSTREAM_REJECTED else b"",
+        retry_after=_read_retry_after(response, now) if is_busy else None,
+    )
+    result = kind.slug.removeprefix("upstream-")
+    return NotStarted(problem, result, Health.ALIVE, may_retry=is_busy)
+
+
+def _read_retry_after(response: IResponse, now: Callable[[], float]) -> int | None:
+    """Return ``Retry-After`` in seconds; it can be a date (RFC 9110, section 10.2.3)."""
+    values = response.headers.getRawHeaders(b"retry-after") or [b""]
+    text = values[0].decode("latin-1")
+    if text.isascii() and text.isdigit():
+        return min(int(text[:9]), LONGEST_PAUSE)
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    seconds = date.replace(tzinfo=timezone.utc).timestamp() - now()
+    return max(0, min(ceil(seconds), LONGEST_PAUSE))
