@@ -1,4 +1,7 @@
-"""Retries: which start requests are sent again, and after what pause."""
+"""Retries: which start requests may be sent again, and after what pause.
+
+``upstream/starts.py`` sends them only while a client waits for the job.
+"""
 
 from enum import Enum
 from random import Random
@@ -58,6 +61,14 @@ class RetryPolicy:
         least = RetryMode.ALWAYS if is_ambiguous else RetryMode.NOT_SENT
         order = list(RetryMode)
         return attempts < self.attempts and order.index(self.retry) >= order.index(least)
+
+    def restarts_after(self, attempts: int) -> float | None:
+        """Return the seconds without news after which a started job is started again.
+
+        :param attempts: how many start requests were sent.
+        :return: :data:`None`: it is not.
+        """
+        return self.lost_after if attempts < self.attempts else None
 
     def pause(self, attempts: int) -> float:
         """Return the seconds until the next start request.

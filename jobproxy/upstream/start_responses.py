@@ -16,7 +16,7 @@ MAX_ACK = 65_536
 #: The longest ``Retry-After`` in seconds; longer ones are shortened to it.
 LONGEST_PAUSE = 3_600
 
-#: What a refusal says about the job, by its status; a redirect is one, too.
+#: The problem of each refusal, by its status. A refusal counts even if its body does not arrive.
 REFUSALS = {
     **dict.fromkeys(range(300, 400), Kind.UPSTREAM_REDIRECT),
     **dict.fromkeys((400, 404, 409, 410, 422), Kind.UPSTREAM_REJECTED),

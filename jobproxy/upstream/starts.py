@@ -170,12 +170,14 @@ class Start:
         policy, table = self._starter.policy, self._starter.table
         if not (ack.is_ended or ack.is_progress or ack.state is None):
             _log.warn("the ack of job {job} has an unknown state", **record.log_fields)
-        is_last = policy.lost_after is None or self._attempts >= policy.attempts
+        restart_after = policy.restarts_after(self._attempts)
         if ack.is_ended or self._job.own_start is not None:
             table.conclude(record, ack)
         else:
-            table.acknowledge(record, ack, cancel_start=None if is_last else self.cancel)
-        return None if is_last else policy.lost_after
+            table.acknowledge(
+                record, ack, cancel_start=None if restart_after is None else self.cancel
+            )
+        return restart_after
 
     def _doubt(self, record: JobRecord) -> float | None:
         """Record an ambiguous start; return the pause before another one, if there is one."""
