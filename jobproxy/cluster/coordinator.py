@@ -1,9 +1,9 @@
 """The coordinator: agrees with other nodes on keys, jobs and orphans.
 
-A method returns :data:`None` where no other node has to be asked, so that a job of this node alone
-costs neither a Deferred nor a turn of the reactor. A coordinator that is an ``IService`` is started and
-stopped with the proxy; what has to know each change of a job is given to the table as an observer. Both
-happen in ``app/build.py``.
+``locate`` returns :data:`None` where no other node has to be asked; the other methods of a single
+node return Deferreds that have fired. A coordinator that is an ``IService`` is started and stopped
+with the proxy; what has to know each change of a job is an observer of the table. Both happen in
+``app/build.py``.
 """
 
 from typing import Protocol
