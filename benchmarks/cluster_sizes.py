@@ -14,9 +14,9 @@ from pathlib import Path
 
 from attrs import frozen
 
-from jobproxy.cluster.inbox import CHUNK
 from jobproxy.store import redis_scripts as scripts
 from jobproxy.store.times import Times
+from jobproxy.util.chunks import CHUNK
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

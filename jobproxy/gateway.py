@@ -76,18 +76,21 @@ class Gateway:
         self._admit()
         self._check_queue(job, preferences)
         token = self._signer.mint()
-        start = self.starter.queue(job)
         key = preferences.key
+        key_digest = key_digest_of(job, key) if key else None
+        request_digest = request_digest_of(job) if key else b""
+        origin = Origin(
+            request_id,
+            preferences.trace[0][1] if preferences.trace else None,
+            job.account if self.shows_accounts else None,
+        )
+        start = self.starter.queue(job)
         record = self.table.create(
             token.job_id,
             start.cancel,
-            key_digest=key_digest_of(job, key) if key else None,
-            request_digest=request_digest_of(job) if key else b"",
-            origin=Origin(
-                request_id,
-                preferences.trace[0][1] if preferences.trace else None,
-                job.account if self.shows_accounts else None,
-            ),
+            key_digest=key_digest,
+            request_digest=request_digest,
+            origin=origin,
         )
         waiting = self._hold(record, job, preferences)
         url = f"{self._callback_url}/{token.text}" if self._has_tokens else self._callback_url

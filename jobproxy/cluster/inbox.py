@@ -15,9 +15,6 @@ from jobproxy.util.chunks import chunked
 from jobproxy.wire.jobs import parse_report
 from jobproxy.wire.tokens import node_of
 
-#: How many jobs one command asks the store for.
-CHUNK = 256
-
 
 @define(eq=False)
 class Inbox:
@@ -57,7 +54,7 @@ class Inbox:
 
     async def _catch_up(self) -> None:
         records = [record for record in self._table.unended() if record.state is not State.QUEUED]
-        for chunk in chunked(records, CHUNK):
+        for chunk in chunked(records):
             bodies = await self._store.collect_results([record.job_id for record in chunk])
             for record, body in zip(chunk, bodies, strict=True):
                 if body is not None:
@@ -68,7 +65,7 @@ class Inbox:
                     self._send(node_of(record.job_id), watch)
         await self._outbox.send_again()
         claimed = [record for record in self._table.keyed() if self._has_claim(record)]
-        for chunk in chunked(claimed, CHUNK):
+        for chunk in chunked(claimed):
             await self._store.put_claims_again(
                 [
                     (record.key_digest or b"", Claim(record.job_id, record.request_digest))

@@ -17,9 +17,6 @@ from jobproxy.util.expiring_map import ExpiringMap
 
 _log = Logger()
 
-#: How many calls are repeated at once.
-CHUNK = 256
-
 Call = Callable[[], Deferred[Any]]
 
 
@@ -58,7 +55,7 @@ class Outbox:
 
     async def send_again(self) -> None:
         """Repeat the failed calls; to be called when the store can be reached again."""
-        for chunk in chunked(list(self._kept), CHUNK):
+        for chunk in chunked(list(self._kept)):
             for name, _, _ in chunk:
                 if self._kept.find(name) is not None:
                     self._kept.remove(name)

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.jobs.events import Source
-from jobproxy.jobs.record import JobRecord
+from jobproxy.jobs.record import JobRecord, State
 from jobproxy.store.interface import Claim, IStore, Message, MessageKind
 from jobproxy.wire.tokens import node_of
 
@@ -68,8 +68,11 @@ class Replicator:
             follow(record)
 
     def _publish_end(self, record: JobRecord, source: Source) -> None:
-        watchers = sorted(self.watchers.pop(record.job_id, ()))
         claim = Claim(record.job_id, record.request_digest)
+        if record.result is None and record.started != "no" and record.state is State.FAILED:
+            # The job may run, so its callback can still come, to any node.
+            return
+        watchers = sorted(self.watchers.pop(record.job_id, ()))
         if record.result is not None:
             is_orphan = not (record.waiters or record.runs_unattended)
             is_stored = source is Source.ELSEWHERE
@@ -80,7 +83,6 @@ class Replicator:
                 self._send(self._store.shorten_claim, record.key_digest, claim)
             return
         if record.started != "no":
-            # The job may run, so its callback can still come, to any node.
             return
         for node in watchers:
             message = Message(MessageKind.NO_RESULT, record.job_id, self._node)

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -73,9 +73,9 @@ class ClusterSlots:
             while not await self._store.acquire_slot(account, self._per_account, self._lease):
                 failures += 1
                 await deferLater(self._clock, self._backoff.pause(failures))
-        except CancelledError:
-            self._limiter.release(account)
-            raise
         except StoreUnreachable:
             return
+        except BaseException:
+            self._limiter.release(account)
+            raise
         self._acquired[account] += 1

@@ -118,11 +118,9 @@ class WaitingClients:
 
     def fire_acknowledged(self, record: JobRecord) -> None:
         """Fire the Deferreds of the clients to which an ack is enough."""
-        for waiter in record.waiters:
-            if waiter.ack_is_enough:
-                record.runs_unattended = True
-                self.dismiss(waiter).callback(record)
-        self.notify_idle()
+        ready = [waiter for waiter in record.waiters if waiter.ack_is_enough]
+        record.runs_unattended |= bool(ready)
+        self.fire([self.dismiss(waiter) for waiter in ready], record, None)
 
     def when_idle(self) -> Deferred[None]:
         """Return a Deferred that fires once no client is held."""

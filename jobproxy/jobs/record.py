@@ -169,7 +169,7 @@ NO_ORIGIN = Origin()
 
 @define(eq=False)
 class JobRecord:
-    """What is known of one job; only the correlation table changes it.
+    """What is known of one job; only the correlation table and its parts change it.
 
     All times are in seconds on a monotonic clock.
 

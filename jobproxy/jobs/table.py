@@ -1,4 +1,4 @@
-"""The correlation table: the job records of a node, and the only code that changes them."""
+"""The correlation table: the job records of a node, and the only code that ends jobs."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -199,10 +199,14 @@ class CorrelationTable(Service):
             self._end(record, problem=job_problems.about(record, problem))
 
     def fail_queued(self, problem: Problem) -> None:
-        """End all queued jobs with a problem."""
-        for record in list(self._records.values()):
-            if record.state is State.QUEUED:
-                self.fail(record, problem)
+        """End all queued jobs with a problem; only then cancel starts, which may free slots."""
+        queued = [each for each in self._records.values() if each.state is State.QUEUED]
+        cancels = [each.cancel_start for each in queued if each.cancel_start is not None]
+        for record in queued:
+            record.cancel_start = None
+            self.fail(record, problem)
+        for cancel in cancels:
+            cancel()
 
     def unended(self) -> Iterator[JobRecord]:
         """Return the records of jobs that have not ended, the oldest first."""

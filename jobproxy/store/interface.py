@@ -14,7 +14,10 @@ from jobproxy.util.histogram import Histogram
 
 
 class StoreUnreachable(Exception):
-    """The store did not respond in time. It may have executed the command all the same."""
+    """The store cannot be reached, did not respond in time, or responded with an error.
+
+    It may have executed the command all the same.
+    """
 
 
 class MessageKind(Enum):

@@ -8,10 +8,18 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from jobproxy.store import redis_keys as keys
 from jobproxy.store import redis_scripts as scripts
-from jobproxy.store.interface import Listener, Message, MessageKind, NullListener, parse_message
+from jobproxy.store.interface import (
+    Listener,
+    Message,
+    MessageKind,
+    NullListener,
+    StoreUnreachable,
+    parse_message,
+)
 from jobproxy.store.redis_address import Address
 from jobproxy.store.redis_commands import Commands
 from jobproxy.store.redis_connection import Link, Subscriber
@@ -95,7 +103,12 @@ class Subscription:
             _log.error("Redis does not deliver messages; subscribing again")
             self.link.drop()
             return
-        Deferred.fromCoroutine(self._check_epoch()).addErrback(lambda _: None)
+        Deferred.fromCoroutine(self._check_epoch()).addErrback(self._log_bug)
+
+    def _log_bug(self, failure: Failure) -> None:
+        """Log a failure, unless Redis was away: the next heartbeat comes soon."""
+        if not failure.check(StoreUnreachable):
+            _log.failure("a heartbeat failed", failure)
 
     async def _check_epoch(self) -> None:
         if await self._send_heartbeat():

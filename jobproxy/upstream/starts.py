@@ -115,6 +115,9 @@ class Start:
                 await self._waiting
             except CancelledError:
                 return
+            if record.is_ended or (self._attempts and not self._is_wanted(record, 0.0)):
+                starter.slots.release(account)
+                return
             self._attempts += 1
             if (
                 record.key_digest is not None
@@ -122,8 +125,8 @@ class Start:
                 and not await self._claim(record)
             ):
                 return
-            starter.table.send(record)
             try:
+                starter.table.send(record)
                 pause = await self._send(record, request)
             finally:
                 starter.slots.release(account)

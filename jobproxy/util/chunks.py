@@ -7,7 +7,11 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+#: So many items are handled in one turn of the reactor, or in one call of the store.
+CHUNK = 256
+
+
+def chunked(items: Iterable[Item], size: int = CHUNK) -> Iterator[list[Item]]:
     """Yield the items in order, in lists of ``size``; the last list may be shorter.
 
     :param items: is read only as far as the next list needs.

@@ -16,7 +16,7 @@ TURNS = 24
 
 
 def do_nothing() -> None:
-    """Replace the function of a deadline that was cancelled."""
+    """Do nothing: in place of a function that is not needed."""
 
 
 class Deadline:

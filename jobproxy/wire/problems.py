@@ -92,7 +92,8 @@ class Kind(Enum):
 class FieldError:
     """One error in a request.
 
-    :param pointer: where it is: a JSON Pointer (RFC 6901) into the request's body.
+    :param pointer: where it is: a JSON Pointer (RFC 6901) into the request's body, or ``/`` and the
+        name of a query parameter.
     :param detail: what to change.
     """
 

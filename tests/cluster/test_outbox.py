@@ -6,9 +6,10 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.cluster.outbox import CHUNK, Outbox
+from jobproxy.cluster.outbox import Outbox
 from jobproxy.jobs.retention import Bounds
 from jobproxy.store.interface import StoreUnreachable
+from jobproxy.util.chunks import CHUNK
 
 #: Seconds for which a request is kept.
 SECONDS = 60.0

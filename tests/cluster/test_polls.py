@@ -1,5 +1,6 @@
 """GET /jobs/<job_id> at any node."""
 
+from jobproxy.wire.problems import Kind, Problem
 from tests.support.clients import Client
 from tests.support.cluster import ClusterTestCase
 from tests.support.proxy import result_of
@@ -50,6 +51,19 @@ class PollTests(ClusterTestCase):
         self.nodes[1].call_back(self.starts[0], result_of("1"))
         self.cluster.settle()
         self.assert_result(client, result_of("1"))
+
+    def test_poll_gets_the_result_of_a_job_that_had_failed(self) -> None:
+        """A poll at another node gets the result of a job that failed after its start."""
+        self.nodes[0].submit()
+        job_id = self.starts[0].job_id
+        poll = self.poll(1, job_id, Prefer="wait=20")
+        record = self.nodes[0].table.find(job_id)
+        assert record is not None
+        self.nodes[0].table.fail(record, Problem(Kind.INTERNAL, "A bug.", started="unknown"))
+        self.cluster.settle()
+        self.nodes[0].call_back(self.starts[0], result_of("1"))
+        self.cluster.settle()
+        self.assert_result(poll, result_of("1"))
 
     def test_long_poll_gets_the_result_from_any_node(self) -> None:
         """A long poll at any node gets the result, whichever node is called back."""

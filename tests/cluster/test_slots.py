@@ -1,17 +1,27 @@
 """Slots that are counted over all nodes."""
 
 import random
+from typing import cast
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.cluster.slots import MAX_PAUSE, ClusterSlots
+from jobproxy.store.interface import IStore
 from jobproxy.store.memory import MemoryStore, Shared
 from jobproxy.upstream.limiter import AccountLimiter
 from tests.support.stores import RecordingListener
 
 LEASE = 20.0
+
+
+class BrokenStore:
+    """A store with a bug."""
+
+    def acquire_slot(self, account: str, most: int, lease: float) -> Deferred[bool]:
+        del account, most, lease
+        return fail(ZeroDivisionError())
 
 
 class ClusterSlotsTests(SynchronousTestCase):
@@ -68,6 +78,12 @@ class ClusterSlotsTests(SynchronousTestCase):
             self.successResultOf(slot)
             self.slots[0].release("a")
         self.wait()
+
+    def test_failed_wait_leaves_nothing(self) -> None:
+        """A wait for a slot that fails for any reason gives the slot of its node back."""
+        store = cast(IStore, BrokenStore())
+        slots = ClusterSlots(self.clock, self.limiters[0], store, 2, LEASE, random.Random(1))
+        self.failureResultOf(slots.acquire("a"), ZeroDivisionError)
 
     def test_slots_of_a_dead_node_are_free_after_their_lease(self) -> None:
         """The slots of a node that died are free when their lease has ended."""

@@ -238,6 +238,24 @@ class AmbiguousRetryTests(RetryTestCase):
         self.assertEqual(len(self.sender.times), 2)
 
 
+class UnwantedTests(RetryTestCase):
+    """Jobs that no client waits for any more when it is their turn again."""
+
+    settings = {"retry": RetryMode.ALWAYS, "starts_per_account": 1}
+
+    def test_job_that_nobody_waits_for_is_not_sent_again(self) -> None:
+        """S6, S18: a job that waits for a slot again is not sent once its client has left."""
+        client = self.submit()
+        self.starts[0].lose()
+        other = self.submit()
+        self.clock.advance(0.2)
+        client.leave()
+        self.starts[1].ack("2")
+        self.assertEqual(len(self.sender.times), 2)
+        self.call_back(self.starts[1], result_of("2"))
+        self.assertEqual(other.response.status, 200)
+
+
 class JoiningTests(RetryTestCase):
     """Clients that join a job while it is being started again."""
 

@@ -1,9 +1,12 @@
 """The start of a job, with its attempts, pauses and restarts."""
 
+from itertools import count
 from typing import Any
 
+from attrs import evolve
 from twisted.logger import capturedLogs, formatEvent
 
+from jobproxy.app.build import Environment
 from jobproxy.upstream.retries import OnLost, RetryMode
 from tests.support.busy import BusyTestCase
 from tests.support.clients import Client
@@ -162,6 +165,23 @@ class NoRetryBusyTests(BusyTestCase):
         self.check_busy(self.refuse("7"), 503, "7")
         self.submit()
         self.check_pause(7)
+
+
+class BuggyObserverTests(ProxyTestCase):
+    """A bug in what observes the table."""
+
+    def make_environment(self, reactor: Any) -> Environment:
+        events = count(1)
+        return evolve(
+            super().make_environment(reactor), wants_events=lambda: 1 // (next(events) - 2) > 0
+        )
+
+    def test_slot_is_free_after_a_bug_at_the_start(self) -> None:
+        """A job whose start fails by a bug in the proxy gives its slot back."""
+        client = self.submit()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assert_problem(client.response, 500, "internal", started="unknown")
+        self.assertEqual(len(self.limiter), 0)
 
 
 BODIES = (result_of("0"), result_of("1"))
