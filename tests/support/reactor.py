@@ -17,6 +17,8 @@ async def until_closed() -> None:
         isinstance(end, Connection) for end in [*reactor.getReaders(), *reactor.getWriters()]
     ):
         await deferLater(reactor, 0.001)
+    # A connection that is aborted is not watched any more, but is closed only in the next turn.
+    await deferLater(reactor, 0)
 
 
 async def until(is_so: Callable[[], object]) -> None:
