@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-fast matrix check lint types layers docs bench clean
+.PHONY: help demo test test-fast matrix check format lint types layers docs bench clean
 
 help:
 	@echo "make demo    run the whole on this machine: job server, proxy and client;"
@@ -18,6 +18,7 @@ help:
 	@echo "             run those that start no processes, in about a minute"
 	@echo "make matrix  run the tests over all versions of Python and of what is needed;"
 	@echo "             ARGS='-s lowest' names sessions of noxfile.py"
+	@echo "make format  format the code, and fix what can be fixed"
 	@echo "make check   lint, types, layers, and the tests"
 	@echo "make docs    build the documents in build/docs"
 	@echo "make bench   compare jobproxy with its peers; takes some minutes"
@@ -36,6 +37,10 @@ matrix: $(VENV)/.dev
 	@$(BIN)/nox $(ARGS)
 
 check: lint types layers test
+
+format: $(VENV)/.lint
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
 
 lint: $(VENV)/.lint
 	@$(BIN)/ruff check

@@ -69,7 +69,8 @@ class Proxy:
             )
             body: bytes = await response.content()
         except ConnectError as error:
-            raise Failed(f"cannot connect to {self._admin}: {error}") from error
+            hint = "does the proxy have an --admin-listen?"
+            raise Failed(f"cannot connect to {self._admin}: {error}; {hint}") from error
         except (ResponseFailed, TimeoutError) as error:
             raise Failed(f"no response from {self._admin}") from error
         except Exception as error:

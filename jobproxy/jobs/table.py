@@ -30,8 +30,7 @@ class CorrelationTable(Service):
 
     :param retain: seconds that results are kept.
     :param observer: is called after each change.
-    :param lifetime: seconds that a job is kept that has not ended and has no client: by default as
-        long as its token is valid.
+    :param lifetime: seconds that a job without a client is kept until its callback comes.
     :param bounds: of each map of the retention.
     :param upstream_ids: how to find jobs by upstream id; :data:`None`: callbacks have tokens.
     :ivar retention: the records that no client waits for.
@@ -76,7 +75,7 @@ class CorrelationTable(Service):
         request_digest: bytes = b"",
         origin: Origin = NO_ORIGIN,
     ) -> JobRecord:
-        """Create a job's record, before its start request; add a client or hand it over at once.
+        """Create a job's record; the caller has to add a client or call :meth:`hand_over` at once.
 
         :param job_id: a new one.
         :param cancel_start: is called if the job ends, or its last client leaves, before it is
@@ -200,7 +199,7 @@ class CorrelationTable(Service):
 
     def fail_queued(self, problem: Problem) -> None:
         """End all queued jobs with a problem; only then cancel starts, which may free slots."""
-        queued = [each for each in self._records.values() if each.state is State.QUEUED]
+        queued = [each for each in self.unended() if each.state is State.QUEUED]
         cancels = [each.cancel_start for each in queued if each.cancel_start is not None]
         for record in queued:
             record.cancel_start = None

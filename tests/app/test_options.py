@@ -46,6 +46,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "allow-client-callbacks": False,
                 "log-accounts": False,
             },
+            "tests/app/test_options.py: state the default of each option",
         )
 
     def test_option_of_fixed_words_accepts_no_other(self) -> None:
@@ -54,6 +55,7 @@ class ProxyOptionsTests(OptionsTestCase):
             ("retry", ("never", "not-sent", "always")),
             ("on-lost", ("fail", "restart")),
             ("correlate-by", ("token", "id")),
+            ("slot-scope", ("node", "cluster")),
         ):
             for word in words:
                 options = self.parse(*REQUIRED, f"--{name}={word}", "--lost-after=1")

@@ -1,14 +1,19 @@
 """Settings: what the options come to."""
 
+import re
+from pathlib import Path
 from typing import cast
 
 from attrs import exceptions, fields
 
+from jobproxy import app
 from jobproxy.app.options import Options
 from jobproxy.app.settings import Settings, SlotScope
 from jobproxy.store.redis_address import read_address
 from jobproxy.upstream.retries import OnLost
 from tests.support.options import REQUIRED, OptionsTestCase
+
+APP = Path(app.__path__[0])
 
 
 class SettingsTests(OptionsTestCase):
@@ -26,8 +31,19 @@ class SettingsTests(OptionsTestCase):
         """Each option is a setting of the same name, but for the password of the cluster."""
         names = {attribute.name.replace("_", "-") for attribute in fields(Settings)}
         options = {option.name for option in Options.table}
-        self.assertEqual(options - names, {"cluster-password-file"})
-        self.assertEqual(names - options, set())
+        missing = options - names - {"cluster-password-file"}
+        self.assertFalse(missing, f"jobproxy/app/settings.py: add fields for {missing}")
+        self.assertFalse(names - options, "jobproxy/app/settings.py: fields without an option")
+
+    def test_each_setting_is_used(self) -> None:
+        """Each setting is read where the proxy is built."""
+        text = "".join(path.read_text(encoding="utf-8") for path in APP.glob("*.py"))
+        unused = {
+            attribute.name
+            for attribute in fields(Settings)
+            if not re.search(rf"\bsettings\.{attribute.name}\b", text)
+        }
+        self.assertFalse(unused, f"jobproxy/app/build.py: nothing reads {unused} of the settings")
 
     def test_lists_are_tuples(self) -> None:
         """Repeated endpoints and the keys of the secret file are tuples."""
