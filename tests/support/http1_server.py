@@ -8,6 +8,7 @@ from typing import Any, cast
 from attrs import define, field
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
 
 from jobproxy.api.responses import describe_error
@@ -146,7 +147,7 @@ class Echo(Keeper):
 
 
 def make_server(
-    resource: Keeper, clock: Any, traffic: Traffic, limits: ServerLimits | None = None
+    resource: Keeper | IResource, clock: Any, traffic: Traffic, limits: ServerLimits | None = None
 ) -> ServerFactory:
     """Return a server whose request ids are all the same."""
     return ServerFactory(
