@@ -54,7 +54,7 @@ class RoutedResource(KleinResource):
             result.addCallbacks(self._finish, self._refuse, (request,), errbackArgs=(request,))
         return NOT_DONE_YET
 
-    def _handle(self, request: Request) -> Any:
+    def _handle(self, request: Any) -> Any:
         method, path = request.method, request.path
         if (method, path) in self._known:
             return self._app.execute_endpoint(self._known[method, path], request)
@@ -89,7 +89,7 @@ class RoutedResource(KleinResource):
         except Exception:
             self._abort(Failure(), request)
 
-    def _refuse(self, failure: Failure, request: Request) -> None:
+    def _refuse(self, failure: Failure, request: Any) -> None:
         """Respond with what the first matching error handler returns."""
         if request.is_gone:
             if not failure.check(CancelledError):

@@ -74,7 +74,7 @@ class ServerConnection(EagerWriter, Protocol):
         self._queue = self._error = None
         if self._current is not None:
             current, self._current = self._current, None
-            current.connectionLost(reason)
+            current.connection_lost()
 
     def _fall_back(self) -> None:
         self.transport.registerProducer(self, True)
