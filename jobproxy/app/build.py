@@ -171,8 +171,9 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
             reactor,
             describe_error=describe_error,
             observer=traffic,
-            limits=ServerLimits(body=settings.max_body),
+            now=environment.now,
             make_id=environment.make_request_id,
+            limits=ServerLimits(body=settings.max_body),
         )
 
     path = urlsplit(settings.callback_url).path

@@ -1,10 +1,7 @@
 """The HTTP server: makes a connection of ours of each one that is accepted."""
 
-import os
-from binascii import hexlify
 from collections.abc import Callable
 from email.utils import formatdate
-from time import time
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -27,6 +24,7 @@ class ServerFactory(Factory):
     :param describe_error: returns the content type and the body of the response to what is no
         acceptable request, from the error and the id of that response.
     :param observer: is called with all that has to be counted; may be that of other servers too.
+    :param now: returns Unix time in seconds.
     :param make_id: returns an id for a request that has none.
     :ivar connections: all that are open.
     :ivar is_draining: whether every connection is closed as soon as nothing is under way on it.
@@ -41,8 +39,9 @@ class ServerFactory(Factory):
         *,
         describe_error: DescribeError,
         observer: ServerObserver,
+        now: Callable[[], float],
+        make_id: Callable[[], bytes],
         limits: ServerLimits | None = None,
-        make_id: Callable[[], bytes] = lambda: hexlify(os.urandom(8)),
     ) -> None:
         self.resource = resource
         self.clock = reactor
@@ -51,10 +50,11 @@ class ServerFactory(Factory):
         self.describe_error = describe_error
         self.observer = observer
         self.make_id = make_id
+        self._now = now
         self.connections: set[ServerConnection] = set()
         self.is_draining = False
         self._idle = IdleNotifier()
-        self._fixed_until = 0
+        self._fixed_at = -1
         self._fixed = b""
 
     def buildProtocol(self, addr: Any) -> Any:
@@ -84,9 +84,9 @@ class ServerFactory(Factory):
 
     def fixed_headers(self) -> bytes:
         """Return the header lines of every response; the date is in whole seconds."""
-        now = int(time())
-        if now != self._fixed_until:
-            self._fixed_until = now
+        now = int(self._now())
+        if now != self._fixed_at:
+            self._fixed_at = now
             date = formatdate(now, usegmt=True).encode()
             self._fixed = b"Server: jobproxy\r\nDate: %b\r\n" % date
         return self._fixed

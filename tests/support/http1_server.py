@@ -149,14 +149,15 @@ class Echo(Keeper):
 def make_server(
     resource: Keeper | IResource, clock: Any, traffic: Traffic, limits: ServerLimits | None = None
 ) -> ServerFactory:
-    """Return a server whose request ids are all the same."""
+    """Return a server whose request ids are all the same, and whose Unix time is the clock's."""
     return ServerFactory(
         cast(Any, resource),
         clock,
         describe_error=describe_error,
         observer=traffic,
-        limits=limits,
+        now=clock.seconds,
         make_id=lambda: b"made",
+        limits=limits,
     )
 
 
