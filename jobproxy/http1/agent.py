@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from attrs import define, field, frozen
 from OpenSSL.SSL import Error as TLSError
-from service_identity import CertificateError, VerificationError
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
@@ -30,9 +29,10 @@ from jobproxy.http1.client_connection import ClientConnection, ClientFactory
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.response import Response
 from jobproxy.http1.sender import HeaderLines, ISender
+from jobproxy.util.tls_names import WRONG_NAME
 
 #: Why a server is not trusted, when its TLS handshake fails.
-UNTRUSTED = (TLSError, VerificationError, CertificateError)
+UNTRUSTED = (TLSError, *WRONG_NAME)
 
 #: What a connection is made to: scheme, host name or address, and port.
 Origin = tuple[str, str, int]
