@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from zope.interface import implementer
 
-from jobproxy.http1.eager_writer import EagerWriter, find_send
+from jobproxy.http1.eager_writer import EagerWriter, Send, find_send
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.response import BadResponse, Response, ResponseParser
 from jobproxy.util.tls_names import WRONG_NAME, check_name
@@ -32,6 +32,7 @@ class ClientConnection(EagerWriter, Protocol):
         self.factory = factory
         self.ready: Deferred[None] = Deferred()
         self.is_open = True
+        self._send: Send | None = None
         self._parser: ResponseParser | None = None
         self._responding: Deferred[Response] | None = None
         self._has_response_begun = False

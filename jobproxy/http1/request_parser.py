@@ -67,7 +67,6 @@ class ParsedRequest:
 class RequestParser:
     """Makes requests of a connection's bytes.
 
-    :ivar requests: those that are complete; the caller empties the list.
     :ivar is_complete: whether the bytes so far end with a request.
     :ivar wants_continue: whether the client waits for leave to send its body (RFC 9110, 10.1.1).
     """
@@ -76,11 +75,22 @@ class RequestParser:
         self._limits = limits
         # The parser refers back to us: close() has to break that circle.
         self._parser = HttpRequestParser(self)
-        self.requests: list[ParsedRequest] = []
-        # Until the parser sees that a message begins, which sets the rest:
+        self._requests: list[ParsedRequest] = []
         self.is_complete = True
         self.wants_continue = False
+        # The message so far, as on_message_begin() sets it again; to call that here would cost a
+        # call for each request.
+        self._is_head = True
         self._unparsed = 0
+        self._head_size = 0
+        self._method = b""
+        self._target = b""
+        self._version = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._header_count = 0
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._hosts = 0
 
     def close(self) -> None:
         """Free the parser; nothing can be fed any more."""
@@ -105,6 +115,16 @@ class RequestParser:
         if self._unparsed > self._limits.head:
             raise self._refuse_head()
 
+    def take_requests(self) -> list[ParsedRequest]:
+        """Return the complete requests that no earlier call has returned."""
+        requests, self._requests = self._requests, []
+        return requests
+
+    def grant_continue(self) -> bool:
+        """Note that the client may send its body now; return whether it waited for that."""
+        wanted, self.wants_continue = self.wants_continue, False
+        return wanted
+
     # Called by the parser:
 
     def on_message_begin(self) -> None:
@@ -113,10 +133,12 @@ class RequestParser:
         self._is_head = True
         self._unparsed = 0
         self._head_size = 0
+        self._method = b""
         self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._version = b""
+        self._headers = []
         self._header_count = 0
-        self._body: list[bytes] = []
+        self._body = []
         self._body_size = 0
         self._hosts = 0
 
@@ -195,7 +217,7 @@ class RequestParser:
         self._unparsed = 0
         self.is_complete = True
         self.wants_continue = False
-        self.requests.append(
+        self._requests.append(
             ParsedRequest(
                 self._method,
                 self._target,

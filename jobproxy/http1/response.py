@@ -128,6 +128,8 @@ class ResponseParser:
         self._is_head = True
         self._head_fed = 0
         self._has_length = False
+        self._status = 0
+        self._version = _VERSIONS["1.1"]
         self._phrase = b""
         self._lines: list[tuple[bytes, bytes]] = []
         self._size = self._body_size = 0

@@ -6,7 +6,7 @@ from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from jobproxy.http1.eager_writer import EagerWriter, find_send, set_socket_options
+from jobproxy.http1.eager_writer import EagerWriter, Send, find_send, set_socket_options
 from jobproxy.http1.errors import BadRequest, HttpError, request_timeout
 from jobproxy.http1.heads import write_error
 from jobproxy.http1.interfaces import ConnectionServer
@@ -43,6 +43,7 @@ class ServerConnection(EagerWriter, Protocol):
         self.factory = factory
         self.transport: Any = None
         self.connected = 0
+        self._send: Send | None = None
         self._phase = Phase.SILENT
         self._deadline: float | None = None
         self._timer: IDelayedCall | None = None
@@ -144,10 +145,9 @@ class ServerConnection(EagerWriter, Protocol):
             parser.feed(data)
         except BadRequest as bad:
             self._error = bad.error
-        requests = parser.requests
+        requests = parser.take_requests()
         if requests:
             self._queue = requests if self._queue is None else self._queue + requests
-            parser.requests = []
         if parser.is_complete or self._error is not None:
             self._close_parser()
             if self._phase in ARRIVING:
@@ -192,9 +192,9 @@ class ServerConnection(EagerWriter, Protocol):
 
     def _go_on_reading(self, parser: RequestParser) -> None:
         """Read on, now that no request is without a response; give the client leave to go on."""
-        gives_leave, parser.wants_continue = parser.wants_continue, False
+        wanted_continue = parser.grant_continue()
         self._follow_parser()
-        if gives_leave:
+        if wanted_continue:
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse(self, error: HttpError) -> None:
