@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from attrs import define, field, frozen
 from OpenSSL.SSL import Error as TLSError
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
@@ -21,8 +21,7 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from twisted.web.client import RequestTransmissionFailed
 from twisted.web.error import SchemeNotSupported
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from jobproxy.http1.client_connection import ClientConnection, ClientFactory
@@ -69,7 +68,7 @@ def parse_target(url: str) -> Target:
     return Target((parts.scheme, parts.hostname, port), path.encode(), host.encode())
 
 
-@implementer(IAgent, ISender)
+@implementer(ISender)
 @define(eq=False)
 class PooledAgent:
     """Sends requests, each over a connection that it has for itself meanwhile.
@@ -99,29 +98,11 @@ class PooledAgent:
     def __attrs_post_init__(self) -> None:
         self._free = self._limits.connections
 
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
+    def send(self, method: str, url: str, headers: HeaderLines, body: bytes) -> Deferred[IResponse]:
         """Send a request.
 
         :param headers: with ``Connection: close`` the request has a new connection for itself.
-        :param bodyProducer: has to produce all of the body at once.
         :return: fires when the whole response is there. Cancelling it closes the connection.
-        """
-        lines = [
-            (name, value)
-            for name, values in (headers or Headers()).getAllRawHeaders()
-            for value in values
-        ]
-        return self.send(method.decode("ascii"), uri.decode("ascii"), lines, _produce(bodyProducer))
-
-    def send(self, method: str, url: str, headers: HeaderLines, body: bytes) -> Deferred[IResponse]:
-        """Send a request, as :meth:`request` does.
-
         :raises ValueError: if a header has a line break in it.
         """
         target = parse_target(url)
@@ -253,28 +234,6 @@ class PooledAgent:
         self._is_sweeping = bool(oldest)
         if oldest:
             self._reactor.callLater(min(oldest) - now, self._sweep)
-
-
-class _Buffer:
-    """A consumer that takes a body that is produced at once."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-
-def _produce(producer: IBodyProducer | None) -> bytes:
-    """Return a body, all of which has to be produced at once."""
-    body = _Buffer()
-    if producer is not None:
-        produced = maybeDeferred(producer.startProducing, cast(Any, body))
-        outcomes: list[Any] = []
-        produced.addBoth(outcomes.append)
-        if outcomes != [None]:
-            raise ValueError("only bodies that are produced at once can be sent")
-    return body.data
 
 
 def write_request(method: str, target: Target, headers: HeaderLines, body: bytes) -> bytes:

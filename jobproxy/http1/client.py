@@ -26,12 +26,12 @@ class PlainClient(HTTPClient):
     treq parses the URL, copies a cookie jar, offers gzip and builds four agents for each request.
     It follows redirects too, and of a POST would make a GET somewhere else (RFC 9110, 15.4.4).
 
-    :param agent: any; one that provides :class:`ISender` itself is used as that.
+    :param sender: sends the requests.
     """
 
-    def __init__(self, agent: IAgent) -> None:
-        super().__init__(agent)
-        self._sender = ISender(agent)
+    def __init__(self, sender: ISender) -> None:
+        super().__init__(cast(IAgent, sender))
+        self._sender = sender
 
     # What treq has besides is refused, and not accepted and dropped.
     def request(  # type: ignore[override]
