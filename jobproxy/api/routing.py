@@ -77,8 +77,8 @@ class RoutedResource(KleinResource):
             self._known_parents[method, parent] = (endpoint, next(iter(parts)))
         return self._app.execute_endpoint(endpoint, request, **parts)
 
-    # Neither _finish() nor _refuse() may raise, as no callback follows them, so that nobody would
-    # respond to the client. A last errback would cost four calls a job.
+    # Neither _finish() nor _refuse() may raise: no errback follows them, so that the client would
+    # wait forever. A last errback would cost four calls a job.
 
     def _finish(self, body: bytes, request: Request) -> None:
         if request.is_gone:

@@ -14,7 +14,7 @@ _REQUEST_ID = re.compile(rb"[\w.:/=+-]{1,128}", re.ASCII)
 
 
 def _find_path(uri: bytes) -> bytes:
-    """Return the path of a request's target, also of one that is a whole URL (RFC 9112, 3.2.2)."""
+    """Return the path of a target, which may be a whole URL (RFC 9112, section 3.2.2)."""
     path = uri.partition(b"?")[0]
     if path.startswith((b"http://", b"https://")):
         path = b"/" + b"".join(path.split(b"/", 3)[3:])
@@ -27,10 +27,10 @@ class Request:
     twisted.web's own class makes headers, arguments, a file of the body and addresses for each
     request. Klein's routing needs only the method and the path, and handlers return bytes.
 
-    :ivar request_id: the request's ``X-Request-Id`` if it is fit to be sent back, else a new one.
+    :ivar request_id: the ``X-Request-Id`` of the request if it is valid, else a new id.
     :ivar body: bytes.
-    :ivar outcome: one word for what became of it.
-    :ivar is_gone: whether the client has left, so that nobody waits for a response.
+    :ivar outcome: one word for the counters.
+    :ivar is_gone: whether the client has left, so that no response can be sent.
     """
 
     # Each held client has a request, so that its size counts.
@@ -96,7 +96,7 @@ class Request:
         return self._request_id
 
     def forget(self) -> None:
-        """Drop what was asked, once it has been read: the response may be long in coming."""
+        """Free the headers and the body once they were read, as the client may be held for long."""
         self.headers = [header for header in self.headers if header[0] == b"x-request-id"]
         self.body = b""
 
@@ -109,14 +109,17 @@ class Request:
         self.code = code
 
     def setHeader(self, name: Any, value: Any) -> None:
-        """Set a header of the response; neither part can end its line."""
+        """Set a header of the response.
+
+        :raises ValueError: if the header contains a line break.
+        """
         if type(name) is not bytes and isinstance(name, str):
             name = name.encode("iso-8859-1")
         if type(value) is not bytes and isinstance(value, str):
             value = value.encode("iso-8859-1")
         line = b"%b: %b\r\n" % (name, value)
         if b"\n" in line[:-2] or b"\r" in line[:-2]:
-            raise ValueError("a header cannot have a line break in it")
+            raise ValueError("a header cannot contain a line break")
         if self._lines is None:
             self._lines = {}
         self._lines[name.lower()] = line
@@ -136,15 +139,15 @@ class Request:
         self.channel.respond(head, sent, keep_alive=self.keep_alive)
 
     def begin(self) -> None:
-        """Send the head of a response that has no end but that of the connection (RFC 9112, 6.3).
+        """Send the head of a response that ends with its connection (RFC 9112, section 6.3).
 
-        Its body is what is given to :meth:`push`, until :meth:`end` or the client ends it.
+        :meth:`push` sends parts of its body, until :meth:`end` or the client ends it.
         """
         self.keep_alive = False
         self.channel.push(self._make_head(None))
 
     def push(self, data: bytes) -> None:
-        """Send more of a response that was begun; a client that has not read the last gets none."""
+        """Send more of a response that was begun; drop it if the client does not read."""
         if not self.is_gone:
             self.channel.push(data)
 
@@ -154,7 +157,7 @@ class Request:
             self.channel.end()
 
     def _make_head(self, length: int | None) -> bytes:
-        """Return the head of the response, and count it."""
+        """Return the head of the response, and count the response."""
         self.finished = 1
         server, lines = self.channel.factory, self._lines or {}
         request_id = self.request_id
@@ -167,7 +170,7 @@ class Request:
         return write_head(self.code, lines, length, server.fixed_headers())
 
     def when_gone(self, call: Callable[[], object]) -> None:
-        """Set the function to call if the client leaves before it has its response."""
+        """Set the function to call if the client leaves before its response is sent."""
         self._on_gone = call
 
     def connection_lost(self) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP server: makes a connection of ours of each one that is accepted."""
+"""The HTTP server: its connections and what they share."""
 
 from collections.abc import Callable
 from email.utils import formatdate
@@ -17,17 +17,17 @@ from jobproxy.util.idle import IdleNotifier
 
 
 class ServerFactory(Factory):
-    """Makes connections whose requests go to a resource.
+    """Serves a resource.
 
     :param resource: its ``render`` is called with every request, whatever the path.
-    :param reactor: the clock.
-    :param describe_error: returns the content type and the body of the response to what is no
-        acceptable request, from the error and the id of that response.
-    :param observer: is called with all that has to be counted; may be that of other servers too.
+    :param reactor: its time is monotonic.
+    :param describe_error: returns the content type and the body of the response to a request that
+        is refused before it reaches the resource, from the error and the id of that response.
+    :param observer: counts what the server does; several servers may share one.
     :param now: returns Unix time in seconds.
     :param make_id: returns an id for a request that has none.
-    :ivar connections: all that are open.
-    :ivar is_draining: whether every connection is closed as soon as nothing is under way on it.
+    :ivar connections: all open connections.
+    :ivar is_draining: whether every connection is closed as soon as it has no request.
     """
 
     noisy = False
@@ -61,22 +61,22 @@ class ServerFactory(Factory):
         return ServerConnection(self)
 
     def drain(self) -> None:
-        """Close all connections, but none before its response has been sent."""
+        """Close all connections; those with a request after its response has been sent."""
         self.is_draining = True
         for connection in list(self.connections):
             connection.leave_if_idle()
 
     def when_empty(self) -> Deferred[None]:
-        """Wait until there is no connection, and so nothing that still has to be sent."""
+        """Return a Deferred that fires once there is no connection, so that all is sent."""
         return self._idle.wait(is_idle=not self.connections)
 
     def add(self, connection: ServerConnection) -> None:
-        """Count a connection that is open; called by that connection."""
+        """Add a connection that is open; only that connection calls this."""
         self.connections.add(connection)
         self.observer.connection_opened()
 
     def remove(self, connection: ServerConnection) -> None:
-        """Count a connection no longer; called by that connection."""
+        """Remove a connection that is lost; only that connection calls this."""
         self.connections.remove(connection)
         self.observer.connection_closed()
         if not self.connections:
