@@ -1,4 +1,4 @@
-"""A connection of a client: one response to each request, in order, and a timeout in each phase."""
+"""A connection of a client: one response to each request, in the order of the requests."""
 
 from typing import Any
 
