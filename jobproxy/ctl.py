@@ -235,6 +235,12 @@ def make_parser() -> argparse.ArgumentParser:
         added.set_defaults(action=action)
         return added
 
+    _add_commands(commands, add)
+    return parser
+
+
+def _add_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add all commands to the parser, each with the function ``add``."""
     add(commands, "status", "show_status", "show the status of the proxy")
     jobs = add(commands, "jobs", "list_jobs", "list the jobs that have not ended, the oldest first")
     jobs.add_argument(
@@ -268,7 +274,6 @@ def make_parser() -> argparse.ArgumentParser:
     drain.add_argument(
         "--no-wait", action="store_true", help="do not wait until the process has ended"
     )
-    return parser
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from urllib.parse import unquote_to_bytes
 
 from klein import Klein
 from klein.resource import KleinResource
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
@@ -46,8 +46,7 @@ class RoutedResource(KleinResource):
         try:
             result = self._handle(request)
         except Exception:  # the error handlers respond to whatever a handler raises
-            self._refuse(Failure(), request)
-            return NOT_DONE_YET
+            result = fail()
         if isinstance(result, bytes):
             self._finish(result, request)
         else:
@@ -55,7 +54,7 @@ class RoutedResource(KleinResource):
             result.addCallbacks(self._finish, self._refuse, (request,), errbackArgs=(request,))
         return NOT_DONE_YET
 
-    def _handle(self, request: Request) -> Any:
+    def _handle(self, request: Any) -> Any:
         method, path = request.method, request.path
         if (method, path) in self._known:
             return self._app.execute_endpoint(self._known[method, path], request)
@@ -78,12 +77,19 @@ class RoutedResource(KleinResource):
             self._known_parents[method, parent] = (endpoint, next(iter(parts)))
         return self._app.execute_endpoint(endpoint, request, **parts)
 
+    # Neither _finish() nor _refuse() may raise: no errback follows them, so that the client would
+    # wait forever. A last errback would cost four calls a job.
+
     def _finish(self, body: bytes, request: Request) -> None:
-        if not request.is_gone:
+        if request.is_gone:
+            return
+        try:
             request.write(body)
             request.finish()
+        except Exception:
+            self._abort(Failure(), request)
 
-    def _refuse(self, failure: Failure, request: Request) -> None:
+    def _refuse(self, failure: Failure, request: Any) -> None:
         """Respond with what the first matching error handler returns."""
         if request.is_gone:
             if not failure.check(CancelledError):
@@ -91,8 +97,16 @@ class RoutedResource(KleinResource):
             return
         for kinds, handler in self._app._error_handlers:
             if failure.check(*kinds):
-                body = self._app.execute_error_handler(handler, request, failure)
-                self._finish(cast(bytes, body), request)
+                try:
+                    body = self._app.execute_error_handler(handler, request, failure)
+                except Exception:
+                    self._abort(Failure(), request)
+                else:
+                    self._finish(cast(bytes, body), request)
                 return
-        _log.failure("a handler failed, and no error handler matches", failure)
+        self._abort(failure, request)
+
+    def _abort(self, failure: Failure, request: Request) -> None:
+        """Close the connection of a request that cannot get a response."""
+        _log.failure("a request could not get its response", failure)
         request.channel.transport.abortConnection()

@@ -164,6 +164,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     )
     status = Status(probes, reactor, environment.now)
     feed = Feed(reactor, status)
+    callbacks, admin, clients = _choose_routes(settings, environment, probes, status, feed)
 
     def serve(routes: Sequence[Routes]) -> ServerFactory:
         return ServerFactory(
@@ -171,37 +172,54 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
             reactor,
             describe_error=describe_error,
             observer=traffic,
-            limits=ServerLimits(body=settings.max_body),
+            now=environment.now,
             make_id=environment.make_request_id,
+            limits=ServerLimits(body=settings.max_body),
         )
 
-    path = urlsplit(settings.callback_url).path
-    callbacks = CallbackRoutes(gateway, path, settings.correlate_by is CorrelateBy.TOKEN)
-    watching: list[Routes] = [
-        HealthRoutes(probes),
-        MetricsRoutes(make_registry(ProxyCollector(probes))),
-        OpenApiRoutes(),
-    ]
-    operating: list[Routes] = [
-        PageRoutes(),
-        StatusRoutes(status, feed),
-        JobListRoutes(gateway, reactor),
-        OrphanRoutes(gateway),
-        DrainRoutes(gateway, environment.stop),
-    ]
-    routes: list[Routes] = [ClientRoutes(gateway, settings.allow_client_callbacks)]
-    routes += [] if settings.callback_listen else [callbacks]
-    routes += [] if settings.admin_listen else watching
     shared = [coordinator] if IService.providedBy(coordinator) else []
     return Proxy(
         gateway=gateway,
         probes=probes,
         feed=feed,
-        callbacks=serve([callbacks]) if settings.callback_listen else None,
-        admin=serve([*watching, *operating]) if settings.admin_listen else None,
-        clients=serve(routes),
+        callbacks=serve(callbacks) if callbacks else None,
+        admin=serve(admin) if admin else None,
+        clients=serve(clients),
         services=(lag, feed, *shared, table),
     )
+
+
+def _choose_routes(
+    settings: Settings, environment: Environment, probes: Probes, status: Status, feed: Feed
+) -> tuple[list[Routes], list[Routes], list[Routes]]:
+    """Return the routes of the servers for callbacks, operators and clients.
+
+    Without ports of their own, callbacks and health, metrics and OpenAPI are served to clients.
+    """
+    gateway = probes.gateway
+    path = urlsplit(settings.callback_url).path
+    callbacks: list[Routes] = [
+        CallbackRoutes(gateway, path, settings.correlate_by is CorrelateBy.TOKEN)
+    ]
+    watching: list[Routes] = [
+        HealthRoutes(probes),
+        MetricsRoutes(make_registry(ProxyCollector(probes))),
+        OpenApiRoutes(),
+    ]
+    admin: list[Routes] = [
+        *watching,
+        PageRoutes(),
+        StatusRoutes(status, feed),
+        JobListRoutes(gateway, environment.reactor),
+        OrphanRoutes(gateway),
+        DrainRoutes(gateway, environment.stop),
+    ]
+    clients: list[Routes] = [ClientRoutes(gateway, settings.allow_client_callbacks)]
+    if not settings.callback_listen:
+        clients, callbacks = clients + callbacks, []
+    if not settings.admin_listen:
+        clients, admin = clients + watching, []
+    return callbacks, admin, clients
 
 
 def _build_table(

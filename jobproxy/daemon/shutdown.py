@@ -2,7 +2,8 @@
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 from twisted.application.service import MultiService
@@ -79,6 +80,8 @@ class Daemon(MultiService):
     def stopService(self) -> Any:
         """Stop in order: the work, the services, the connections.
 
+        A step that fails is logged, and the next one follows.
+
         :return: fires when all is stopped; Twisted ends the process then.
         """
         if self._shutdown is None:
@@ -87,11 +90,13 @@ class Daemon(MultiService):
 
     async def _stop(self, shutdown: Shutdown) -> None:
         self._is_stopping = True
-        await shutdown.finish_jobs()
-        await maybeDeferred(super().stopService)
-        await shutdown.flush()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        try:
+            await _attempt("finish the jobs", shutdown.finish_jobs)
+            await _attempt("stop the services", partial(maybeDeferred, super().stopService))
+            await _attempt("flush the responses", shutdown.flush)
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
 
     def _install_handlers(self) -> None:
         """Handle signals before Twisted does, which fails on one that comes while it stops.
@@ -117,3 +122,11 @@ class Daemon(MultiService):
         assert sys.__stderr__ is not None
         sys.__stderr__.write(f"{self._program}: {message}\n")
         raise SystemExit(1)
+
+
+async def _attempt(step: str, run: Callable[[], Awaitable[object]]) -> None:
+    """Run a step of the stop; a failure is logged, as it must not prevent the next step."""
+    try:
+        await run()
+    except Exception:
+        _log.failure("the daemon cannot {step}, and stops all the same", step=step)

@@ -1,1 +1,1 @@
-"""The HTTP/1.1 edge: llhttp, through httptools, under Klein and under treq."""
+"""HTTP/1.1 servers for Klein and clients for treq, with the parser llhttp of httptools."""

@@ -1,4 +1,6 @@
-"""An agent for treq whose connections are few, young, and sure to end."""
+"""An agent for treq that limits its connections, keeps them only for a short time, and always
+closes them.
+"""
 
 from collections import deque
 from functools import lru_cache
@@ -8,8 +10,7 @@ from urllib.parse import urlsplit
 
 from attrs import define, field, frozen
 from OpenSSL.SSL import Error as TLSError
-from service_identity import CertificateError, VerificationError
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
@@ -22,27 +23,27 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from twisted.web.client import RequestTransmissionFailed
 from twisted.web.error import SchemeNotSupported
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from jobproxy.http1.client_connection import ClientConnection, ClientFactory
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.response import Response
 from jobproxy.http1.sender import HeaderLines, ISender
+from jobproxy.util.tls_names import WRONG_NAME
 
-#: Why a server is not trusted, when its TLS handshake fails.
-UNTRUSTED = (TLSError, VerificationError, CertificateError)
+#: The errors of a TLS handshake that mean that the server is not trusted.
+UNTRUSTED = (TLSError, *WRONG_NAME)
 
 #: What a connection is made to: scheme, host name or address, and port.
 Origin = tuple[str, str, int]
-#: Connections that wait for a request, with the times until which they may; the oldest first.
+#: Idle connections, with the times at which they are closed; the oldest first.
 Idle = dict[ClientConnection, float]
 
 
 @frozen
 class Target:
-    """What a URL asks for, and of whom.
+    """The parts of a URL that a request needs.
 
     :param origin: what a connection is made to.
     :param path: the path and query.
@@ -56,9 +57,9 @@ class Target:
 
 @lru_cache(maxsize=256)
 def parse_target(url: str) -> Target:
-    """Take a URL apart.
+    """Parse a URL.
 
-    :raises SchemeNotSupported: if it is not one of HTTP or HTTPS.
+    :raises SchemeNotSupported: if its scheme is not HTTP or HTTPS, or if it has no host.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -69,25 +70,26 @@ def parse_target(url: str) -> Target:
     return Target((parts.scheme, parts.hostname, port), path.encode(), host.encode())
 
 
-@implementer(IAgent, ISender)
+@implementer(ISender)
 @define(eq=False)
 class PooledAgent:
-    """Sends requests, each over a connection that it has for itself meanwhile.
+    """Sends each request on a connection that no other request uses at the same time.
 
-    A connection is used again only if nothing speaks against it: the response was HTTP/1.1, ended
-    where its length said and did not ask for a close, and it came less than the idle time ago.
-    Nothing is ever sent twice, no redirect is followed, no cookie kept, no encoding taken off.
+    A connection is used again only if its last response was HTTP/1.1, ended where its length said,
+    did not ask for a close, and came less than the idle time ago. No request is sent twice, no
+    redirect is followed, no cookie is kept, and no encoding is decoded.
 
-    The errors say whether the request may have left. It did not with those of connecting:
-    :class:`ConnectError` and its kin, :class:`DNSLookupError`, and
-    :class:`RequestTransmissionFailed` because of TLS. It may have with :class:`ResponseFailed`.
+    The errors show whether a request may have been sent. It was not if connecting failed:
+    :class:`ConnectError` and its subclasses, :class:`DNSLookupError`, and
+    :class:`RequestTransmissionFailed` because of TLS. It may have been with
+    :class:`ResponseFailed`.
 
-    :param reactor: makes connections, and is the clock.
+    :param reactor: makes connections; its time is monotonic.
     """
 
     _reactor: Any
     _limits: ClientLimits
-    #: How many more requests may be under way, and those that wait until one of them may.
+    #: How many more requests may be in progress; the requests that wait for their turn.
     _free: int = field(init=False)
     _waiting: deque[Deferred[None]] = field(factory=deque, init=False)
     _idle: dict[Origin, Idle] = field(factory=dict, init=False)
@@ -99,30 +101,12 @@ class PooledAgent:
     def __attrs_post_init__(self) -> None:
         self._free = self._limits.connections
 
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
+    def send(self, method: str, url: str, headers: HeaderLines, body: bytes) -> Deferred[IResponse]:
         """Send a request.
 
         :param headers: with ``Connection: close`` the request has a new connection for itself.
-        :param bodyProducer: has to produce all of the body at once.
-        :return: fires when the whole response is there. Cancelling it closes the connection.
-        """
-        lines = [
-            (name, value)
-            for name, values in (headers or Headers()).getAllRawHeaders()
-            for value in values
-        ]
-        return self.send(method.decode("ascii"), uri.decode("ascii"), lines, _produce(bodyProducer))
-
-    def send(self, method: str, url: str, headers: HeaderLines, body: bytes) -> Deferred[IResponse]:
-        """Send a request, as :meth:`request` does.
-
-        :raises ValueError: if a header has a line break in it.
+        :return: fires with the whole response. Cancelling it closes the connection.
+        :raises ValueError: if a header contains a line break.
         """
         target = parse_target(url)
         data = write_request(method, target, headers, body)
@@ -142,16 +126,16 @@ class PooledAgent:
 
     @property
     def active(self) -> int:
-        """How many connections have a request under way."""
+        """The number of connections with a request in progress."""
         return self._limits.connections - self._free
 
     @property
     def idle(self) -> int:
-        """How many connections wait for a request."""
+        """The number of idle connections."""
         return sum(len(idle) for idle in self._idle.values())
 
     def close_idle(self) -> None:
-        """Close all connections that wait for a request."""
+        """Close all idle connections."""
         for idle in self._idle.values():
             while idle:
                 idle.popitem()[0].close()
@@ -174,7 +158,7 @@ class PooledAgent:
     def _end(
         self, result: Any, origin: Origin, connection: ClientConnection, may_keep: bool
     ) -> Any:
-        """Keep a connection or close it, and send the next request that waits."""
+        """Keep or close a connection, and let the next request that waits proceed."""
         if connection.is_open and may_keep:
             self._keep(origin, connection)
         elif not isinstance(result, Failure):
@@ -183,7 +167,7 @@ class PooledAgent:
         return result
 
     def _release(self) -> None:
-        """Send the next request that waits for a connection."""
+        """Let the next request that waits proceed."""
         if self._waiting:
             self._waiting.popleft().callback(None)
         else:
@@ -216,7 +200,7 @@ class PooledAgent:
             endpoint = kind(self._reactor, name, port, timeout=seconds)
         if scheme == "https":
             endpoint = wrapClientTLS(optionsForClientTLS(name), endpoint)
-        # All connections to an origin share the one place where they are idle.
+        # All connections to an origin share one map of idle ones.
         idle = self._idle.setdefault(origin, {})
         tls_name = name if scheme == "https" else None
         return endpoint, ClientFactory(
@@ -239,7 +223,7 @@ class PooledAgent:
             self._reactor.callLater(self._limits.idle_time, self._sweep)
 
     def _sweep(self) -> None:
-        """Close what has been idle for too long, and come back while anything is idle."""
+        """Close connections that were idle for too long; repeat while there are idle ones."""
         now = self._reactor.seconds()
         oldest: list[float] = []
         for idle in self._idle.values():
@@ -255,38 +239,16 @@ class PooledAgent:
             self._reactor.callLater(min(oldest) - now, self._sweep)
 
 
-class _Buffer:
-    """A consumer that takes a body that is produced at once."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-
-def _produce(producer: IBodyProducer | None) -> bytes:
-    """Return a body, all of which has to be produced at once."""
-    body = _Buffer()
-    if producer is not None:
-        produced = maybeDeferred(producer.startProducing, cast(Any, body))
-        outcomes: list[Any] = []
-        produced.addBoth(outcomes.append)
-        if outcomes != [None]:
-            raise ValueError("only bodies that are produced at once can be sent")
-    return body.data
-
-
 def write_request(method: str, target: Target, headers: HeaderLines, body: bytes) -> bytes:
-    """Return a request, head and body.
+    """Return the head and the body of a request.
 
-    :raises ValueError: if a header has a line break in it.
+    :raises ValueError: if a header contains a line break.
     """
     lines = b""
     for header in headers:
         line = b"%b: %b" % header
         if b"\n" in line or b"\r" in line:
-            raise ValueError("a header cannot have a line break in it")
+            raise ValueError("a header cannot contain a line break")
         lines += line + b"\r\n"
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
         method.encode("ascii"),

@@ -1,4 +1,4 @@
-"""The HTTP client that every call of ours goes through: treq, without what we must not have."""
+"""An HTTP client that sends each request once: no redirects, no cookies, no encodings."""
 
 from typing import cast
 
@@ -21,25 +21,25 @@ CLOSE: HeaderLines = ((b"Connection", b"close"),)
 
 
 class PlainClient(HTTPClient):
-    """treq's client without what no call of ours may have, and what that costs.
+    """treq's client, which sends a request once and as it is given.
 
-    treq parses the URL, copies a cookie jar, offers gzip and builds four agents for each request.
-    It follows redirects too, and of a POST would make a GET somewhere else (RFC 9110, 15.4.4).
+    For each request treq itself parses the URL, copies a cookie jar, offers gzip and builds four
+    agents. It also follows redirects, and turns a POST into a GET (RFC 9110, section 15.4.4).
 
-    :param agent: any; one that provides :class:`ISender` itself is used as that.
+    :param sender: sends the requests.
     """
 
-    def __init__(self, agent: IAgent) -> None:
-        super().__init__(agent)
-        self._sender = ISender(agent)
+    def __init__(self, sender: ISender) -> None:
+        super().__init__(cast(IAgent, sender))
+        self._sender = sender
 
-    # What treq has besides is refused, and not accepted and dropped.
+    # Other arguments of treq raise TypeError; they are not ignored.
     def request(  # type: ignore[override]
         self, method: str, url: str, *, headers: HeaderLines, data: bytes
     ) -> Deferred[IResponse]:
         """Send a request, once.
 
-        :param headers: all there are but ``Host`` and the length; neither part can end its line.
+        :param headers: all except ``Host`` and the length; without line breaks.
         :param data: the body.
         :return: fires with the response, whose body :func:`read_body` returns.
         """
@@ -64,7 +64,7 @@ def read_body(response: IResponse, limit: int) -> Deferred[bytes]:
 
 @implementer(IProtocol)
 class _BodyReader:
-    """Receives a body; a bare protocol, since there is one for each start.
+    """Receives a body. A plain object and no Protocol, since there is one for each start.
 
     :ivar reading: fires with the body; None once it has fired.
     """
@@ -82,7 +82,7 @@ class _BodyReader:
         self.transport = transport
 
     def connectionMade(self) -> None:
-        """Nothing is to be done; :meth:`makeConnection` does not call it."""
+        """Do nothing; :meth:`makeConnection` does not call this."""
 
     def dataReceived(self, data: bytes) -> None:
         self._size += len(data)
@@ -96,14 +96,14 @@ class _BodyReader:
     def connectionLost(self, reason: Failure) -> None:
         if self.reading is None:
             return
-        # A body without a length ends with its connection; its content shows whether it is whole.
+        # A body without a length ends with its connection; only its content shows if it is whole.
         if reason.type in (ResponseDone, PotentialDataLoss):
             self._end().callback(b"".join(self._chunks))
         else:
             self._end().errback(reason)
 
     def _end(self) -> Deferred[bytes]:
-        # It refers back to us by its canceller; together they would be garbage for the collector.
+        # Its canceller refers to this object, which would be a reference cycle.
         reading, self.reading = self.reading, None
         assert reading is not None
         return reading

@@ -1,4 +1,4 @@
-"""A connection to a server: one request on it at a time."""
+"""A connection to a server, with one request at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from zope.interface import implementer
 
-from jobproxy.http1.eager_writer import EagerWriter, find_send
+from jobproxy.http1.eager_writer import EagerWriter, Send, find_send
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.response import BadResponse, Response, ResponseParser
 from jobproxy.util.tls_names import WRONG_NAME, check_name
@@ -20,9 +20,9 @@ from jobproxy.util.tls_names import WRONG_NAME, check_name
 class ClientConnection(EagerWriter, Protocol):
     """A connection to a server.
 
-    :ivar ready: fires when a request can be sent; with TLS not before the server has proved who
-        it is, so that a failure until then means that nothing has left.
-    :ivar is_open: whether it can take another request.
+    :ivar ready: fires when a request can be sent; with TLS, once the server's certificate was
+        checked. If it fails, nothing was sent.
+    :ivar is_open: whether another request can be sent.
     """
 
     factory: "ClientFactory"
@@ -32,6 +32,7 @@ class ClientConnection(EagerWriter, Protocol):
         self.factory = factory
         self.ready: Deferred[None] = Deferred()
         self.is_open = True
+        self._send: Send | None = None
         self._parser: ResponseParser | None = None
         self._responding: Deferred[Response] | None = None
         self._has_response_begun = False
@@ -52,13 +53,13 @@ class ClientConnection(EagerWriter, Protocol):
             self.ready.callback(None)
 
     def exchange(self, data: bytes) -> Deferred[Response]:
-        """Send a request; to be called when no other is under way.
+        """Send a request; must not be called while another one is in progress.
 
-        :param data: head and body.
+        :param data: the head and the body.
         :return: fires with the whole response. Cancelling it closes the connection. It fails with
-            :class:`ResponseNeverReceived`, or with :class:`ResponseFailed` once something has come
-            back: either way the server may have read the request. The latter has the response's
-            head, if that is whole.
+            :class:`ResponseNeverReceived`, or with :class:`ResponseFailed` once some bytes of the
+            response were received; in both cases the server may have read the request. The latter
+            has the head of the response, if that is complete.
         """
         self._has_response_begun = False
         self._parser = ResponseParser(self.factory.limits)
@@ -67,14 +68,14 @@ class ClientConnection(EagerWriter, Protocol):
         return self._responding
 
     def close(self) -> None:
-        """Close the connection; nothing is under way on it."""
+        """Close the connection; must not be called while a request is in progress."""
         self.is_open = False
         self.transport.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
         parser = self._parser
         if parser is None:
-            # Nobody has asked for this, so the next response could not be distinguished from it.
+            # No request is in progress: this could be mistaken for the response to the next one.
             self.is_open = False
             self.transport.abortConnection()
             return
@@ -125,9 +126,9 @@ class ClientConnection(EagerWriter, Protocol):
 class ClientFactory(Factory):
     """Makes connections to one server.
 
-    :param name: the name or address that a TLS certificate has to be for; None without TLS.
+    :param name: the name or address that the TLS certificate must be for; None without TLS.
     :param when_idle_lost: called with each connection that is lost between requests.
-    :ivar is_secure: whether there is a TLS handshake to wait for.
+    :ivar is_secure: whether connections use TLS.
     """
 
     noisy = False

@@ -1,8 +1,8 @@
-"""Sending at once what the kernel takes at once, and options of the sockets.
+"""Sends bytes at once if the kernel accepts them, and sets socket options.
 
-A write to a transport waits for the reactor to say that its socket can be written to, which takes
-two changes of what the reactor watches and a round of its loop. A socket that nothing waits for can
-nearly always be written to, so it is asked first.
+A transport waits for the reactor before it writes to its socket, which costs two changes of the
+watched descriptors and one iteration of the loop. A socket with nothing pending is nearly always
+writable, so that a direct write is tried first.
 """
 
 import socket
@@ -13,12 +13,12 @@ from twisted.internet.interfaces import ISSLTransport, ITCPTransport
 
 Send = Callable[[bytes], int]
 
-#: When a peer that vanished without a word is given up: probes after 30 s, 10 s apart, 3 lost.
+#: A peer that has vanished is detected by probes: after 30 s, 10 s apart, 3 of them lost.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
 
 def set_socket_options(transport: Any) -> None:
-    """Send small writes at once, and have the kernel notice that the peer is not there.
+    """Send small writes at once, and let the kernel detect that the peer has vanished.
 
     A Unix socket has no such options, although its transport says that it is TCP.
     """
@@ -35,16 +35,16 @@ def set_socket_options(transport: Any) -> None:
 
 
 def find_send(transport: Any) -> Send | None:
-    """Return what sends bytes at once, if the transport is plain TCP."""
+    """Return the function that sends bytes at once, if the transport is TCP without TLS."""
     is_plain = ITCPTransport.providedBy(transport) and not ISSLTransport.providedBy(transport)
     return cast(Any, transport).getHandle().send if is_plain else None
 
 
 class EagerWriter:
-    """A protocol whose transport is written to by :meth:`_write` alone.
+    """A protocol that writes to its transport only by :meth:`_write`.
 
-    :ivar _send: what :func:`find_send` says, until the kernel does not take all; from then on
-        everything goes the transport's way, and so stays in order.
+    :ivar _send: the result of :func:`find_send`, until the kernel does not accept all bytes; from
+        then on the transport writes all bytes, which keeps their order.
     """
 
     __slots__ = ()
@@ -54,14 +54,14 @@ class EagerWriter:
         _send: Send | None
 
     def _fall_back(self) -> None:
-        """Called once, when writes begin to go the transport's way."""
+        """Called once, when the transport begins to write all bytes."""
 
     def _write(self, data: bytes) -> None:
         if self._send is not None:
             try:
                 sent = self._send(data)
             except OSError:
-                # Not writable now, or lost: the transport waits for the one and reports the other.
+                # Not writable now, or lost; the transport handles both.
                 sent = 0
             if sent == len(data):
                 return

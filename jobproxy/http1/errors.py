@@ -1,15 +1,15 @@
-"""What is no acceptable request, and why."""
+"""Requests that are refused before they reach a route, and why."""
 
 from attrs import frozen
 
 
 @frozen
 class HttpError:
-    """Why a request is refused before it is one.
+    """Why a request is refused before it reaches a route.
 
     :param status: of the response.
-    :param reason: one word for it, for counters.
-    :param detail: one sentence for a person, which says what to change where that is known.
+    :param reason: one word for the counters.
+    :param detail: one sentence for a person, which says what to change if that is known.
     """
 
     status: int
@@ -18,7 +18,7 @@ class HttpError:
 
 
 class BadRequest(Exception):
-    """What the client sent is not HTTP/1.1, or more of it than is allowed."""
+    """The client sent bytes that are not HTTP/1.1, or that exceed a limit."""
 
     def __init__(self, error: HttpError) -> None:
         super().__init__(error.detail)
@@ -26,12 +26,12 @@ class BadRequest(Exception):
 
 
 def malformed(detail: str) -> BadRequest:
-    """Return the error for bytes that are not HTTP/1.1, or could be read in two ways."""
+    """Return the error for bytes that are not HTTP/1.1, or that parsers may read differently."""
     return BadRequest(HttpError(400, "malformed-request", detail))
 
 
 def body_too_large(detail: str) -> BadRequest:
-    """Return the error for a body over its bound."""
+    """Return the error for a body over its limit."""
     return BadRequest(HttpError(413, "body-too-large", detail))
 
 
@@ -41,7 +41,7 @@ def expectation_failed(detail: str) -> BadRequest:
 
 
 def headers_too_large(detail: str) -> BadRequest:
-    """Return the error for a head or trailers over their bounds (RFC 6585, section 5)."""
+    """Return the error for a head or trailers over their limits (RFC 6585, section 5)."""
     return BadRequest(HttpError(431, "headers-too-large", detail))
 
 

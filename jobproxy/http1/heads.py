@@ -1,4 +1,4 @@
-"""The heads of responses, and whole responses to what is no acceptable request."""
+"""Writes the heads of responses, and whole responses to refused requests."""
 
 from http import HTTPStatus
 
@@ -14,9 +14,9 @@ _STATUS_LINES = {
 def write_head(status: int, headers: dict[bytes, bytes], length: int | None, fixed: bytes) -> bytes:
     """Return the head of a response.
 
-    :param headers: whole lines by lower-case name, but for ``Content-Length``.
-    :param length: of the body in bytes; said also in responses that have none (RFC 9110, 8.6), but
-        not if it is not known.
+    :param headers: whole lines by lower-case name, without ``Content-Length``.
+    :param length: of the body in bytes, also if the body is not sent (RFC 9110, section 8.6); None
+        if it is not known.
     :param fixed: whole lines that come first.
     """
     lines = b"".join(headers.values())
@@ -25,7 +25,7 @@ def write_head(status: int, headers: dict[bytes, bytes], length: int | None, fix
 
 
 def write_error(error: HttpError, server: ConnectionServer) -> bytes:
-    """Return the response to what is no acceptable request, and count it."""
+    """Return the response to a request that is refused before it reaches a route, and count it."""
     request_id = server.make_id()
     server.observer.request_refused(error.status, error.reason, request_id)
     content_type, body = server.describe_error(error, request_id)

@@ -1,4 +1,4 @@
-"""What a request needs of its connection, and a connection of its server."""
+"""The interfaces between a request, its connection and its server."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -12,34 +12,37 @@ from jobproxy.http1.phases import Phase
 
 
 class ServerObserver(Protocol):
-    """What is called when a server has done something, to count it."""
+    """Counts what a server does; the server calls it."""
 
     def connection_opened(self) -> None:
         """A client has connected."""
 
     def connection_closed(self) -> None:
-        """A connection has ended, for whatever reason."""
+        """A connection has ended for any reason."""
 
     def response_sent(self, status: int, outcome: str, request_id: bytes) -> None:
-        """A request has its response.
+        """A response has been sent.
 
-        :param outcome: one word, ``ok`` if nothing went wrong.
+        :param outcome: one word, ``ok`` if nothing failed.
         """
 
     def client_left(self) -> None:
-        """A client has left before it had its response."""
+        """A client has left before its response was sent."""
 
     def request_refused(self, status: int, reason: str, request_id: bytes) -> None:
-        """What could not be a request has been responded to with an error."""
+        """An error has been sent to a request before it reached a route."""
 
     def connection_refused(self, reason: str) -> None:
-        """A connection is closed because of what its client does, or does not do."""
+        """A connection has been closed because of its client.
+
+        :param reason: one word.
+        """
 
 
 class RequestServer(Protocol):
-    """What a request needs of its server.
+    """The interface of a server for its requests.
 
-    :ivar is_draining: whether no connection is kept after its response.
+    :ivar is_draining: whether each connection is closed after its response.
     """
 
     observer: ServerObserver
@@ -54,11 +57,11 @@ DescribeError = Callable[[HttpError, bytes], tuple[bytes, bytes]]
 
 
 class ConnectionServer(RequestServer, Protocol):
-    """What a connection needs of its server.
+    """The interface of a server for its connections.
 
-    :ivar describe_error: returns the content type and the body of the response to what is no
-        acceptable request, from the error and the id of that response.
-    :ivar timeouts: seconds that each phase may last.
+    :ivar describe_error: returns the content type and the body of the response to a refused
+        request, from the error and the id of that response.
+    :ivar timeouts: the seconds that each phase may last.
     """
 
     resource: IResource
@@ -71,11 +74,11 @@ class ConnectionServer(RequestServer, Protocol):
         """Count a connection that is open."""
 
     def remove(self, connection: Any) -> None:
-        """Count a connection no longer."""
+        """Remove a connection that is lost from the count."""
 
 
 class Channel(Protocol):
-    """What a request needs of its connection."""
+    """The interface of a connection for its requests."""
 
     transport: Any
 
@@ -84,13 +87,13 @@ class Channel(Protocol):
         """The server."""
 
     def respond(self, head: bytes, body: bytes, *, keep_alive: bool) -> None:
-        """Send the response to the current request; called by that request alone.
+        """Send the response to the current request; only that request may call this.
 
         :param keep_alive: whether the connection stays open for another one.
         """
 
     def push(self, data: bytes) -> None:
-        """Send what follows in a response that was begun, unless the client does not read it."""
+        """Send more of a response that was begun; drop it if the client does not read."""
 
     def end(self) -> None:
-        """End a response that was begun, and the connection with it."""
+        """End a response that was begun, and close the connection."""

@@ -1,24 +1,24 @@
-"""How much and how long a peer may send; beyond that its connection ends."""
+"""Limits on what a peer may send and on its time; beyond them its connection is closed."""
 
 from attrs import frozen
 
 
 @frozen
 class ServerLimits:
-    """Bounds on what a client may do with one connection. Sizes in bytes, times in seconds.
+    """Limits of one connection of a client. Sizes are in bytes, times in seconds.
 
     :param head: the request line and all header lines together.
     :param header_line: one header line.
     :param header_count: header lines of a request.
     :param body: a request's body.
-    :param ahead: what may be sent while a request before it has no response yet.
-    :param request_time: from a request's first byte to its last.
+    :param ahead: all that is sent while an earlier request has no response yet.
+    :param request_time: from the first byte of a request to its last.
     :param silent_time: from the connection to its first byte.
-    :param idle_time: between a response and the next request; also how long a client may leave
-        a response unread.
-    :param linger_time: after an error that ends the connection, for the client to read it.
-    :param linger_size: what is received and thrown away meanwhile.
-    :param leave_time: for a connection that is closed because nothing came to be closed.
+    :param idle_time: between a response and the next request; also the time in which a client must
+        read a response.
+    :param linger_time: after an error that ends the connection, so that the client can read it.
+    :param linger_size: what is received and dropped during that time.
+    :param leave_time: for the close of a connection that sent nothing for too long.
     """
 
     head: int = 32_768
@@ -36,14 +36,14 @@ class ServerLimits:
 
 @frozen
 class ClientLimits:
-    """Bounds on what a server may send, and on the connections to it.
+    """Limits on the responses of servers and on the connections to them.
 
     :param head: bytes of the status line and all header lines together.
     :param body: bytes of a response's body.
     :param interim: responses of status 1xx before the real one.
-    :param connections: requests under way at once; more wait their turn.
-    :param connect_time: seconds for a connection to be made.
-    :param idle_time: seconds that an idle connection is kept for the next request; 0: none is.
+    :param connections: requests in progress at the same time; further ones wait for their turn.
+    :param connect_time: seconds to connect.
+    :param idle_time: seconds that an idle connection is kept for the next request; 0: none is kept.
     """
 
     head: int = 32_768

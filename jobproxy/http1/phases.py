@@ -1,38 +1,36 @@
 """The phases of a server's connection, as one table.
 
-A connection does two things at a time: it reads requests, and it responds to them in order. A
-client may send its next request while the one before has no response (RFC 9112, 9.3.2), so that
-both can be under way; and a client that does not read what it got is not read from either.
+A connection reads requests and responds to them in order. A client may send its next request
+before the response to the last one (RFC 9112, section 9.3.2), so that both can happen at the same
+time. While a client does not read its responses, nothing is read from it.
 
-Rather than a state for reading, one for responding and a flag for each exception, there is one
-phase, and each phase has one timeout:
+There is one phase, rather than a state for reading, one for responding and a flag for each
+exception; and each phase has one timeout:
 
 ==========  =====================================================================  ===============
 phase       what it means                                                          timeout
 ==========  =====================================================================  ===============
-SILENT      nothing has come yet                                                   silent_time
+SILENT      nothing was received yet                                               silent_time
 IDLE        between requests                                                       idle_time
 READING     a request has begun to arrive, and none is without a response          request_time
 RESPONDING  a request has no response yet: its client is held                      none
 AHEAD       the same, and the next request has begun to arrive                     request_time
 STALLED     a request's response was begun, and its client does not read           idle_time
 BLOCKED     a response is complete, and its client does not read                   idle_time
-LINGERING   an error has been sent, and what comes is thrown away                  linger_time
+LINGERING   an error has been sent, and what is received is dropped                linger_time
 CLOSING     the last response has been sent                                        idle_time
-LEAVING     nothing came for too long                                              leave_time
+LEAVING     nothing was received for too long                                      leave_time
 CLOSED      the connection is lost                                                 none
 ==========  =====================================================================  ===============
 
-A timeout runs from the moment at which its phase begins, also when a phase begins anew. The one
-exception are the moves between READING and AHEAD: the request that arrives is the same, so its time
-goes on.
+A timeout starts when its phase begins, also when a phase begins anew. The only exception are the
+moves between READING and AHEAD: the request that arrives is the same, so that its timeout goes on.
 
-A request whose client waits for leave to send the body (RFC 9110, 10.1.1) is not being read: we do
-not wait for the client, it waits for us. Once all requests before it have their responses, it gets
-its leave and begins to be read again.
+A request does not count as arriving while its client waits for ``100 Continue`` before it sends the
+body (RFC 9110, section 10.1.1). That is sent once all earlier requests have their responses.
 
-LINGERING is there since a close with unread bytes would reset the connection, and take the error
-away from the client (RFC 9112, 9.6).
+LINGERING exists because a close with unread bytes would reset the connection, so that the client
+could lose the error (RFC 9112, section 9.6).
 """
 
 from enum import IntEnum
@@ -40,8 +38,8 @@ from enum import IntEnum
 from jobproxy.http1.limits import ServerLimits
 
 
-# Members of an IntEnum are hashed without a call of a Python function, and these are for each
-# request of each client.
+# An IntEnum, whose members are hashed without a call of a Python function: there are several
+# lookups for each request.
 class Phase(IntEnum):
     """What a connection is doing; see the table above."""
 
@@ -63,28 +61,28 @@ class Event(IntEnum):
 
     #: A request has begun to arrive.
     BEGIN = 0
-    #: No request is arriving any more: it is complete, or given up, or waits for leave to go on.
+    #: The request is complete or refused, or its client waits for ``100 Continue``.
     REST = 1
     #: A complete request has been handed to the resource.
     START = 2
-    #: Its response has been sent, and another one may follow.
+    #: Its response has been sent, and another request may follow.
     RESPOND = 3
-    #: Its response has been sent, or is not worth waiting for, and no other may follow.
+    #: Its response has been sent or is not waited for, and no other may follow.
     CLOSE = 4
     #: An error has been sent instead of a response, and no other may follow.
     REFUSE = 5
-    #: The transport holds so much that the client has not read that it accepts no more.
+    #: The client does not read, and the buffer of the transport is full.
     BLOCK = 6
-    #: The client has read it.
+    #: The client has read enough of it.
     UNBLOCK = 7
-    #: The timeout of a phase in which nothing is under way is over.
+    #: The timeout of a phase without a request is over.
     TIME_OUT = 8
     #: The connection is lost.
     LOSE = 9
 
 
 class IllegalEvent(Exception):
-    """An event that cannot happen in a phase; the connection has a bug."""
+    """An event that cannot happen in a phase: a bug of the connection."""
 
 
 class _Transitions(dict[tuple[Phase, Event], Phase]):
@@ -132,16 +130,16 @@ _LEGAL: dict[tuple[Phase, Event], Phase] = {
 #: does.
 TRANSITIONS = _Transitions(_LEGAL)
 
-#: Moves after which the timeout goes on that ran before.
+#: Moves that do not start the timeout anew.
 GOES_ON = frozenset({(Phase.READING, Phase.AHEAD), (Phase.AHEAD, Phase.READING)})
 
 #: A request is arriving.
 ARRIVING = frozenset({Phase.READING, Phase.AHEAD})
 #: The next request can be handed to the resource.
 READY = frozenset({Phase.SILENT, Phase.IDLE, Phase.READING})
-#: The client does not read what it got.
+#: The client does not read its response.
 UNREAD = frozenset({Phase.STALLED, Phase.BLOCKED})
-#: Nothing that comes is read any more.
+#: Nothing is parsed any more.
 DEAF = frozenset({Phase.LINGERING, Phase.CLOSING, Phase.LEAVING, Phase.CLOSED})
 
 

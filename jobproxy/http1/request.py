@@ -1,18 +1,10 @@
-"""A request on our edge: what Klein needs of twisted.web's, and made as it is asked for."""
+"""A request and its response, with the interface of twisted.web that the routes need."""
 
 import re
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from io import BytesIO
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import ISSLTransport
-from twisted.python.failure import Failure
-from twisted.web import server
 from twisted.web.http import parse_qs
-from twisted.web.http_headers import Headers
 
 from jobproxy.http1.heads import write_head
 from jobproxy.http1.interfaces import Channel
@@ -22,30 +14,26 @@ _REQUEST_ID = re.compile(rb"[\w.:/=+-]{1,128}", re.ASCII)
 
 
 def _find_path(uri: bytes) -> bytes:
-    """Return the path of a request's target, also of one that is a whole URL (RFC 9112, 3.2.2)."""
+    """Return the path of a target, which may be a whole URL (RFC 9112, section 3.2.2)."""
     path = uri.partition(b"?")[0]
     if path.startswith((b"http://", b"https://")):
         path = b"/" + b"".join(path.split(b"/", 3)[3:])
     return path
 
 
-class Request(server.Request):
-    """One request and its response, which is sent in one piece.
+class Request:
+    """A request and its response, which is sent in one piece.
 
-    twisted.web's own makes everything at once; here headers as :class:`Headers`, arguments, the
-    body as a file and addresses are made when somebody looks. There are no sessions, no cookies
-    and no producers: handlers return bytes.
+    twisted.web's own class makes headers, arguments, a file of the body and addresses for each
+    request. Klein's routing needs only the method and the path, and handlers return bytes.
 
-    :ivar request_id: the request's ``X-Request-Id`` if it is fit to be sent back, else a new one.
+    :ivar request_id: the ``X-Request-Id`` of the request if it is valid, else a new id.
     :ivar body: bytes.
-    :ivar outcome: one word for what became of it.
-    :ivar is_gone: whether the client has left, so that nobody waits for a response.
+    :ivar outcome: one word for the counters.
+    :ivar is_gone: whether the client has left, so that no response can be sent.
     """
 
-    # A held client costs as much memory as this and the like: no dict is made until somebody
-    # looks at what is made on demand.
-    channel: Any
-
+    # Each held client has a request, so that its size counts.
     __slots__ = (
         "_lines",
         "_on_gone",
@@ -60,7 +48,6 @@ class Request(server.Request):
         "is_gone",
         "keep_alive",
         "method",
-        "notifications",
         "outcome",
         "path",
         "uri",
@@ -79,7 +66,6 @@ class Request(server.Request):
         self.code = 200
         self.finished = 0
         self.outcome = "ok"
-        self.notifications: Sequence[Deferred[None]] = ()
         self.is_gone = False
         self._on_gone: Callable[[], object] | None = None
         self._lines: dict[bytes, bytes] | None = None
@@ -110,65 +96,30 @@ class Request(server.Request):
         return self._request_id
 
     def forget(self) -> None:
-        """Drop what was asked, once it has been read: the response may be long in coming."""
+        """Free the headers and the body once they were read, as the client may be held for long."""
         self.headers = [header for header in self.headers if header[0] == b"x-request-id"]
         self.body = b""
 
-    @cached_property
-    def requestHeaders(self) -> Headers:
-        headers = Headers()
-        for name, value in self.headers:
-            headers.addRawHeader(name, value)
-        return headers
-
-    @cached_property
-    def content(self) -> BytesIO:
-        return BytesIO(self.body)
-
-    @cached_property
+    @property
     def args(self) -> dict[bytes, list[bytes]]:
         arguments: dict[bytes, list[bytes]] = parse_qs(self.uri.partition(b"?")[2], True)
         return arguments
-
-    @cached_property
-    def prepath(self) -> list[bytes]:
-        return []
-
-    @cached_property
-    def postpath(self) -> list[bytes]:
-        return [unquote_to_bytes(segment) for segment in self.path.split(b"/")[1:]]
-
-    @cached_property
-    def client(self) -> Any:
-        return self.transport.getPeer()
-
-    @cached_property
-    def host(self) -> Any:
-        return self.transport.getHost()
-
-    @property
-    def transport(self) -> Any:
-        return self.channel.transport
-
-    @property
-    def site(self) -> Any:
-        return self.channel.factory
-
-    def isSecure(self) -> bool:
-        return bool(ISSLTransport.providedBy(self.transport))
 
     def setResponseCode(self, code: int, message: bytes | None = None) -> None:
         self.code = code
 
     def setHeader(self, name: Any, value: Any) -> None:
-        """Set a header of the response; neither part can end its line."""
+        """Set a header of the response.
+
+        :raises ValueError: if the header contains a line break.
+        """
         if type(name) is not bytes and isinstance(name, str):
             name = name.encode("iso-8859-1")
         if type(value) is not bytes and isinstance(value, str):
             value = value.encode("iso-8859-1")
         line = b"%b: %b\r\n" % (name, value)
         if b"\n" in line[:-2] or b"\r" in line[:-2]:
-            raise ValueError("a header cannot have a line break in it")
+            raise ValueError("a header cannot contain a line break")
         if self._lines is None:
             self._lines = {}
         self._lines[name.lower()] = line
@@ -186,20 +137,17 @@ class Request(server.Request):
         head = self._make_head(len(body))
         sent = b"" if self.method == b"HEAD" else body
         self.channel.respond(head, sent, keep_alive=self.keep_alive)
-        if self.notifications:
-            for notification in self._take_notifications():
-                notification.callback(None)
 
     def begin(self) -> None:
-        """Send the head of a response that has no end but that of the connection (RFC 9112, 6.3).
+        """Send the head of a response that ends with its connection (RFC 9112, section 6.3).
 
-        Its body is what is given to :meth:`push`, until :meth:`end` or the client ends it.
+        :meth:`push` sends parts of its body, until :meth:`end` or the client ends it.
         """
         self.keep_alive = False
         self.channel.push(self._make_head(None))
 
     def push(self, data: bytes) -> None:
-        """Send more of a response that was begun; a client that has not read the last gets none."""
+        """Send more of a response that was begun; drop it if the client does not read."""
         if not self.is_gone:
             self.channel.push(data)
 
@@ -209,7 +157,7 @@ class Request(server.Request):
             self.channel.end()
 
     def _make_head(self, length: int | None) -> bytes:
-        """Return the head of the response, and count it."""
+        """Return the head of the response, and count the response."""
         self.finished = 1
         server, lines = self.channel.factory, self._lines or {}
         request_id = self.request_id
@@ -221,25 +169,14 @@ class Request(server.Request):
             lines[b"connection"] = b"Connection: close\r\n"
         return write_head(self.code, lines, length, server.fixed_headers())
 
-    def notifyFinish(self) -> Deferred[None]:
-        finished: Deferred[None] = Deferred()
-        self.notifications = (*self.notifications, finished)
-        return finished
-
     def when_gone(self, call: Callable[[], object]) -> None:
-        """Set the function to call if the client leaves before it has its response."""
+        """Set the function to call if the client leaves before its response is sent."""
         self._on_gone = call
 
-    def connectionLost(self, reason: Failure) -> None:
-        """Stop all work on this request, as its client has left."""
+    def connection_lost(self) -> None:
+        """Stop all work on this request, as its client has left; called by the connection."""
         self.is_gone = True
         if not self.finished:
             self.channel.factory.observer.client_left()
         if self._on_gone is not None:
             self._on_gone()
-        for notification in self._take_notifications():
-            notification.errback(reason)
-
-    def _take_notifications(self) -> Sequence[Deferred[None]]:
-        notifications, self.notifications = self.notifications, ()
-        return notifications

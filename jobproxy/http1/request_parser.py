@@ -1,7 +1,8 @@
-"""Reads requests off the wire, strictly and within bounds.
+"""Parses requests strictly and within limits.
 
-What could be read in two ways is refused, since somebody before us may have read it the other way
-(request smuggling, RFC 9112, section 11.2): llhttp is strict by itself, and the rest is here.
+A request that two parsers could read differently is refused, because a proxy in front may have read
+it the other way (request smuggling, RFC 9112, section 11.2). llhttp is strict; this module adds the
+checks that it lacks.
 """
 
 from attrs import frozen
@@ -20,7 +21,7 @@ from jobproxy.http1.errors import (
 )
 from jobproxy.http1.limits import ServerLimits
 
-#: The usual spellings, so that these names need no memory of their own.
+#: The usual spellings of frequent names, so that all requests share one object for each name.
 _NAMES = {
     spelling: name
     for name in (
@@ -42,11 +43,11 @@ _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
 
 @frozen
 class ParsedRequest:
-    """A whole request as it was sent.
+    """A complete request.
 
-    :param target: as it stands in the request line.
-    :param headers: names in lower case, in the order in which they came; no trailers.
-    :param body: without its chunks.
+    :param target: as in the request line.
+    :param headers: names in lower case, in the order of the request, without trailers.
+    :param body: without the framing of its chunks.
     :param keep_alive: whether the client allows another request on the connection.
     """
 
@@ -59,38 +60,49 @@ class ParsedRequest:
 
     @property
     def size(self) -> int:
-        """About how many bytes this was on the wire."""
+        """The approximate number of bytes that were received for it."""
         lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
         return len(self.method) + len(self.target) + 14 + lines + len(self.body)
 
 
 class RequestParser:
-    """Makes requests of a connection's bytes.
+    """Parses the requests of one connection.
 
-    :ivar requests: those that are complete; the caller empties the list.
     :ivar is_complete: whether the bytes so far end with a request.
-    :ivar wants_continue: whether the client waits for leave to send its body (RFC 9110, 10.1.1).
+    :ivar wants_continue: whether the client waits for ``100 Continue`` before it sends the body
+        (RFC 9110, section 10.1.1).
     """
 
     def __init__(self, limits: ServerLimits) -> None:
         self._limits = limits
-        # The parser refers back to us: close() has to break that circle.
+        # The parser refers to this object; close() breaks the cycle.
         self._parser = HttpRequestParser(self)
-        self.requests: list[ParsedRequest] = []
-        # Until the parser sees that a message begins, which sets the rest:
+        self._requests: list[ParsedRequest] = []
         self.is_complete = True
         self.wants_continue = False
+        # The message so far, as on_message_begin() sets it again; to call that here would cost a
+        # call for each request.
+        self._is_head = True
         self._unparsed = 0
+        self._head_size = 0
+        self._method = b""
+        self._target = b""
+        self._version = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._header_count = 0
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._hosts = 0
 
     def close(self) -> None:
-        """Free the parser; nothing can be fed any more."""
+        """Free the parser; :meth:`feed` must not be called any more."""
         del self._parser
 
     def feed(self, data: bytes) -> None:
         """Parse more bytes.
 
-        :raises BadRequest: if this cannot be a request, or not one within the limits; what comes
-            after it cannot be understood.
+        :raises BadRequest: if this is no request, or exceeds a limit; later bytes of the connection
+            cannot be parsed.
         """
         self._unparsed += len(data)
         try:
@@ -101,9 +113,19 @@ class RequestParser:
             raise
         except HttpParserError as error:
             raise malformed(f"This is not a request of HTTP/1.1: {error}.") from None
-        # A line without an end has not been handed to us yet, however long it is.
+        # The parser calls no method for a line before its end, however long it is.
         if self._unparsed > self._limits.head:
             raise self._refuse_head()
+
+    def take_requests(self) -> list[ParsedRequest]:
+        """Return the complete requests that no earlier call has returned."""
+        requests, self._requests = self._requests, []
+        return requests
+
+    def grant_continue(self) -> bool:
+        """Return whether the client waits for ``100 Continue``; the caller must send it then."""
+        wanted, self.wants_continue = self.wants_continue, False
+        return wanted
 
     # Called by the parser:
 
@@ -113,10 +135,12 @@ class RequestParser:
         self._is_head = True
         self._unparsed = 0
         self._head_size = 0
+        self._method = b""
         self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._version = b""
+        self._headers = []
         self._header_count = 0
-        self._body: list[bytes] = []
+        self._body = []
         self._body_size = 0
         self._hosts = 0
 
@@ -135,7 +159,7 @@ class RequestParser:
         if self._head_size > self._limits.head:
             raise self._refuse_head()
         if not self._is_head:
-            # A trailer must not pass for a header (RFC 9110, section 6.5.1); nobody needs it.
+            # A trailer must not be used as a header (RFC 9110, section 6.5.1), and none is needed.
             return
         self._header_count += 1
         if size > self._limits.header_line or self._header_count > self._limits.header_count:
@@ -195,7 +219,7 @@ class RequestParser:
         self._unparsed = 0
         self.is_complete = True
         self.wants_continue = False
-        self.requests.append(
+        self._requests.append(
             ParsedRequest(
                 self._method,
                 self._target,

@@ -1,4 +1,4 @@
-"""Reads responses off the wire, within bounds, whole or not at all."""
+"""Parses responses within limits; a response is returned only when it is complete."""
 
 from typing import Any
 
@@ -19,24 +19,24 @@ from jobproxy.http1.limits import ClientLimits
 
 _BODILESS = frozenset({204, 304})
 _VERSIONS = {"1.1": (b"HTTP", 1, 1), "1.0": (b"HTTP", 1, 0)}
-#: The end of every body.
+#: The reason with which every body ends.
 _DONE = Failure(ResponseDone())
 
 
 class BadResponse(Exception):
-    """What the server sent is not HTTP/1.1, or more of it than is allowed."""
+    """The server sent bytes that are not HTTP/1.1, or that exceed a limit."""
 
 
 class BodyTooBig(BadResponse):
-    """A response's body went over its bound; its connection has been closed."""
+    """The body of a response exceeds its limit; its connection has been closed."""
 
 
 @implementer(IResponse)
 @define(eq=False)
 class Response:
-    """A response that was received to its end.
+    """A complete response.
 
-    :ivar body: bytes, as they came: no encoding is taken off.
+    :ivar body: bytes as received, without decoding.
     """
 
     code: int
@@ -69,15 +69,15 @@ class Response:
 
 
 class ResponseParser:
-    """Makes one response of a connection's bytes.
+    """Parses one response.
 
-    :ivar response: the response, once it is whole.
+    :ivar response: the response, once it is complete.
     :ivar is_reusable: whether another request may follow on the connection.
     """
 
     def __init__(self, limits: ClientLimits) -> None:
         self._limits = limits
-        # The parser refers back to us: close() has to break that circle.
+        # The parser refers to this object; close() breaks the cycle.
         self._parser = HttpResponseParser(self)
         self._interim = 0
         self.response: Response | None = None
@@ -85,13 +85,13 @@ class ResponseParser:
         self.on_message_begin()
 
     def close(self) -> None:
-        """Free the parser; nothing can be fed any more."""
+        """Free the parser; :meth:`feed` must not be called any more."""
         del self._parser
 
     def feed(self, data: bytes) -> None:
-        """Read on.
+        """Parse more bytes.
 
-        :raises BadResponse: if this cannot be a response, or is not one within the limits.
+        :raises BadResponse: if this is no response, or exceeds a limit.
         """
         if self._is_head or self._is_trailer:
             self._head_fed += len(data)
@@ -99,7 +99,7 @@ class ResponseParser:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             if self.response is not None:
-                # What comes after a whole response does it no harm, but nothing can follow it.
+                # Bytes after a complete response do not change it, but prevent the reuse.
                 self.is_reusable = False
                 return
             if isinstance(error.__context__, BadResponse):
@@ -107,14 +107,14 @@ class ResponseParser:
             if isinstance(error, HttpParserCallbackError):
                 raise
             raise BadResponse(f"not HTTP/1.1: {error}") from None
-        # A line without an end has not been handed to us yet, however long it is.
+        # The parser calls no method for a line before its end, however long it is.
         if (self._is_head or self._is_trailer) and self._head_fed > self._limits.head:
             raise BadResponse(f"a head of more than {self._limits.head} bytes")
 
     def end(self) -> Response | None:
-        """Say that the connection has ended, which ends a body without a length.
+        """End a body without a length, as the connection has ended.
 
-        :return: the response, if it is whole now.
+        :return: the response, if it is complete now.
         """
         if self.response is None and not self._is_head and not self._has_length:
             self._complete()
@@ -128,6 +128,8 @@ class ResponseParser:
         self._is_head = True
         self._head_fed = 0
         self._has_length = False
+        self._status = 0
+        self._version = _VERSIONS["1.1"]
         self._phrase = b""
         self._lines: list[tuple[bytes, bytes]] = []
         self._size = self._body_size = 0
@@ -179,7 +181,7 @@ class ResponseParser:
         self.is_reusable = has_end and is_current and self._parser.should_keep_alive()
 
     def head(self) -> Response | None:
-        """Return a response without its body, if as much has arrived: the status counts alone."""
+        """Return the response without its body, if its head was received; else None."""
         if self._is_head or self._status < 200:
             return None
         return Response(self._status, self._phrase, self._version, b"", self._lines)

@@ -1,10 +1,7 @@
-"""The HTTP server: makes a connection of ours of each one that is accepted."""
+"""The HTTP server: its connections and what they share."""
 
-import os
-from binascii import hexlify
 from collections.abc import Callable
 from email.utils import formatdate
-from time import time
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -20,16 +17,17 @@ from jobproxy.util.idle import IdleNotifier
 
 
 class ServerFactory(Factory):
-    """Makes connections whose requests go to a resource.
+    """Serves a resource.
 
     :param resource: its ``render`` is called with every request, whatever the path.
-    :param reactor: the clock.
-    :param describe_error: returns the content type and the body of the response to what is no
-        acceptable request, from the error and the id of that response.
-    :param observer: is called with all that has to be counted; may be that of other servers too.
+    :param reactor: its time is monotonic.
+    :param describe_error: returns the content type and the body of the response to a request that
+        is refused before it reaches the resource, from the error and the id of that response.
+    :param observer: counts what the server does; several servers may share one.
+    :param now: returns Unix time in seconds.
     :param make_id: returns an id for a request that has none.
-    :ivar connections: all that are open.
-    :ivar is_draining: whether every connection is closed as soon as nothing is under way on it.
+    :ivar connections: all open connections.
+    :ivar is_draining: whether every connection is closed as soon as it has no request.
     """
 
     noisy = False
@@ -41,8 +39,9 @@ class ServerFactory(Factory):
         *,
         describe_error: DescribeError,
         observer: ServerObserver,
+        now: Callable[[], float],
+        make_id: Callable[[], bytes],
         limits: ServerLimits | None = None,
-        make_id: Callable[[], bytes] = lambda: hexlify(os.urandom(8)),
     ) -> None:
         self.resource = resource
         self.clock = reactor
@@ -51,32 +50,33 @@ class ServerFactory(Factory):
         self.describe_error = describe_error
         self.observer = observer
         self.make_id = make_id
+        self._now = now
         self.connections: set[ServerConnection] = set()
         self.is_draining = False
         self._idle = IdleNotifier()
-        self._fixed_until = 0
+        self._fixed_at = -1
         self._fixed = b""
 
     def buildProtocol(self, addr: Any) -> Any:
         return ServerConnection(self)
 
     def drain(self) -> None:
-        """Close all connections, but none before its response has been sent."""
+        """Close all connections; those with a request after its response has been sent."""
         self.is_draining = True
         for connection in list(self.connections):
             connection.leave_if_idle()
 
     def when_empty(self) -> Deferred[None]:
-        """Wait until there is no connection, and so nothing that still has to be sent."""
+        """Return a Deferred that fires once there is no connection, so that all is sent."""
         return self._idle.wait(is_idle=not self.connections)
 
     def add(self, connection: ServerConnection) -> None:
-        """Count a connection that is open; called by that connection."""
+        """Add a connection that is open; only that connection calls this."""
         self.connections.add(connection)
         self.observer.connection_opened()
 
     def remove(self, connection: ServerConnection) -> None:
-        """Count a connection no longer; called by that connection."""
+        """Remove a connection that is lost; only that connection calls this."""
         self.connections.remove(connection)
         self.observer.connection_closed()
         if not self.connections:
@@ -84,9 +84,9 @@ class ServerFactory(Factory):
 
     def fixed_headers(self) -> bytes:
         """Return the header lines of every response; the date is in whole seconds."""
-        now = int(time())
-        if now != self._fixed_until:
-            self._fixed_until = now
+        now = int(self._now())
+        if now != self._fixed_at:
+            self._fixed_at = now
             date = formatdate(now, usegmt=True).encode()
             self._fixed = b"Server: jobproxy\r\nDate: %b\r\n" % date
         return self._fixed

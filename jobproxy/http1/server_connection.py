@@ -1,4 +1,4 @@
-"""The server side of a connection: one response to each request, in order, and an end to it all."""
+"""A connection of a client: one response to each request, in the order of the requests."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from jobproxy.http1.eager_writer import EagerWriter, find_send, set_socket_options
+from jobproxy.http1.eager_writer import EagerWriter, Send, find_send, set_socket_options
 from jobproxy.http1.errors import BadRequest, HttpError, request_timeout
 from jobproxy.http1.heads import write_error
 from jobproxy.http1.interfaces import ConnectionServer
@@ -16,11 +16,10 @@ from jobproxy.http1.request_parser import ParsedRequest, RequestParser
 
 
 class ServerConnection(EagerWriter, Protocol):
-    """One client's connection.
+    """A connection of a client.
 
-    Requests that come while one has no response wait for their turn, and so does the refusal of
-    what is no request. What the connection does at a time is its phase; see
-    :mod:`jobproxy.http1.phases`.
+    Requests that are received while an earlier one has no response wait for their turn; so does the
+    error for bytes that are no request. For the phases see :mod:`jobproxy.http1.phases`.
     """
 
     __slots__ = (
@@ -43,18 +42,19 @@ class ServerConnection(EagerWriter, Protocol):
         self.factory = factory
         self.transport: Any = None
         self.connected = 0
+        self._send: Send | None = None
         self._phase = Phase.SILENT
         self._deadline: float | None = None
         self._timer: IDelayedCall | None = None
         self._parser: RequestParser | None = None
-        #: The request that has no response yet, and those after it.
+        #: The request that has no response yet, and the ones after it.
         self._current: Request | None = None
         self._queue: list[ParsedRequest] | None = None
-        #: Why what came after all these is no request; nothing is read after it.
+        #: Why the bytes after all these are no request; nothing is parsed after them.
         self._error: HttpError | None = None
-        #: Bytes that came while a request had no response; once lingering, those thrown away.
+        #: Bytes received while a request had no response; when lingering, bytes dropped.
         self._surplus = 0
-        #: Whether a request is just being handed to the resource, which may respond at once.
+        #: Whether the resource is being called with a request, to which it may respond at once.
         self._is_starting = False
 
     def connectionMade(self) -> None:
@@ -74,25 +74,25 @@ class ServerConnection(EagerWriter, Protocol):
         self._queue = self._error = None
         if self._current is not None:
             current, self._current = self._current, None
-            current.connectionLost(reason)
+            current.connection_lost()
 
     def _fall_back(self) -> None:
         self.transport.registerProducer(self, True)
 
     def pauseProducing(self) -> None:
-        """Read and send no more until the client has read: called by the transport."""
+        """Stop to read and to send until the client has read; the transport calls this."""
         self._handle(Event.BLOCK)
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Go on, as the client has read: called by the transport."""
+        """Continue, as the client has read; the transport calls this."""
         self._handle(Event.UNBLOCK)
         self.transport.resumeProducing()
         self._follow_parser()
         self._start_next()
 
     def stopProducing(self) -> None:
-        """Nothing has to be stopped: :meth:`connectionLost` follows."""
+        """Do nothing, as :meth:`connectionLost` follows."""
 
     def dataReceived(self, data: bytes) -> None:
         if self._phase in DEAF:
@@ -108,7 +108,7 @@ class ServerConnection(EagerWriter, Protocol):
             self._start_next()
 
     def respond(self, head: bytes, body: bytes, *, keep_alive: bool) -> None:
-        """Send the response to the current request; called by that request alone."""
+        """Send the response to the current request; only that request may call this."""
         self._current = None
         self._write(head + body)
         if not keep_alive:
@@ -120,23 +120,23 @@ class ServerConnection(EagerWriter, Protocol):
             self._start_next()
 
     def push(self, data: bytes) -> None:
-        """Send what follows in a response that was begun, unless the client does not read it."""
+        """Send more of a response that was begun; drop it if the client does not read."""
         if self._phase is not Phase.STALLED:
             self._write(data)
 
     def end(self) -> None:
-        """End a response that was begun, and the connection with it."""
+        """End a response that was begun, and close the connection."""
         self._current = self._queue = self._error = None
         self._close()
 
     def leave_if_idle(self) -> None:
-        """Close the connection unless something is under way on it."""
+        """Close the connection unless a request is received or has no response."""
         is_busy = self._current or self._queue or self._parser or self._error
         if not is_busy and self._phase not in DEAF:
             self._close()
 
     def _read(self, data: bytes) -> None:
-        """Queue the requests that are complete, and note what comes after them."""
+        """Parse bytes; queue the requests that are complete."""
         parser = self._parser
         if parser is None:
             parser = self._parser = RequestParser(self.factory.limits)
@@ -144,10 +144,9 @@ class ServerConnection(EagerWriter, Protocol):
             parser.feed(data)
         except BadRequest as bad:
             self._error = bad.error
-        requests = parser.requests
+        requests = parser.take_requests()
         if requests:
             self._queue = requests if self._queue is None else self._queue + requests
-            parser.requests = []
         if parser.is_complete or self._error is not None:
             self._close_parser()
             if self._phase in ARRIVING:
@@ -156,9 +155,9 @@ class ServerConnection(EagerWriter, Protocol):
             self._follow_parser(is_new=bool(requests))
 
     def _follow_parser(self, *, is_new: bool = False) -> None:
-        """Note that a request has begun to arrive, or that its client waits for us to go on.
+        """Set the phase, by whether a request is arriving; one that waits to go on is not.
 
-        :param is_new: whether the parser has left a request behind since it was looked at.
+        :param is_new: whether the parser has completed a request since the last call.
         """
         is_arriving = self._parser is not None and not self._parser.wants_continue
         if self._phase in ARRIVING:
@@ -170,7 +169,7 @@ class ServerConnection(EagerWriter, Protocol):
             self._handle(Event.BEGIN)
 
     def _start_next(self) -> None:
-        """Hand requests to the resource, as long as each has its response at once."""
+        """Call the resource with queued requests, as long as each gets its response at once."""
         self._is_starting = True
         while self._queue and self._phase in READY:
             parsed = self._queue.pop(0)
@@ -191,10 +190,10 @@ class ServerConnection(EagerWriter, Protocol):
             self._go_on_reading(self._parser)
 
     def _go_on_reading(self, parser: RequestParser) -> None:
-        """Read on, now that no request is without a response; give the client leave to go on."""
-        gives_leave, parser.wants_continue = parser.wants_continue, False
+        """Read the next request; send ``100 Continue`` if its client waits for that."""
+        wanted_continue = parser.grant_continue()
         self._follow_parser()
-        if gives_leave:
+        if wanted_continue:
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse(self, error: HttpError) -> None:
@@ -207,19 +206,19 @@ class ServerConnection(EagerWriter, Protocol):
             self._close()
 
     def _discard(self, size: int) -> None:
-        """Throw away what comes after an error; beyond a bound it is not even received."""
+        """Drop what is received after an error; beyond a limit stop to receive."""
         self._surplus += size
         if self._phase is Phase.LINGERING and self._surplus >= self.factory.limits.linger_size:
             self.transport.pauseProducing()
 
     def _close(self, event: Event = Event.CLOSE) -> None:
-        """Close the connection when all is sent, but do not wait for that for long."""
+        """Close the connection when all is sent; the timeout of the phase limits the wait."""
         self._handle(event)
         self._stop_producing()
         self.transport.loseConnection()
 
     def _stop_producing(self) -> None:
-        """Unregister as a producer: a transport that has one waits for more before it closes."""
+        """Unregister as a producer, as a transport does not close while it has one."""
         if self._send is None:
             self.transport.unregisterProducer()
 
@@ -233,14 +232,14 @@ class ServerConnection(EagerWriter, Protocol):
             self._parser = None
 
     def _handle(self, event: Event) -> None:
-        """Move to the phase that follows.
+        """Move to the phase that follows from an event.
 
-        :raises IllegalEvent: if none does.
+        :raises IllegalEvent: if there is none.
         """
         before = self._phase
         self._phase = phase = TRANSITIONS[before, event]
         if before is Phase.SILENT:
-            # Only this timer is likely to be due while the client is held.
+            # Other timers are seldom due while a client is held, so that they are not stopped.
             self._stop_timer()
         if (before, phase) in GOES_ON:
             return
@@ -251,7 +250,7 @@ class ServerConnection(EagerWriter, Protocol):
             self._set_deadline(seconds)
 
     def _set_deadline(self, seconds: float) -> None:
-        """Set the deadline; a timer that runs already and is not later is left to see it."""
+        """Set the deadline; a timer that is due earlier stays, and checks it then."""
         clock = self.factory.clock
         self._deadline = deadline = clock.seconds() + seconds
         if self._timer is None:
@@ -276,7 +275,7 @@ class ServerConnection(EagerWriter, Protocol):
             self._end_phase()
 
     def _end_phase(self) -> None:
-        """End a phase that has lasted for too long."""
+        """Act on the timeout of the phase."""
         if self._phase in ARRIVING:
             self._close_parser()
             self._error = request_timeout(self.factory.limits.request_time)

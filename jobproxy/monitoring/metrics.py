@@ -151,7 +151,7 @@ def _collect_cluster(cluster: ClusterStatus) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "jobproxy_unsent",
-        "Messages to other nodes that failed at first.",
+        "Calls to the store that failed, each attempt counted.",
         cluster.unsent,
     )
 

@@ -9,6 +9,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
 from jobproxy import __version__
 from jobproxy.cluster.coordinator import ClusterStatus
@@ -16,6 +17,8 @@ from jobproxy.http1.request import Request
 from jobproxy.monitoring.probes import Probes
 from jobproxy.util.histogram import BOUNDS, Histogram
 from jobproxy.wire.problems import Kind, Problem, ProblemError
+
+_log = Logger()
 
 #: Seconds between two events of the feed.
 INTERVAL = 1.0
@@ -125,13 +128,16 @@ class Feed(Service):
         """Respond with the status at once and then at intervals, until the client leaves.
 
         :return: fires when the service stops.
-        :raises Overloaded: if the feed has :data:`MAX_WATCHERS` clients already.
+        :raises ProblemError: of the kind ``OVERLOADED``, if the feed has :data:`MAX_WATCHERS`
+            clients already.
         """
         if len(self._watchers) >= MAX_WATCHERS:
             detail = f"The feed has {MAX_WATCHERS} clients already."
             raise ProblemError(Problem(Kind.OVERLOADED, detail, retry_after=1))
+        # Before the response is begun, as its status could not say afterwards that this failed.
+        event = self._render_event()
         request.begin()
-        request.push(b"retry: 1000\n" + self._render_event())
+        request.push(b"retry: 1000\n" + event)
         watching: Deferred[bytes] = Deferred(lambda _: self._remove(request))
         self._watchers[request] = watching
         if not self._ticks.running:
@@ -151,9 +157,13 @@ class Feed(Service):
             self._ticks.stop()
 
     def _send(self) -> None:
-        event = self._render_event()
-        for request in list(self._watchers):
-            request.push(event)
+        """Send an event to all clients; the ticks would end with the first one that raises."""
+        try:
+            event = self._render_event()
+            for request in list(self._watchers):
+                request.push(event)
+        except Exception:
+            _log.failure("cannot send the status to the clients of the feed")
 
     def _render_event(self) -> bytes:
         return f"data: {json.dumps(self._status.describe())}\n\n".encode()

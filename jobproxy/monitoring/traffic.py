@@ -1,4 +1,4 @@
-"""What went over the connections to us: counts of responses and refusals, and the last refusals."""
+"""Counts of connections, responses and refusals of all servers, and the last refusals."""
 
 from collections import Counter, deque
 from collections.abc import Callable

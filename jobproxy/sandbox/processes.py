@@ -14,7 +14,7 @@ from types import TracebackType
 
 from attrs import define, field
 
-#: Ports for our daemons; outgoing connections get theirs from 32768 up, so none is in the way.
+#: Ports for the daemons; outgoing connections get theirs from 32768 up, so none is in the way.
 _PORTS = range(20_000, 32_000)
 _holders: list[socket.socket] = []
 

@@ -25,7 +25,14 @@ from jobproxy.sandbox.jobs import Job, JobFactory
 from jobproxy.sandbox.network import Connection, connection_of
 from jobproxy.sandbox.proofs import BadProof, unpack_proof
 from jobproxy.sandbox.slots import Slots
-from jobproxy.sandbox.starts import MAX_BODY, BadRequest, Start, read_body, read_start
+from jobproxy.sandbox.starts import (
+    MAX_BODY,
+    BadRequest,
+    ReceivedStart,
+    Start,
+    read_body,
+    read_start,
+)
 
 _log = Logger()
 
@@ -91,20 +98,20 @@ class Simulator:
     @app.route("/start", methods=["POST"])
     async def start(self, request: Request) -> bytes:
         """Run a job; respond at its end, or respond at once and send a callback at its end."""
-        start = read_start(request)
+        received = read_start(request)
         connection = connection_of(request)
-        self._count(start.account, 1)
+        self._count(received.account, 1)
         try:
-            await self._slots.acquire(start.account, connection)
+            await self._slots.acquire(received.account, connection)
             try:
-                self._draw(start)
+                start = self._begin(received)
                 if "refused" in start.faults:
                     self._spawn(self._close_port(connection, start.faults["refused"].seconds))
                 return await self._serve(request, start)
             finally:
-                self._slots.release(start.account)
+                self._slots.release(received.account)
         finally:
-            self._count(start.account, -1)
+            self._count(received.account, -1)
 
     @app.route("/stats", methods=["GET"])
     def get_stats(self, request: Request) -> bytes:
@@ -122,13 +129,20 @@ class Simulator:
         genuine = {job for job in jobs if self._job_factory.is_genuine(job)}
         return _respond(request, {"jobs": len(jobs), "genuine": len(genuine)})
 
-    def _draw(self, start: Start) -> None:
-        start.begun = self._clock.seconds()
-        start.faults = self._faults.draw(self._random)
+    def _begin(self, received: ReceivedStart) -> Start:
+        """Draw the faults of a start request, which has its slot now."""
+        start = Start(
+            received.account,
+            received.callback_url,
+            received.tag,
+            self._faults.draw(self._random),
+            self._clock.seconds(),
+        )
         for kind in start.faults:
             self.stats.faults[kind] = self.stats.faults.get(kind, 0) + 1
         if start.faults:
             self.faulty_starts.append(start)
+        return start
 
     async def _serve(self, request: Request, start: Start) -> bytes:
         faults, connection = start.faults, connection_of(request)

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from attrs import define, field
+from attrs import field, frozen
 from twisted.web.http import Request
 
 from jobproxy.sandbox.faults import Fault
@@ -16,15 +16,27 @@ class BadRequest(Exception):
     """The request is invalid."""
 
 
-@define(eq=False)
-class Start:
-    """A start request and its callbacks.
+@frozen
+class ReceivedStart:
+    """A start request that has no slot yet.
 
-    :ivar callback_url: :data:`None` if the client waits for the result.
-    :ivar tag: is copied to the result, so that its receiver can identify the job; the real job
+    :param callback_url: :data:`None` if the client waits for the result.
+    :param tag: is copied to the result, so that its receiver can identify the job; the real job
         server has no such member.
-    :ivar faults: those that were drawn, by kind.
-    :ivar begun: when it was read, in seconds on the clock.
+    """
+
+    account: str
+    callback_url: str | None
+    tag: Any
+
+
+@frozen(eq=False)
+class Start:
+    """A start request that is served, and its callbacks.
+
+    :param callback_url: as of :class:`ReceivedStart`, like the account and the tag.
+    :param faults: those that were drawn, by kind.
+    :param begun: when it got its slot, in seconds on the clock.
     :ivar delivered: one entry for each callback that got a response: the seconds from the start
         request to the callback, and the status and the body of the response.
     """
@@ -32,9 +44,9 @@ class Start:
     account: str
     callback_url: str | None
     tag: Any
-    faults: dict[str, Fault] = field(factory=dict)
-    begun: float = 0.0
-    delivered: list[tuple[float, int, str]] = field(factory=list)
+    faults: dict[str, Fault]
+    begun: float
+    delivered: list[tuple[float, int, str]] = field(factory=list, init=False)
 
     def describe(self) -> dict[str, Any]:
         """Return the entry of ``/faulty-starts``."""
@@ -46,7 +58,7 @@ class Start:
         }
 
 
-def read_start(request: Request) -> Start:
+def read_start(request: Request) -> ReceivedStart:
     """Parse a start request."""
     try:
         body = json.loads(read_body(request))
@@ -58,10 +70,10 @@ def read_start(request: Request) -> Start:
     if not isinstance(account, str) or not account:
         raise BadRequest("account must be a string")
     if body.get("wait") is True:
-        return Start(account, None, body.get("tag"))
+        return ReceivedStart(account, None, body.get("tag"))
     if not isinstance(callback_url, str) or not callback_url.startswith(("http://", "https://")):
         raise BadRequest("without wait: true, callback must be a URL")
-    return Start(account, callback_url, body.get("tag"))
+    return ReceivedStart(account, callback_url, body.get("tag"))
 
 
 def read_body(request: Request) -> bytes:

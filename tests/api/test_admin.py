@@ -1,7 +1,7 @@
 """The operator's routes: status, feed, list of jobs, drain."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import error
 
@@ -164,6 +164,23 @@ class FeedTests(AdminTestCase):
         for watcher in watchers:
             watcher.leave()
 
+    def test_feed_goes_on_after_a_status_that_fails(self) -> None:
+        """A status that cannot be described is logged, and the feed goes on with the next one."""
+        watcher = self.watch()
+        self.log_dropped = {"full": cast(Any, "none")}
+        self.clock.pump([1.0, 1.0])
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 2)
+        self.log_dropped = {}
+        self.clock.advance(1)
+        self.assertEqual(len(self.read_events(watcher)), 2)
+        watcher.leave()
+
+    def test_500_when_the_first_status_fails(self) -> None:
+        """A client of the feed gets an error if the first status cannot be described."""
+        self.log_dropped = {"full": cast(Any, "none")}
+        self.assert_problem(self.watch().response, 500, "internal", started="unknown")
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+
     def test_head_gets_no_events(self) -> None:
         """HEAD gets no events."""
         client = self.operate().request("/events", None, method="HEAD")
@@ -210,6 +227,9 @@ class JobListTests(AdminTestCase):
             ("limit=-1", "/limit"),
             ("limit=x", "/limit"),
             ("limit=%C2%B2", "/limit"),
+            ("limit=0000000001", "/limit"),
+            ("limit=" + "0" * 5_000, "/limit"),
+            ("limit=000000001" + "0" * 5_000, "/limit"),
             ("sate=queued", "/sate"),
         ):
             response = self.operate().get(f"/jobs?{query}").response

@@ -16,6 +16,7 @@ class FakeShutdown:
     def __init__(self, log: list[str]) -> None:
         self.log = log
         self.work: Deferred[None] = Deferred()
+        self.flush_error: Exception | None = None
 
     async def finish_jobs(self) -> None:
         self.log.append("finish jobs")
@@ -23,6 +24,8 @@ class FakeShutdown:
 
     async def flush(self) -> None:
         self.log.append("flush")
+        if self.flush_error is not None:
+            raise self.flush_error
 
     def hurry(self) -> None:
         self.log.append("hurry")
@@ -87,6 +90,27 @@ class DaemonTests(SynchronousTestCase):
         self.shutdown.work.callback(None)
         self.successResultOf(stopping)
         self.assertEqual(self.log, ["finish jobs", "hurry", "stop services", "flush"])
+
+    def test_services_stop_when_finish_jobs_fails(self) -> None:
+        """If the work cannot be finished, the failure is logged and the other steps follow."""
+        stopping = self.start(self.shutdown).stopService()
+        self.shutdown.work.errback(RuntimeError())
+        self.successResultOf(stopping)
+        self.assertEqual(self.log, ["finish jobs", "stop services", "flush"])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        signal.raise_signal(signal.SIGTERM)
+        self.assertEqual(self.log[3:], ["twisted's handler"])
+
+    def test_handlers_are_restored_when_flush_fails(self) -> None:
+        """If responses cannot be flushed, the failure is logged and the handlers are restored."""
+        self.shutdown.flush_error = OSError()
+        stopping = self.start(self.shutdown).stopService()
+        self.shutdown.work.callback(None)
+        self.successResultOf(stopping)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        self.log.clear()
+        signal.raise_signal(signal.SIGTERM)
+        self.assertEqual(self.log, ["twisted's handler"])
 
     def test_ignored_signals_stay_ignored(self) -> None:
         """SIGINT stays ignored if it was, as in the background of a script; SIGTERM then stops."""

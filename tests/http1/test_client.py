@@ -1,4 +1,4 @@
-"""The client over an agent that is not ours, and bodies that do not come at once."""
+"""The client with a sender in memory, and bodies that do not come at once."""
 
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from twisted.web.iweb import IResponse
 
 from jobproxy.http1.client import JSON, PlainClient, read_body
 from jobproxy.http1.response import BodyTooBig
+from tests.support.agents import AgentSender
 
 URL = "http://jobs.example/echo?x=1"
 
@@ -34,16 +35,16 @@ class EchoServer:
         return request.content.read()
 
 
-class ForeignAgentTests(SynchronousTestCase):
-    """Every agent can send the client's requests."""
+class SentRequestTests(SynchronousTestCase):
+    """Requests of the client that a stock agent sends."""
 
     def setUp(self) -> None:
         super().setUp()
         self.server = EchoServer()
-        self.client = PlainClient(RequestTraversalAgent(self.server.app.resource()))
+        self.client = PlainClient(AgentSender(RequestTraversalAgent(self.server.app.resource())))
 
     def test_request_arrives_with_its_headers_and_body(self) -> None:
-        """A request over treq's agent in memory is the one that ours would send."""
+        """A request arrives with its method, URL, headers and body, and none of treq's."""
         headers = (*JSON, (b"X-Request-Id", b"mine"))
         asking = self.client.request("PUT", URL, headers=headers, data=b"{}")
         response = self.successResultOf(asking)

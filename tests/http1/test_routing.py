@@ -2,17 +2,21 @@
 
 import re
 import tracemalloc
+from typing import Any, cast
 
 from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
-from jobproxy.api.responses import describe_error, make_resource
+from jobproxy.api.responses import Routes, make_resource
 from jobproxy.http1.request import Request
-from jobproxy.http1.server import ServerFactory
 from tests.support.clients import parse_responses
 from tests.support.http1_server import (
     GET,
+    RawClient,
     ServerTestCase,
     head,
+    make_server,
     post,
 )
 from tests.support.proxy import result_of
@@ -26,6 +30,27 @@ class CrashingRoutes:
 
     def crash(self, request: Request) -> bytes:
         raise RuntimeError("secret")
+
+
+class SlowRoutes(CrashingRoutes):
+    """A route whose handler returns a Deferred, and an error handler of its own that fails."""
+
+    def __init__(self) -> None:
+        self.handling: Deferred[Any] = Deferred()
+
+    def add_to(self, app: Klein) -> None:
+        app.route("/slow", methods=["POST"])(self.wait)
+        app.handle_errors(ZeroDivisionError)(cast(Any, self.crash_again))
+        super().add_to(app)
+
+    def wait(self, request: Request) -> Deferred[Any]:
+        return self.handling
+
+    def crash(self, request: Request) -> bytes:
+        raise ZeroDivisionError
+
+    def crash_again(self, request: Request, failure: Failure) -> bytes:
+        raise RuntimeError
 
 
 class RoutingTests(ServerTestCase):
@@ -95,15 +120,40 @@ class RoutingTests(ServerTestCase):
                 sizes.append(tracemalloc.get_traced_memory()[0])
             self.assertLess(sizes[-1] - sizes[20], 200_000, path)
 
+    def connect_to(self, routes: Routes) -> RawClient:
+        """Return a client of a server with these routes only."""
+        self.site = make_server(make_resource(routes), self.clock, self.traffic)
+        return self.connect()
+
+    def test_connection_is_aborted_when_an_error_handler_fails(self) -> None:
+        """If an error handler fails too, that is logged and the connection is aborted."""
+        client = self.connect_to(SlowRoutes())
+        client.send(post())
+        self.assertTrue(client.transport.is_aborted)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_connection_is_aborted_when_an_error_handler_of_a_deferred_fails(self) -> None:
+        """If a handler fails later, and so does its error handler, the connection is aborted."""
+        routes = SlowRoutes()
+        client = self.connect_to(routes)
+        client.send(post().replace(b"/proxy", b"/slow"))
+        self.assertTrue(client.is_open)
+        routes.handling.errback(ZeroDivisionError())
+        self.assertTrue(client.transport.is_aborted)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_connection_is_aborted_when_a_response_is_not_bytes(self) -> None:
+        """If a handler returns no bytes, that is logged and the connection is aborted."""
+        routes = SlowRoutes()
+        client = self.connect_to(routes)
+        client.send(post().replace(b"/proxy", b"/slow"))
+        routes.handling.callback("text")
+        self.assertTrue(client.transport.is_aborted)
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+
     def test_500_when_a_handler_fails(self) -> None:
         """Q24: a request whose handler fails gets its response, and so do those behind it."""
-        self.site = ServerFactory(
-            make_resource(CrashingRoutes()),
-            self.clock,
-            describe_error=describe_error,
-            observer=self.traffic,
-        )
-        client = self.connect()
+        client = self.connect_to(CrashingRoutes())
         client.send(post() + GET)
         self.assert_problem(client.responses[0], 500, "internal", started="unknown")
         self.assertEqual(client.statuses, [500, 404])

@@ -9,13 +9,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseNeverReceived
-from twisted.web.iweb import IAgent
 
 from jobproxy.http1.client import PlainClient
+from jobproxy.http1.sender import ISender
 from jobproxy.sandbox import jobclient
 from jobproxy.sandbox.jobclient import LoadClient
 from jobproxy.sandbox.reports import Report
-from tests.support.agents import FailingAgent
+from tests.support.agents import AgentSender, FailingSender
 from tests.support.clients import JSON
 from tests.support.jobclient import FakeServer, make_job, result_of
 
@@ -29,7 +29,7 @@ class LoadClientTests(SynchronousTestCase):
         # Not zero, so that a time is not mistaken for a duration.
         self.clock.advance(1000)
         self.server = FakeServer()
-        self.agent: IAgent = self.server.agent
+        self.sender: ISender = AgentSender(self.server.agent)
         self.advanced: list[float] = []
 
     def tearDown(self) -> None:
@@ -38,7 +38,7 @@ class LoadClientTests(SynchronousTestCase):
 
     def run_jobs(self, jobs: int, concurrency: int = 50, limit: float = 5.0) -> Deferred[Report]:
         client = LoadClient(
-            PlainClient(self.agent),
+            PlainClient(self.sender),
             self.clock,
             "http://jobs.example/start",
             "example",
@@ -196,13 +196,13 @@ class LoadClientTests(SynchronousTestCase):
 
     def test_failed_connection_is_an_error(self) -> None:
         """A connection that fails is an error, by the name of the exception."""
-        self.agent = FailingAgent(ConnectionLost())
+        self.sender = FailingSender(ConnectionLost())
         self.assertEqual(self.count_errors(self.run_jobs(3)), {"ConnectionLost": 3})
 
     def test_wrapped_exception_is_named(self) -> None:
         """An exception that Twisted has wrapped is named."""
         error = ResponseNeverReceived([Failure(ResponseNeverReceived([Failure(ConnectionLost())]))])
-        self.agent = FailingAgent(error)
+        self.sender = FailingSender(error)
         self.assertEqual(self.count_errors(self.run_jobs(2)), {"ConnectionLost": 2})
 
     def test_job_without_a_response_times_out(self) -> None:

@@ -26,7 +26,6 @@ from zope.interface import implementer
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import PlainClient, read_body
 from jobproxy.http1.limits import ClientLimits
-from jobproxy.http1.sender import BytesProducer
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
@@ -51,7 +50,7 @@ def make_agent(idle_time: float = 0) -> PooledAgent:
 
 
 def post(agent: PooledAgent, server: Server, body: bytes = BODY) -> Deferred[IResponse]:
-    return agent.request(b"POST", server.url, None, BytesProducer(body))
+    return agent.send("POST", server.url.decode(), (), body)
 
 
 @pytest.mark.usefixtures("trusted")

@@ -15,7 +15,6 @@ from twisted.web.iweb import IResponse
 
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.limits import ClientLimits
-from jobproxy.http1.sender import BytesProducer
 
 URL = b"http://10.0.0.9/start"
 CLOSE = Headers({"Connection": ["close"]})
@@ -94,10 +93,14 @@ class AgentTestCase(SynchronousTestCase):
         self,
         uri: bytes = URL,
         headers: Headers | None = None,
-        body: bytes | None = b"{}",
+        body: bytes = b"{}",
     ) -> Deferred[IResponse]:
-        producer = None if body is None else BytesProducer(body)
-        return self.agent.request(b"POST", uri, headers, producer)
+        lines = [
+            (name, value)
+            for name, values in (headers or Headers()).getAllRawHeaders()
+            for value in values
+        ]
+        return self.agent.send("POST", uri.decode(), lines, body)
 
     def connect(self) -> Connection:
         """Let the last connection that the agent tried to make succeed."""

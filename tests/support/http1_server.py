@@ -8,6 +8,7 @@ from typing import Any, cast
 from attrs import define, field
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
 
 from jobproxy.api.responses import describe_error
@@ -146,16 +147,17 @@ class Echo(Keeper):
 
 
 def make_server(
-    resource: Keeper, clock: Any, traffic: Traffic, limits: ServerLimits | None = None
+    resource: Keeper | IResource, clock: Any, traffic: Traffic, limits: ServerLimits | None = None
 ) -> ServerFactory:
-    """Return a server whose request ids are all the same."""
+    """Return a server whose request ids are all the same, and whose Unix time is the clock's."""
     return ServerFactory(
         cast(Any, resource),
         clock,
         describe_error=describe_error,
         observer=traffic,
-        limits=limits,
+        now=clock.seconds,
         make_id=lambda: b"made",
+        limits=limits,
     )
 
 

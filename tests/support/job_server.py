@@ -100,6 +100,8 @@ class FakeJobServer:
             network,
             describe_error=describe_error,
             observer=Traffic(network.seconds),
+            now=network.seconds,
+            make_id=lambda: b"made",
             limits=ServerLimits(body=2**24),
         )
 

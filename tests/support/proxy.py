@@ -2,7 +2,7 @@
 
 import json
 import random
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
@@ -101,7 +101,7 @@ class Proxy:
         ids = iter(range(10_000))
         return Environment(
             reactor=reactor,
-            client=PlainClient(cast(Any, self.sender)),
+            client=PlainClient(self.sender),
             pool=self.sender,
             store=None,
             random=self.random,

@@ -7,22 +7,22 @@ from typing import Any
 from attrs import asdict, define, field
 from klein import Klein
 from treq.testing import RequestTraversalAgent
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import Request
-from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
 from jobproxy.http1.client import PlainClient
+from jobproxy.http1.sender import HeaderLines, ISender
 from jobproxy.sandbox.faults import read_faults
 from jobproxy.sandbox.jobs import Job, JobFactory
 from jobproxy.sandbox.network import LatencyFactory
 from jobproxy.sandbox.server import Simulator, Stats
 from jobproxy.sandbox.slots import Holding, Slots
 from jobproxy.sandbox.tap import QuietSite
-from tests.support.agents import FailingAgent
+from tests.support.agents import AgentSender
 from tests.support.clients import JSON, Client, Response
 
 RESULT = {
@@ -70,7 +70,7 @@ class Callback:
         return json.loads(self.raw)
 
 
-@implementer(IAgent)
+@implementer(ISender)
 class Receiver:
     """Receives callbacks, and responds at once unless it holds them.
 
@@ -101,10 +101,11 @@ class Receiver:
         self.held.append(response)
         return response
 
-    def request(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a callback, as an agent does."""
-        agent = self._agent if self.error is None else FailingAgent(self.error)
-        return agent.request(*args, **kwargs)
+    def send(self, method: str, url: str, headers: HeaderLines, body: bytes) -> Deferred[Any]:
+        """Send a callback."""
+        if self.error is not None:
+            return fail(self.error)
+        return AgentSender(self._agent).send(method, url, headers, body)
 
     def respond(self) -> None:
         """Respond to the held callbacks."""

@@ -233,7 +233,6 @@ class HeaderTests(ProxyTestCase):
     def test_other_headers_of_the_client_are_not_passed_on(self) -> None:
         """Other headers of a client, with its secrets, are not passed on."""
         self.connect().request(headers={"Authorization": "Basic abc", "Cookie": "a=b", "X-A": "1"})
-        headers = self.starts[0].request.requestHeaders
         for name in ("authorization", "cookie", "x-a"):
-            self.assertFalse(headers.hasHeader(name))
+            self.assertIsNone(self.starts[0].request.getHeader(name))
         self.starts[0].respond(result_of("1"))
