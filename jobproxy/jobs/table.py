@@ -78,8 +78,7 @@ class CorrelationTable(Service):
         """Create a job's record; the caller has to add a client or call :meth:`hand_over` at once.
 
         :param job_id: a new one.
-        :param cancel_start: is called if the job ends, or its last client leaves, before it is
-            started.
+        :param cancel_start: is called if the job ends, or is not wanted any more, before its start.
         :param key_digest: another name of the record; a record that had it before loses it.
         :param origin: the request of the job, for the log.
         :raises ValueError: if the job id is in use.

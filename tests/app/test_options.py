@@ -55,7 +55,6 @@ class ProxyOptionsTests(OptionsTestCase):
             ("retry", ("never", "not-sent", "always")),
             ("on-lost", ("fail", "restart")),
             ("correlate-by", ("token", "id")),
-            ("slot-scope", ("node", "cluster")),
         ):
             for word in words:
                 options = self.parse(*REQUIRED, f"--{name}={word}", "--lost-after=1")
