@@ -18,7 +18,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import uvloop  # type: ignore[import-not-found,unused-ignore]
 from attrs import define
 from gateways import Running, choose_cpus, run_gateway
 from load import PATIENCE, Load
@@ -129,7 +128,7 @@ def count(arguments: argparse.Namespace) -> tuple[Calls, dict[str, Any]]:
             if load_cpu is not None:
                 os.sched_setaffinity(0, {load_cpu})
             load = CountedLoad(_describe_load(arguments, gateway))
-            uvloop.run(run_load(load, gateway.job_server_port, arguments.held))
+            asyncio.run(run_load(load, gateway.job_server_port, arguments.held))
         # It has been stopped by SIGTERM, as it writes them only then.
         return read_calls(stats), load.summary()
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
 
-import uvloop  # type: ignore[import-not-found,unused-ignore]
 from jobs import CallbackPool, JobServer, StartConnection, make_result
 from wire import Messages, NotUnderstood, closes_connection, is_success, make_post
 
@@ -263,6 +262,9 @@ def read_arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Run the load and print its figures."""
+    # Only this program needs it; others import the module without it.
+    import uvloop  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
+
     arguments = read_arguments()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
