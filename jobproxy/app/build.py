@@ -52,7 +52,7 @@ from jobproxy.monitoring.reactor_lag import ReactorLag
 from jobproxy.monitoring.status import Feed, Status
 from jobproxy.monitoring.traffic import Traffic
 from jobproxy.store.interface import IStore
-from jobproxy.store.times import Times
+from jobproxy.store.times import TIMES
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
@@ -272,7 +272,7 @@ def _build_starter(
             limiter,
             store,
             settings.starts_per_account,
-            settings.start_timeout + Times().lease,
+            settings.start_timeout + TIMES.lease,
             environment.random,
         )
     job_server = JobServer(

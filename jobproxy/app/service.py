@@ -18,7 +18,7 @@ from jobproxy.app.settings import Settings
 from jobproxy.daemon.shutdown import Daemon
 from jobproxy.daemon.systemd import Heartbeat, Notifier
 from jobproxy.store.interface import IStore
-from jobproxy.store.times import Times
+from jobproxy.store.times import TIMES
 
 #: Seconds between two attempts to write the log lines that are still buffered.
 FLUSH_INTERVAL = 0.5
@@ -43,13 +43,11 @@ def make_store(settings: Settings, reactor: Any, node: str) -> IStore | None:
     # txredisapi is an optional dependency, which only --cluster needs.
     from jobproxy.store.redis import RedisStore
 
-    times = Times()
-
     def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
-        endpoint = HostnameEndpoint(reactor, host.encode(), port, times.answer)
+        endpoint = HostnameEndpoint(reactor, host.encode(), port, TIMES.answer)
         return wrapClientTLS(optionsForClientTLS(host), endpoint) if address.is_tls else endpoint
 
-    return RedisStore(reactor, address, make_endpoint, node, settings.retain, times)
+    return RedisStore(reactor, address, make_endpoint, node, settings.retain, TIMES)
 
 
 def build_daemon(settings: Settings, proxy: Proxy, reactor: Any) -> MultiService:

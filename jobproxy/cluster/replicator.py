@@ -69,8 +69,9 @@ class Replicator:
 
     def _publish_end(self, record: JobRecord, source: Source) -> None:
         claim = Claim(record.job_id, record.request_digest)
-        if record.result is None and record.started != "no" and record.state is State.FAILED:
-            # The job may run, so its callback can still come, to any node.
+        may_run = record.result is None and record.started != "no"
+        if may_run and record.state is not State.FORGOTTEN:
+            # The callback can still come, to any node.
             return
         watchers = sorted(self.watchers.pop(record.job_id, ()))
         if record.result is not None:
@@ -82,7 +83,7 @@ class Replicator:
             elif record.key_digest is not None and is_stored:
                 self._send(self._store.shorten_claim, record.key_digest, claim)
             return
-        if record.started != "no":
+        if may_run:
             return
         for node in watchers:
             message = Message(MessageKind.NO_RESULT, record.job_id, self._node)

@@ -158,7 +158,7 @@ class PooledAgent:
     def _end(
         self, result: Any, origin: Origin, connection: ClientConnection, may_keep: bool
     ) -> Any:
-        """Keep or close a connection, and let the next request that waits proceed."""
+        """Keep or close a connection, and give its place to the next request that waits."""
         if connection.is_open and may_keep:
             self._keep(origin, connection)
         elif not isinstance(result, Failure):
@@ -167,7 +167,7 @@ class PooledAgent:
         return result
 
     def _release(self) -> None:
-        """Let the next request that waits proceed."""
+        """Give a connection's place to the next request that waits for one."""
         if self._waiting:
             self._waiting.popleft().callback(None)
         else:

@@ -25,3 +25,7 @@ class Times:
     lease: float = 10.0
     settle: float = 5.0
     answer: float = 2.0
+
+
+#: Those of a real proxy.
+TIMES = Times()

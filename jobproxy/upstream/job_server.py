@@ -139,13 +139,15 @@ class JobServer:
             raise _never_sent(error) from error
         except (BodyTooBig, *_MAYBE_SENT) as error:
             response = response or getattr(error, "response", None)
-            if response is None and _is_tls_failure(error):
+            if response is None and _is_due_to(error, *UNTRUSTED):
                 problem = Problem(
                     Kind.UPSTREAM_UNTRUSTED,
                     "The job server's TLS certificate or protocol was not accepted.",
                 )
                 raise NotStarted(problem, "untrusted", Health.ALIVE) from error
-            if response is not None and (response.code in REFUSALS or _is_too_big(error)):
+            if response is not None and (
+                response.code in REFUSALS or _is_due_to(error, BodyTooBig)
+            ):
                 return response, b""
             reason = f"no complete response: {type(error).__name__}"
             raise AmbiguousStart(reason, kind, Health.DEAD) from error
@@ -177,13 +179,7 @@ def _never_sent(error: Exception) -> NotStarted:
     return NotStarted(problem, (*results, "unreachable")[0], Health.DEAD, may_retry=True)
 
 
-def _is_too_big(error: Exception) -> bool:
-    """Whether a response is complete but for a body that is too large."""
+def _is_due_to(error: Exception, *kinds: type[Exception]) -> bool:
+    """Whether an error is of one of these kinds, or has one as a reason."""
     reasons = getattr(error, "reasons", ())
-    return isinstance(error, BodyTooBig) or any(reason.check(BodyTooBig) for reason in reasons)
-
-
-def _is_tls_failure(error: BaseException) -> bool:
-    """Whether a request failed in the TLS handshake: before any of it was sent."""
-    reasons = getattr(error, "reasons", ())
-    return any(reason.check(*UNTRUSTED) for reason in reasons)
+    return isinstance(error, kinds) or any(reason.check(*kinds) for reason in reasons)
