@@ -115,7 +115,7 @@ class Start:
                 await self._waiting
             except CancelledError:
                 return
-            if record.is_ended or (self._attempts and not self._is_wanted(record, 0.0)):
+            if record.is_ended or (self._attempts and not self._may_repeat(record)):
                 starter.slots.release(account)
                 return
             self._attempts += 1
@@ -241,7 +241,15 @@ class Start:
             seconds = record.last_report + lost_after - clock.seconds()
             if seconds <= 0:
                 _log.warn("job {job} is lost; starting it again", **record.log_fields)
-        return self._is_wanted(record, 0.0)
+        return self._may_repeat(record)
+
+    def _may_repeat(self, record: JobRecord) -> bool:
+        """Whether to send the start request again; if not, only a callback can end the job."""
+        if self._is_wanted(record, 0.0):
+            return True
+        if record.started != "no":
+            self._await_callback(record)
+        return False
 
     def _is_wanted(self, record: JobRecord, seconds: float) -> bool:
         """Whether there is still a reason to start the job in this many seconds."""

@@ -255,6 +255,21 @@ class UnwantedTests(RetryTestCase):
         self.call_back(self.starts[1], result_of("2"))
         self.assertEqual(other.response.status, 200)
 
+    def test_client_that_joins_after_the_last_attempt_waits_for_the_grace(self) -> None:
+        """S6, S18: a client that joins a job that is not sent again is held for the grace."""
+        key = {"Idempotency-Key": "k"}
+        client = self.connect().request(headers=key)
+        self.starts[0].lose()
+        other = self.submit()
+        self.clock.advance(0.2)
+        client.leave()
+        self.starts[1].respond(result_of("2"))
+        self.assertEqual(other.response.status, 200)
+        late = self.connect().request(headers=key)
+        self.clock.advance(2)
+        self.assert_problem(late.response, 504, "start-unknown", started="unknown")
+        self.assertEqual(len(self.sender.times), 2)
+
 
 class JoiningTests(RetryTestCase):
     """Clients that join a job while it is being started again."""
