@@ -1,5 +1,6 @@
 """ExpiringMap: values expire after their time, and are dropped earlier when it is full."""
 
+from attrs import frozen
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.task import Clock
@@ -115,7 +116,34 @@ class ExpiringMapTests(SynchronousTestCase):
         """Values without a size are bounded by their number alone."""
         for name in "abcde":
             self.map.put(name, name)
-        self.assertEqual((len(self.map), self.map.size), (MAX_NUMBER, 0))
+        self.assertEqual((len(self.map), self.map.size), (MAX_NUMBER, MAX_NUMBER))
+
+    def test_an_owner_drops_none_of_another_who_has_less(self) -> None:
+        """L9: an owner who fills the map loses his own values, the oldest first."""
+        self.map.put("small", "small", 20, "one")
+        for number in range(10):
+            self.map.put(str(number), str(number), 30, "two")
+        self.assertEqual(list(self.map), ["small", "8", "9"])
+        self.assertEqual(self.dropped, list("01234567"))
+        self.assertEqual(self.map.dropped, 8)
+
+    def test_owners_with_the_same_are_treated_alike(self) -> None:
+        """Owners who put the same lose values in turn, and keep at least half of a share."""
+        for number in range(12):
+            self.map.put(f"a{number}", "one", 20, "one")
+            self.map.put(f"b{number}", "two", 20, "two")
+            if number:
+                self.assertEqual(set(self.map), {"one", "two"})
+
+
+@frozen
+class Entry:
+    """A value that the map should have."""
+
+    name: str
+    due: float
+    size: int
+    owner: str
 
 
 class ExpiringMapMachine(RuleBasedStateMachine):
@@ -125,32 +153,40 @@ class ExpiringMapMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.map = ExpiringMap(self.clock, SECONDS, MAX_NUMBER, MAX_BYTES, self.drop)
-        #: Key, time of expiry and size of all values that the map should have, the oldest first.
-        self.kept: list[tuple[str, float, int]] = []
+        #: The oldest first.
+        self.kept: list[Entry] = []
         self.count = 0
         self.is_putting = False
 
     def drop(self, name: str) -> None:
-        """Check that the oldest value is dropped, and only if it expired or there is no room."""
-        oldest, due, _ = self.kept[0]
-        assert name == oldest, "first in, first out"
+        """Check that a value has expired, or is the oldest of an owner with too much."""
+        entry = next(entry for entry in self.kept if entry.name == name)
+        oldest = next(other for other in self.kept if other.owner == entry.owner)
+        assert entry is oldest, "first in, first out"
         if self.is_putting:
             assert len(self.kept) > MAX_NUMBER or self.total > MAX_BYTES, "there was room"
+            largest = max(self.size_of(other.owner) for other in self.kept)
+            assert self.size_of(entry.owner) > largest / 2, "another has more than twice as much"
         else:
+            assert entry is self.kept[0]
+            due = entry.due
             assert due <= self.clock.seconds() <= due + SLACK, "too early, or too late"
-        del self.kept[0]
+        self.kept.remove(entry)
 
     @property
     def total(self) -> int:
-        return sum(size for _, _, size in self.kept)
+        return sum(entry.size for entry in self.kept)
 
-    @rule(size=st.integers(0, MAX_BYTES + 10))
-    def put(self, size: int) -> None:
+    def size_of(self, owner: str) -> int:
+        return sum(entry.size for entry in self.kept if entry.owner == owner)
+
+    @rule(size=st.integers(1, MAX_BYTES + 10), owner=st.sampled_from("abc"))
+    def put(self, size: int, owner: str) -> None:
         name = str(self.count)
         self.count += 1
-        self.kept.append((name, self.clock.seconds() + SECONDS, size))
+        self.kept.append(Entry(name, self.clock.seconds() + SECONDS, size, owner))
         self.is_putting = True
-        self.map.put(name, name, size)
+        self.map.put(name, name, size, owner)
         self.is_putting = False
 
     @precondition(lambda self: self.kept)
@@ -158,7 +194,7 @@ class ExpiringMapMachine(RuleBasedStateMachine):
     def remove(self, data: st.DataObject) -> None:
         entry = data.draw(st.sampled_from(self.kept))
         self.kept.remove(entry)
-        self.map.remove(entry[0])
+        self.map.remove(entry.name)
 
     @rule(quarters=st.integers(1, 60))
     def pass_time(self, quarters: int) -> None:
@@ -172,10 +208,10 @@ class ExpiringMapMachine(RuleBasedStateMachine):
 
     @invariant()
     def has_all_values(self) -> None:
-        assert list(self.map) == [name for name, _, _ in self.kept]
+        assert list(self.map) == [entry.name for entry in self.kept]
         assert len(self.map) == len(self.kept) <= MAX_NUMBER
         assert self.map.size == self.total <= MAX_BYTES
-        assert all(self.map.find(name) == name for name, _, _ in self.kept)
+        assert all(self.map.find(entry.name) == entry.name for entry in self.kept)
 
     @invariant()
     def has_one_timer(self) -> None:
