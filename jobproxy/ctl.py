@@ -129,8 +129,14 @@ class Command:
         self._print(listed, lambda: make_table(columns, listed["jobs"]))
 
     async def list_orphans(self) -> None:
-        listed = await self._proxy.read("/orphans")
-        self._print(listed, lambda: make_table(("job", "age", "bytes", "id"), listed["orphans"]))
+        orphans: list[dict[str, Any]] = []
+        page = await self._proxy.read("/orphans?limit=1000")
+        orphans += page["orphans"]
+        while page["next"] is not None:
+            page = await self._proxy.read(f"/orphans?limit=1000&after={page['next']}")
+            orphans += page["orphans"]
+        listed = {"orphans": orphans}
+        self._print(listed, lambda: make_table(("job", "age", "bytes", "id"), orphans))
 
     async def show_orphan(self) -> None:
         # The result of a job is written as it is, also with --json.

@@ -91,6 +91,7 @@ class Gateway:
             key_digest=key_digest,
             request_digest=request_digest,
             origin=origin,
+            account=job.account,
         )
         waiting = self._hold(record, job, preferences)
         url = f"{self._callback_url}/{token.text}" if self._has_tokens else self._callback_url
@@ -103,12 +104,10 @@ class Gateway:
         """Return the record of the job with this key, unless it is certain that it was not started.
 
         :raises ProblemError: if the key belongs to another request; the Deferred can fail with the
-            same.
+            same, or with ``RESULT_GONE`` if the job was started and its result is not kept.
         """
         key_digest, request_digest = key_digest_of(job, key), request_digest_of(job)
-        record = self.table.find_key(key_digest)
-        if record is not None and record.is_ended and record.result is None:
-            record = None
+        record = self.table.keys.find(key_digest)
         if record is not None and record.request_digest != request_digest:
             raise ProblemError(job_problems.key_reused())
         return self.coordinator.locate_key(key_digest, request_digest, record)
@@ -155,7 +154,8 @@ class Gateway:
             URL is the same for all jobs.
         :raises ProblemError: if the token is not valid: the same problem as for a path that does
             not exist; or if the callback contradicts what is known of the job, which it then
-            does not change. The Deferred can fail with the same.
+            does not change; or if the result is not safe in the store, so that the job server has
+            to send it again. The Deferred can fail with the same.
         """
         job_id = None
         if token is not None:
@@ -175,7 +175,8 @@ class Gateway:
             self.callbacks[_REFUSED_RESULTS[delivery]] += 1
             raise ProblemError(_REFUSED_CALLBACKS[delivery])
         self.callbacks[delivery.value] += 1
-        return delivery
+        securing = None if job_id is None else self.coordinator.secure(job_id)
+        return delivery if securing is None else securing.addCallback(lambda _: delivery)
 
     def reasons_not_ready(self) -> list[str]:
         """Return why a load balancer should send jobs to another proxy."""

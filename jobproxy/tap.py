@@ -7,7 +7,8 @@ from typing import Any
 
 from twisted.application.service import MultiService
 
-from jobproxy.app.build import Environment, build_proxy
+from jobproxy.app.build import build_proxy
+from jobproxy.app.environment import Environment
 from jobproxy.app.options import Options
 from jobproxy.app.service import build_daemon, make_monotonic, make_store
 from jobproxy.http1.agent import PooledAgent

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, field
 from klein import Klein
@@ -19,11 +19,14 @@ from jobproxy.jobs.record import ENDED, JobRecord, State
 from jobproxy.monitoring.metrics import CONTENT_TYPE, render_metrics
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.status import Feed, Status
-from jobproxy.store.interface import Orphan
+from jobproxy.store.orphans import START, Orphan, Position, parse_position
 from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError, not_found
 
-#: The largest ``limit`` of ``GET /jobs``.
+#: The largest ``limit`` of ``GET /jobs`` and ``GET /orphans``.
 MAX_LISTED = 1_000
+
+
+Parameter = TypeVar("Parameter")
 
 
 @define(eq=False)
@@ -117,7 +120,7 @@ class JobListRoutes:
 
     def list_jobs(self, request: Request) -> bytes:
         """Respond with the oldest jobs and the number of all; ages are in seconds."""
-        state, limit = _read_query(request)
+        state, limit = _read_query(request, "state", _read_state)
         found = [
             record
             for record in self._gateway.table.unended()
@@ -177,9 +180,12 @@ class OrphanRoutes:
         app.route("/orphans/<job_id>", methods=["DELETE"])(self.delete_orphan)
 
     async def list_orphans(self, request: Request) -> bytes:
-        """Respond with all orphans, the oldest first; ages are in seconds."""
-        orphans = [_describe(orphan) for orphan in await self._gateway.coordinator.list_orphans()]
-        return _respond_json(request, {"orphans": orphans})
+        """Respond with a page of orphans, the oldest first; ages are in seconds."""
+        after, limit = _read_query(request, "after", _read_position)
+        orphans = await self._gateway.coordinator.list_orphans(limit, after)
+        following = str(orphans[-1].position) if len(orphans) == limit else None
+        listed = [_describe(orphan) for orphan in orphans]
+        return _respond_json(request, {"orphans": listed, "next": following})
 
     async def get_orphan(self, request: Request, job_id: str) -> bytes:
         """Respond with the result of an orphan; it is kept."""
@@ -204,7 +210,7 @@ def _describe(orphan: Orphan) -> dict[str, Any]:
         "job": orphan.job_id,
         "id": orphan.upstream_id,
         "age": round(orphan.age, 3),
-        "bytes": len(orphan.body),
+        "bytes": orphan.size,
     }
 
 
@@ -218,18 +224,22 @@ def _check_origin(request: Request) -> None:
         raise ProblemError(Problem(Kind.FORBIDDEN, detail))
 
 
-def _read_query(request: Request) -> tuple[str | None, int]:
-    """Return the state, if any, and the limit of the query.
+def _read_query(
+    request: Request, name: str, read: Callable[[str], Parameter]
+) -> tuple[Parameter, int]:
+    """Return the value of a parameter, and the limit of the query.
 
+    :param read: returns the value; raises :class:`ValueError` with what to change.
     :raises ProblemError: if a parameter is unknown or invalid.
     """
     query = {name.decode("latin-1"): values for name, values in request.args.items()}
-    state = query.pop("state", [b""])[-1].decode("latin-1")
+    text = query.pop(name, [b""])[-1].decode("latin-1")
     limit = query.pop("limit", [b"100"])[-1].decode("latin-1")
-    states = list(dict.fromkeys(known.word for known in State if known not in ENDED))
-    errors = [FieldError(f"/{name}", "Unknown parameter.") for name in query]
-    if state and state not in states:
-        errors.append(FieldError("/state", f"Must be one of {', '.join(states)}."))
+    errors = [FieldError(f"/{unknown}", "Unknown parameter.") for unknown in query]
+    try:
+        value = read(text)
+    except ValueError as error:
+        errors.append(FieldError(f"/{name}", str(error)))
     # Python refuses to parse thousands of digits.
     number = int(limit) if re.fullmatch("[0-9]{1,9}", limit) else 0
     if not 1 <= number <= MAX_LISTED:
@@ -237,7 +247,23 @@ def _read_query(request: Request) -> tuple[str | None, int]:
     if errors:
         detail = "The query is invalid; see errors."
         raise ProblemError(Problem(Kind.INVALID_REQUEST, detail, errors=tuple(errors)))
-    return state or None, number
+    return value, number
+
+
+def _read_state(text: str) -> str | None:
+    states = list(dict.fromkeys(known.word for known in State if known not in ENDED))
+    if text and text not in states:
+        raise ValueError(f"Must be one of {', '.join(states)}.")
+    return text or None
+
+
+def _read_position(text: str) -> Position:
+    if not text:
+        return START
+    try:
+        return parse_position(text)
+    except ValueError:
+        raise ValueError("Must be the value of next in the page before.") from None
 
 
 def _respond_json(request: Request, content: dict[str, Any], status: int = 200) -> bytes:

@@ -4,17 +4,12 @@ Whatever reaches outside is an argument: the reactor, the HTTP client, the store
 the wall clock.
 """
 
-import os
-from binascii import hexlify
-from collections.abc import Callable, Sequence
-from random import Random
-from typing import Any
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from attrs import field, frozen
+from attrs import frozen
 from twisted.application.service import IService
 
-from jobproxy import logs
 from jobproxy.api.admin import (
     DrainRoutes,
     HealthRoutes,
@@ -28,30 +23,21 @@ from jobproxy.api.callbacks import CallbackRoutes
 from jobproxy.api.jobs import ClientRoutes
 from jobproxy.api.openapi import OpenApiRoutes
 from jobproxy.api.responses import Routes, describe_error, make_resource
+from jobproxy.app.build_table import build_table
+from jobproxy.app.environment import Environment
 from jobproxy.app.settings import CorrelateBy, Settings, SlotScope
 from jobproxy.cluster.coordinator import Coordinator
-from jobproxy.cluster.inbox import Inbox
-from jobproxy.cluster.local_coordinator import LocalCoordinator
-from jobproxy.cluster.outbox import Outbox
-from jobproxy.cluster.remote_jobs import RemoteJobs
-from jobproxy.cluster.replicator import Replicator
 from jobproxy.cluster.slots import ClusterSlots
-from jobproxy.cluster.store_coordinator import StoreCoordinator
 from jobproxy.gateway import Gateway
-from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.server import ServerFactory
-from jobproxy.jobs.events import JobEvents, Observers
 from jobproxy.jobs.hold_times import HoldTimes
-from jobproxy.jobs.index import PARKED, UpstreamIds
-from jobproxy.jobs.retention import Bounds
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.monitoring.metrics import ProxyCollector, make_registry
-from jobproxy.monitoring.probes import Pool, Probes, has_descriptors
+from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.reactor_lag import ReactorLag
 from jobproxy.monitoring.status import Feed, Status
 from jobproxy.monitoring.traffic import Traffic
-from jobproxy.store.interface import IStore
 from jobproxy.store.times import TIMES
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
@@ -60,49 +46,6 @@ from jobproxy.upstream.limiter import AccountLimiter
 from jobproxy.upstream.retries import OnLost, RetryPolicy
 from jobproxy.upstream.starts import Slots, Starter, circuit_opened
 from jobproxy.wire.tokens import MIN_KEY, TokenSigner
-
-
-def make_request_id() -> bytes:
-    """Return a new random request id."""
-    return hexlify(os.urandom(8))
-
-
-@frozen(eq=False, kw_only=True)
-class Environment:
-    """What a proxy uses of the world outside.
-
-    :param reactor: makes connections; its time is monotonic.
-    :param client: sends start requests.
-    :param pool: the client's connections.
-    :param store: shared with other nodes; :data:`None`: there are none.
-    :param random: the jitter of retries.
-    :param now: returns Unix time in seconds.
-    :param node: the name of this node, which no other process has or had.
-    :param stop: does what SIGTERM does.
-    :param bounds: of each map of the retention.
-    :param parked_bounds: of callbacks that wait for the ack of their job.
-    :param entropy: returns the given number of random bytes.
-    :param make_request_id: returns an id for a request that has none.
-    :param wants_events: returns whether to write job events to the log.
-    :param count_dropped: returns how many log lines were dropped, by reason.
-    :param has_descriptors: returns whether there are free file descriptors.
-    """
-
-    reactor: Any
-    client: PlainClient
-    pool: Pool
-    store: IStore | None
-    random: Random
-    now: Callable[[], float]
-    node: str
-    stop: Callable[[], object]
-    bounds: Bounds = field(factory=Bounds)
-    parked_bounds: Bounds = PARKED
-    entropy: Callable[[int], bytes] = os.urandom
-    make_request_id: Callable[[], bytes] = make_request_id
-    wants_events: Callable[[], bool] = logs.is_on
-    count_dropped: Callable[[], dict[str, int]] = logs.count_dropped
-    has_descriptors: Callable[[], bool] = has_descriptors
 
 
 @frozen(eq=False, kw_only=True)
@@ -140,7 +83,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         node=environment.node,
         entropy=environment.entropy,
     )
-    table, coordinator = _build_table(settings, environment, signer)
+    table, coordinator = build_table(settings, environment, signer)
     gateway = Gateway(
         table,
         _build_starter(settings, environment, table, coordinator),
@@ -220,39 +163,6 @@ def _choose_routes(
     if not settings.admin_listen:
         clients, admin = clients + watching, []
     return callbacks, admin, clients
-
-
-def _build_table(
-    settings: Settings, environment: Environment, signer: TokenSigner
-) -> tuple[CorrelationTable, Coordinator]:
-    """Return the table and the coordinator."""
-    reactor, store, node = environment.reactor, environment.store, environment.node
-    events = JobEvents(environment.wants_events)
-    if store is None:
-        upstream_ids = None
-        if settings.correlate_by is CorrelateBy.ID:
-            upstream_ids = UpstreamIds(
-                lambda: signer.mint().job_id, settings.start_timeout, environment.parked_bounds
-            )
-        table = CorrelationTable(
-            reactor,
-            settings.retain,
-            observer=events,
-            bounds=environment.bounds,
-            upstream_ids=upstream_ids,
-        )
-        return table, LocalCoordinator(table, reactor)
-    outbox = Outbox(reactor, settings.retain, environment.bounds)
-    replicator = Replicator(store, outbox, node)
-    table = CorrelationTable(
-        reactor,
-        settings.retain,
-        observer=Observers((events, replicator)),
-        bounds=environment.bounds,
-    )
-    remote_jobs = RemoteJobs(reactor, table, store, replicator, node)
-    inbox = Inbox(table, store, remote_jobs, replicator, outbox, node)
-    return table, StoreCoordinator(table, store, remote_jobs, inbox, outbox, node)
 
 
 def _build_starter(

@@ -109,6 +109,9 @@ class Options(DaemonOptions):
         ),
         Option("retain", "300", read_seconds, "seconds that results are retained"),
         Option(
+            "key-life", "86400", read_seconds, "seconds that an idempotency key starts no other job"
+        ),
+        Option(
             "retry",
             "not-sent",
             reader_of(RetryMode),

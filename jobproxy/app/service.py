@@ -47,7 +47,9 @@ def make_store(settings: Settings, reactor: Any, node: str) -> IStore | None:
         endpoint = HostnameEndpoint(reactor, host.encode(), port, TIMES.answer)
         return wrapClientTLS(optionsForClientTLS(host), endpoint) if address.is_tls else endpoint
 
-    return RedisStore(reactor, address, make_endpoint, node, settings.retain, TIMES)
+    return RedisStore(
+        reactor, address, make_endpoint, node, settings.retain, settings.key_life, TIMES
+    )
 
 
 def build_daemon(settings: Settings, proxy: Proxy, reactor: Any) -> MultiService:

@@ -43,6 +43,7 @@ class Settings:
     ambiguous_grace: float = 2.0
     drain_timeout: float = 30.0
     retain: float = 300.0
+    key_life: float = 86_400.0
     retry: RetryMode = RetryMode.NOT_SENT
     start_attempts: int = 3
     on_lost: OnLost = OnLost.FAIL

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
-from jobproxy.store.interface import Orphan
+from jobproxy.store.orphans import Orphan, Position
 from jobproxy.util.histogram import Histogram
 from jobproxy.wire.jobs import Report
 
@@ -68,7 +68,9 @@ class Coordinator(Protocol):
         """Return the record of the job of a key, on whichever node it is.
 
         :param known: the record of the job with that key in the table, if there is one.
-        :return: fails with ``IDEMPOTENCY_KEY_REUSED`` if the key belongs to another request.
+        :return: fails with ``IDEMPOTENCY_KEY_REUSED`` if the key belongs to another request, and
+            with ``RESULT_GONE`` if its job was started and its result is not kept.
+        :raises ProblemError: the same.
         """
 
     def is_elsewhere(self, job_id: str) -> bool:
@@ -77,19 +79,28 @@ class Coordinator(Protocol):
     def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
         """Send a callback to the owner of the job, which must be another node."""
 
+    def secure(self, job_id: str) -> Deferred[None] | None:
+        """Store the result of a job if a client or the operator can ask for it.
+
+        To be called before the job server is told that its callback was accepted.
+
+        :return: :data:`None`: that is not necessary. The Deferred fires once it is stored.
+        """
+
     def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
         """Note a job in the store when its client gets a response without the result.
 
-        The client can then ask any node for it.
+        The client can then ask any node for it. A problem of a job with a key does not say that the
+        job was not started if another node has started a job with that key.
 
-        :return: ``waiting``, with the same outcome.
+        :return: ``waiting``, with the same outcome but for that.
         """
 
     def orphan_collected(self, job_id: str) -> None:
         """Remove a result from the orphans, as a client got it."""
 
-    def list_orphans(self) -> Deferred[list[Orphan]]:
-        """Return the orphans, the oldest first."""
+    def list_orphans(self, limit: int, after: Position) -> Deferred[list[Orphan]]:
+        """Return the orphans after a position, the oldest first, and at most so many."""
 
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
         """Return the body of the orphan with this job id, if there is one."""

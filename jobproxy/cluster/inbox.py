@@ -3,6 +3,7 @@
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
+from jobproxy.cluster.claims import Claims
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.remote_jobs import RemoteJobs
 from jobproxy.cluster.replicator import Replicator
@@ -10,7 +11,7 @@ from jobproxy.jobs import job_problems
 from jobproxy.jobs.events import Source
 from jobproxy.jobs.record import JobRecord, State
 from jobproxy.jobs.table import CorrelationTable
-from jobproxy.store.interface import Claim, IStore, Message, MessageKind
+from jobproxy.store.interface import IStore, Message, MessageKind
 from jobproxy.util.chunks import chunked
 from jobproxy.wire.jobs import parse_report
 from jobproxy.wire.tokens import node_of
@@ -28,6 +29,7 @@ class Inbox:
     _table: CorrelationTable
     _store: IStore
     _remote_jobs: RemoteJobs
+    _claims: Claims
     _replicator: Replicator
     _outbox: Outbox
     _node: str
@@ -41,8 +43,8 @@ class Inbox:
             return
         if kind in {MessageKind.RESULT, MessageKind.PROGRESS}:
             self._complete(message.job_id, message.body)
-        elif kind is MessageKind.NO_RESULT:
-            self._fail(message.job_id)
+        elif kind in {MessageKind.NOT_STARTED, MessageKind.GONE}:
+            self._fail(message)
         elif kind is MessageKind.STATE and message.body:
             self._acknowledge(message)
         self._remote_jobs.resolve(message)
@@ -64,19 +66,8 @@ class Inbox:
                     watch = Message(MessageKind.WATCH, record.job_id, self._node)
                     self._send(node_of(record.job_id), watch)
         await self._outbox.send_again()
-        claimed = [record for record in self._table.keyed() if self._has_claim(record)]
-        for chunk in chunked(claimed):
-            await self._store.put_claims_again(
-                [
-                    (record.key_digest or b"", Claim(record.job_id, record.request_digest))
-                    for record in chunk
-                ]
-            )
-
-    def _has_claim(self, record: JobRecord) -> bool:
-        # A job that follows another one has no start request of its own.
-        is_sent = record.sent is not None and record.started != "no"
-        return is_sent and self._remote_jobs.is_ours(record.job_id)
+        for claims in chunked(self._claims.list_known()):
+            await self._store.put_claims_again(claims)
 
     def _complete(self, job_id: str, body: bytes) -> None:
         """Deliver a callback that another node received."""
@@ -95,22 +86,36 @@ class Inbox:
             self._outbox.send(lambda: self._store.discard_result(job_id), again=False)
             if record is not None and is_ours:
                 self._replicator.publish_again(record)
+        elif record is not None and result is not None and is_ours:
+            self._confirm(record)
         elif has_waiters and not is_ours:
             # The node that stored the result may have taken it for an orphan.
             self._outbox.send(lambda: self._store.collect_results([job_id]))
+
+    def _confirm(self, record: JobRecord) -> None:
+        """Confirm a result of a job of this node; until then it may become an orphan."""
+        job_id, key_digest = record.job_id, record.key_digest
+        is_collected = record.kept_in is not self._table.retention.orphans
+        self._outbox.send(
+            lambda: self._store.confirm(job_id, key_digest=key_digest, is_collected=is_collected)
+        )
 
     def _acknowledge(self, message: Message) -> None:
         record = self._table.find(message.job_id)
         if record is not None and self._remote_jobs.may_be_outdated(record) and record.ack is None:
             self._table.acknowledge(record, parse_report(message.body))
 
-    def _fail(self, job_id: str) -> None:
+    def _fail(self, message: Message) -> None:
         """End a remote job that has no result; forget an orphan of this node."""
+        job_id = message.job_id
         record = self._table.find(job_id)
         if self._remote_jobs.is_ours(job_id):
             self._table.drop_orphan(job_id)
-        elif record is not None:
+        elif record is not None and message.kind is MessageKind.NOT_STARTED:
             self._table.fail(record, job_problems.not_started_by_owner())
+        elif record is not None and not record.is_ended:
+            ending = self._claims.end_gone
+            self._outbox.send(lambda: Deferred.fromCoroutine(ending(record)), again=False)
 
     def _send_state(self, message: Message) -> None:
         """Send the state of a job of this node to the node that watches it."""
@@ -125,8 +130,11 @@ class Inbox:
                 len(body),
             )
             return
-        kind, body = MessageKind.NO_RESULT, b""
-        if record is not None and not record.is_ended:
+        kind, body = MessageKind.GONE, b""
+        if record is not None and record.is_ended and record.is_unstarted:
+            kind = MessageKind.NOT_STARTED
+        elif record is not None:
+            # Also if the job has failed: its callback can still come.
             self._replicator.add_watcher(job_id, sender)
             kind, body = MessageKind.STATE, record.ack.body if record.ack else b""
         self._send(sender, Message(kind, job_id, self._node, body))

@@ -7,7 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
-from jobproxy.store.interface import Orphan
+from jobproxy.store.orphans import Orphan, Position, choose_orphans, make_orphan
 from jobproxy.wire.jobs import Report
 
 
@@ -26,10 +26,12 @@ class LocalCoordinator:
 
     def locate_key(
         self,
-        key_digest: bytes,  # noqa: ARG002 - Coordinator's
-        request_digest: bytes,  # noqa: ARG002 - Coordinator's
+        key_digest: bytes,
+        request_digest: bytes,
         known: JobRecord | None,
     ) -> Deferred[JobRecord | None]:
+        if known is None:
+            self._table.keys.check_free(key_digest, request_digest)
         return succeed(known)
 
     def is_elsewhere(self, job_id: str) -> bool:  # noqa: ARG002 - Coordinator's
@@ -38,21 +40,23 @@ class LocalCoordinator:
     def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
         raise NotImplementedError("this node owns every job")
 
+    def secure(self, job_id: str) -> None:
+        """Return :data:`None`: the table has the result, and there is no store."""
+
     def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
         return waiting
 
     def orphan_collected(self, job_id: str) -> None:
         """Do nothing: the table has moved the record to its outcomes."""
 
-    def list_orphans(self) -> Deferred[list[Orphan]]:
+    def list_orphans(self, limit: int, after: Position) -> Deferred[list[Orphan]]:
         now = self._clock.seconds()
-        return succeed(
-            [
-                Orphan(record.job_id, record.upstream_id, record.result.body, now - record.ended)
-                for record in self._table.retention.orphans
-                if record.result is not None and record.ended is not None
-            ]
+        orphans = (
+            make_orphan(record.job_id, record.upstream_id, record.result.body, record.ended, now)
+            for record in self._table.retention.orphans
+            if record.result is not None and record.ended is not None
         )
+        return succeed(choose_orphans(orphans, limit, after))
 
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
         return succeed(self._table.retention.find_orphan(job_id))

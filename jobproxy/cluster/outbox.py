@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from jobproxy.jobs.retention import Bounds
+from jobproxy.jobs.retention import OVERHEAD, Bounds
 from jobproxy.store.interface import StoreUnreachable
 from jobproxy.util.chunks import chunked
 from jobproxy.util.expiring_map import ExpiringMap
@@ -45,13 +45,14 @@ class Outbox:
         """Return how many failed calls are kept."""
         return len(self._kept)
 
-    def send(self, call: Call, size: int = 0, *, again: bool = True) -> None:
+    def send(self, call: Call, size: int = 0, *, again: bool = True) -> Deferred[bool]:
         """Make a call.
 
         :param size: about how many bytes the call keeps in memory.
         :param again: whether to keep and repeat it if the store is unreachable.
+        :return: fires with whether the call succeeded at once.
         """
-        self._try(call, size, again)
+        return self._try(call, size, again)
 
     async def send_again(self) -> None:
         """Repeat the failed calls; to be called when the store can be reached again."""
@@ -61,13 +62,14 @@ class Outbox:
                     self._kept.remove(name)
             await gatherResults([self._try(call, size, True) for _, call, size in chunk])
 
-    def _try(self, call: Call, size: int, again: bool) -> Deferred[Any]:
-        return call().addErrback(self._keep, call, size, again)
+    def _try(self, call: Call, size: int, again: bool) -> Deferred[bool]:
+        return call().addCallbacks(lambda _: True, self._keep, errbackArgs=(call, size, again))
 
-    def _keep(self, failure: Failure, call: Call, size: int, again: bool) -> None:
+    def _keep(self, failure: Failure, call: Call, size: int, again: bool) -> bool:
         self.failed += 1
         if not failure.check(StoreUnreachable):
             _log.failure("a call to the store failed", failure)
         elif again:
             name = str(next(self._numbers))
-            self._kept.put(name, (name, call, size), size)
+            self._kept.put(name, (name, call, size), OVERHEAD + size)
+        return False

@@ -1,19 +1,17 @@
 """Remote jobs: the jobs of other nodes that this node's clients wait for."""
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from jobproxy.cluster.replicator import Replicator
-from jobproxy.jobs import job_problems
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
-from jobproxy.store.interface import Claim, IStore, Message, MessageKind
+from jobproxy.store.interface import IStore, Message, MessageKind
 from jobproxy.util.deadline import do_nothing
 from jobproxy.wire.jobs import parse_report
-from jobproxy.wire.problems import ProblemError
 from jobproxy.wire.tokens import node_of
 
 _log = Logger()
@@ -22,9 +20,32 @@ _log = Logger()
 OWNER_TIMEOUT = 2.0
 
 
+@frozen
+class Answer:
+    """What is known elsewhere about a job.
+
+    :param kind: of the owner's message; :data:`None`: none came.
+    :param body: the result or the ack; may be empty.
+    :param is_alive: whether the owner of the job is.
+    :param has_note: whether the store knows that there is such a job.
+    """
+
+    kind: MessageKind | None
+    body: bytes = b""
+    is_alive: bool = True
+    has_note: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        return self.is_alive or self.has_note
+
+
+_HAS_NO_RESULT = frozenset({MessageKind.NOT_STARTED, MessageKind.GONE})
+
+
 @define(eq=False)
 class RemoteJobs:
-    """Finds the jobs of other nodes, and claims keys.
+    """Finds the jobs of other nodes.
 
     The table gets a record of each remote job, a copy of that of its owner. The messages of the
     owner, which come through the :class:`Inbox`, change and end it.
@@ -53,52 +74,56 @@ class RemoteJobs:
         """Whether the owner of a job may know more about it than the record here says."""
         return not record.is_ended and not self.is_ours(record.job_id)
 
-    async def find(
-        self,
-        job_id: str,
-        *,
-        key_digest: bytes | None = None,
-        request_digest: bytes = b"",
-        is_claimed: bool = False,
-    ) -> JobRecord | None:
+    async def find(self, job_id: str) -> JobRecord | None:
         """Return the record of a remote job; create it if there is none in the table.
 
-        :param key_digest: of the key by which clients of this node find the new record.
-        :param is_claimed: whether a claim shows that the job exists.
         :return: :data:`None` if the job was not started, or no node knows it.
         :raises StoreUnreachable: if that cannot be known.
         """
+        answer = await self.ask(job_id)
+        if answer.kind in _HAS_NO_RESULT or not answer.is_known:
+            return self._table.find(job_id)
+        return self.update(job_id, answer)
+
+    async def ask(self, job_id: str) -> Answer:
+        """Ask the store and the owner about a job, and the owner to send what becomes of it."""
         waiting: Deferred[Message] = Deferred()
         # Before the store is asked, so that no message is missed in between.
         self._waiting.setdefault(job_id, []).append(waiting)
         try:
             result, ack = await self._store.collect_job(job_id)
-            message = None
-            if result is None:
-                watch = Message(MessageKind.WATCH, job_id, self._node)
-                # The owner may be dead, but another node may have sent the result to all.
-                if await self._store.send(node_of(job_id), watch) or waiting.called:
-                    message = await self._wait(waiting)
-                elif not (is_claimed or ack is not None):
-                    return None
+            if result is not None:
+                return Answer(MessageKind.RESULT, result)
+            watch = Message(MessageKind.WATCH, job_id, self._node)
+            is_alive = await self._store.send(node_of(job_id), watch)
+            # The owner may be dead, but another node may have sent the result to all.
+            message = await self._wait(waiting) if is_alive or waiting.called else None
         finally:
             self._waiting[job_id].remove(waiting)
             if not self._waiting[job_id]:
                 del self._waiting[job_id]
-        record = self._table.find(job_id)
         if message is not None:
-            if message.kind is MessageKind.NO_RESULT:
-                return record
-            result = message.body if message.kind is MessageKind.RESULT else None
-            ack = message.body if message.kind is MessageKind.STATE else None
+            return Answer(message.kind, message.body)
+        return Answer(None, ack or b"", is_alive=is_alive, has_note=ack is not None)
+
+    def update(
+        self, job_id: str, answer: Answer, key_digest: bytes | None = None, digest: bytes = b""
+    ) -> JobRecord:
+        """Let the table know what was answered; create the record if there is none.
+
+        :param key_digest: of the key by which clients of this node find the new record.
+        :param digest: the digest of the request with that key.
+        """
+        record = self._table.find(job_id)
+        is_result = answer.kind is MessageKind.RESULT
         if record is None:
-            report = parse_report(ack) if ack else None
+            ack = parse_report(answer.body) if answer.body and not is_result else None
             record = self._table.create(
-                job_id, do_nothing, key_digest=key_digest, request_digest=request_digest
+                job_id, do_nothing, key_digest=key_digest, request_digest=digest
             )
-            self._table.hand_over(record, report)
-        if result is not None:
-            self._table.conclude(record, parse_report(result))
+            self._table.hand_over(record, ack)
+        if is_result:
+            self._table.conclude(record, parse_report(answer.body))
         return record
 
     def resolve(self, message: Message) -> None:
@@ -107,72 +132,9 @@ class RemoteJobs:
             if not waiting.called:
                 waiting.callback(message)
 
-    async def claim(self, record: JobRecord) -> bool:
-        """Claim the key of a job; to be called before its first start request.
-
-        :return: whether to start the job. If not, another node starts it, and the record ends as
-            that job does.
-        :raises ProblemError: if the key belongs to another request.
-        :raises StoreUnreachable: if it is not known which node starts the job.
-        """
-        assert record.key_digest is not None
-        claim = Claim(record.job_id, record.request_digest)
-        while True:
-            valid = await self._store.claim(record.key_digest, claim)
-            if valid.job_id == claim.job_id:
-                return True
-            if valid.request_digest != claim.request_digest:
-                raise ProblemError(job_problems.key_reused())
-            leader = await self.find_claimed(record.key_digest, valid)
-            if leader is not None:
-                self._follow(record, leader)
-                return False
-
-    async def find_claimed(self, key_digest: bytes, claim: Claim) -> JobRecord | None:
-        """Return the record of the job that has a claim; release the claim if no result can come.
-
-        :raises StoreUnreachable: if it is not known whether one can come.
-        """
-        record = self._table.find(claim.job_id)
-        is_unknown = record is None and not self.is_ours(claim.job_id)
-        if is_unknown or (record is not None and self.may_be_outdated(record)):
-            record = await self.find(
-                claim.job_id,
-                key_digest=key_digest,
-                request_digest=claim.request_digest,
-                is_claimed=True,
-            )
-        if record is None or (record.is_ended and record.result is None):
-            await self._store.release_claim(key_digest, claim)
-            return None
-        return record
-
     async def _wait(self, waiting: Deferred[Message]) -> Message | None:
         """Return the owner's message, or :data:`None` if it is too busy to send it in time."""
         try:
             return await waiting.addTimeout(OWNER_TIMEOUT, self._clock)
         except DeferredTimeoutError:
             return None
-
-    def _follow(self, record: JobRecord, leader: JobRecord) -> None:
-        """End a job as its leader ends: the job with the same key that another node starts."""
-        _log.info(
-            "job {job} follows job {leader}, which has the same key",
-            **record.log_fields,
-            leader=leader.job_id,
-        )
-        self._table.hand_over(record, leader.ack)
-        if leader.result is not None:
-            self._table.conclude(record, leader.result)
-        else:
-            self._replicator.add_follower(
-                leader.job_id, lambda changed: self._copy_change(record, changed)
-            )
-
-    def _copy_change(self, record: JobRecord, leader: JobRecord) -> None:
-        if leader.result is not None:
-            self._table.conclude(record, leader.result)
-        elif leader.problem is not None:
-            self._table.fail(record, job_problems.not_started_by_owner())
-        elif leader.ack is not None:
-            self._table.acknowledge(record, leader.ack)

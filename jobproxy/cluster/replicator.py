@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.jobs.events import Source
 from jobproxy.jobs.record import JobRecord, State
-from jobproxy.store.interface import Claim, IStore, Message, MessageKind
+from jobproxy.store.interface import Claim, IStore, Message, MessageKind, StoreUnreachable
 from jobproxy.wire.tokens import node_of
 
 
@@ -27,6 +27,8 @@ class Replicator:
     _store: IStore
     outbox: Outbox
     _node: str
+    #: The results that are being stored, by job id.
+    _storing: dict[str, Deferred[bool]] = field(factory=dict, init=False, repr=False)
     watchers: dict[str, set[str]] = field(factory=dict, init=False, repr=False)
     followers: dict[str, list[Callable[[JobRecord], object]]] = field(
         factory=dict, init=False, repr=False
@@ -58,6 +60,27 @@ class Replicator:
         if record.key_digest or record.runs_unattended:
             self._put(record, [], is_orphan=False)
 
+    def store(self, record: JobRecord, *, is_orphan: bool) -> Deferred[None]:
+        """Store the result of a job, if that has not begun already.
+
+        :return: fires once it is stored; fails with :class:`StoreUnreachable`.
+        """
+        storing = self._storing.get(record.job_id)
+        if storing is None:
+            # It was stored before, or that failed: the outbox has it, but that is not enough.
+            storing = self._put(record, [], is_orphan=is_orphan, again=False)
+        waiting: Deferred[None] = Deferred()
+
+        def pass_on(is_stored: bool) -> bool:
+            if is_stored:
+                waiting.callback(None)
+            else:
+                waiting.errback(StoreUnreachable())
+            return is_stored
+
+        storing.addCallback(pass_on)
+        return waiting
+
     def _publish_ack(self, record: JobRecord) -> None:
         """Send the ack to the watchers, and call the followers."""
         assert record.ack is not None
@@ -68,39 +91,50 @@ class Replicator:
             follow(record)
 
     def _publish_end(self, record: JobRecord, source: Source) -> None:
-        claim = Claim(record.job_id, record.request_digest)
-        may_run = record.result is None and record.started != "no"
-        if may_run and record.state is not State.FORGOTTEN:
-            # The callback can still come, to any node.
-            return
-        watchers = sorted(self.watchers.pop(record.job_id, ()))
+        job_id, key_digest = record.job_id, record.key_digest
         if record.result is not None:
+            watchers = sorted(self.watchers.pop(job_id, ()))
             is_orphan = not (record.waiters or record.runs_unattended)
+            may_be_asked_for = bool(key_digest) or record.runs_unattended
             is_stored = source is Source.ELSEWHERE
-            is_shared = bool(record.key_digest) or record.runs_unattended
-            if watchers or is_orphan or (is_shared and not is_stored):
+            if watchers or is_orphan or (may_be_asked_for and not is_stored):
                 self._put(record, watchers, is_orphan=is_orphan)
-            elif record.key_digest is not None and is_stored:
-                self._send(self._store.shorten_claim, record.key_digest, claim)
-            return
-        if may_run:
-            return
-        for node in watchers:
-            message = Message(MessageKind.NO_RESULT, record.job_id, self._node)
-            self._send(self._store.send, node, message)
-        if record.key_digest is not None:
-            self._send(self._store.release_claim, record.key_digest, claim)
+        elif record.is_unstarted:
+            for node in sorted(self.watchers.pop(job_id, ())):
+                self._send(
+                    self._store.send, node, Message(MessageKind.NOT_STARTED, job_id, self._node)
+                )
+            if key_digest is not None:
+                claim = Claim(job_id, record.request_digest)
+                self._send(self._store.release_claim, key_digest, claim)
+        elif record.state is State.FORGOTTEN:
+            self.watchers.pop(job_id, None)
+        # Otherwise the callback can still come, to any node.
 
-    def _put(self, record: JobRecord, watchers: list[str], *, is_orphan: bool) -> None:
-        if record.result is None:
-            return
+    def _put(
+        self, record: JobRecord, watchers: list[str], *, is_orphan: bool, again: bool = True
+    ) -> Deferred[bool]:
+        assert record.result is not None
         job_id, body, key_digest = record.job_id, record.result.body, record.key_digest
-        self.outbox.send(
-            lambda: self._store.put_result(
-                job_id, body, watchers, key_digest=key_digest, is_orphan=is_orphan
-            ),
-            len(body),
-        )
+        upstream_id = record.upstream_id
+
+        def put() -> Deferred[Any]:
+            return self._store.put_result(
+                job_id,
+                body,
+                watchers,
+                key_digest=key_digest,
+                is_orphan=is_orphan,
+                upstream_id=upstream_id,
+            )
+
+        self._storing[job_id] = storing = self.outbox.send(put, len(body), again=again)
+        return storing.addBoth(self._end_storing, job_id, storing)
+
+    def _end_storing(self, is_stored: Any, job_id: str, storing: Deferred[bool]) -> Any:
+        if self._storing.get(job_id) is storing:
+            del self._storing[job_id]
+        return is_stored
 
     def _send(self, call: Callable[..., Deferred[Any]], *args: Any) -> None:
         self.outbox.send(lambda: call(*args))

@@ -9,10 +9,12 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from jobproxy.cluster.claims import Claims
 from jobproxy.cluster.coordinator import ClusterStatus
 from jobproxy.cluster.inbox import Inbox
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.remote_jobs import RemoteJobs
+from jobproxy.cluster.replicator import Replicator
 from jobproxy.jobs import job_problems
 from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
@@ -21,10 +23,10 @@ from jobproxy.store.interface import (
     IStore,
     Message,
     MessageKind,
-    Orphan,
     Placement,
     StoreUnreachable,
 )
+from jobproxy.store.orphans import Orphan, Position
 from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Kind, Problem, ProblemError, not_found
 from jobproxy.wire.tokens import is_job_id, node_of
@@ -59,8 +61,10 @@ class StoreCoordinator(Service):
     _table: CorrelationTable
     _store: IStore
     _remote_jobs: RemoteJobs
+    _claims: Claims
     _inbox: Inbox
     _outbox: Outbox
+    _replicator: Replicator
     _node: str
     relays: Counter[str] = field(factory=Counter, init=False)
 
@@ -73,7 +77,7 @@ class StoreCoordinator(Service):
         return self._store.close()
 
     def claim(self, record: JobRecord) -> Deferred[bool]:
-        return _run(self._remote_jobs.claim(record))
+        return _run(self._claims.claim(record))
 
     def locate(self, job_id: str) -> Deferred[JobRecord] | None:
         if not is_job_id(job_id) or self._remote_jobs.is_ours(job_id):
@@ -107,14 +111,18 @@ class StoreCoordinator(Service):
         try:
             claim = await self._store.find_claim(key_digest)
         except StoreUnreachable:
-            if known is None:
-                raise
-            return known
+            if known is not None:
+                return known
+            self._table.keys.check_free(key_digest, request_digest)
+            raise
         if claim is None:
-            return known
+            if known is not None:
+                return await self._claims.find_released(known)
+            self._table.keys.check_free(key_digest, request_digest)
+            return None
         if claim.request_digest != request_digest:
             raise ProblemError(job_problems.key_reused())
-        return await self._remote_jobs.find_claimed(key_digest, claim)
+        return await self._claims.find_job(key_digest, claim)
 
     def is_elsewhere(self, job_id: str) -> bool:
         return not self._remote_jobs.is_ours(job_id)
@@ -130,14 +138,25 @@ class StoreCoordinator(Service):
                 await self._store.send(owner, progress)
                 result, delivery = "progress", Delivery.PROGRESS
             else:
-                placement = await self._store.put_result(job_id, report.body, [owner])
+                placement = await self._store.put_result(
+                    job_id, report.body, [owner], upstream_id=report.upstream_id
+                )
                 result, delivery = placement.value, _DELIVERIES[placement]
         except StoreUnreachable:
             result = UNREACHABLE.slug
-            raise ProblemError(evolve(UNREACHABLE, started="yes")) from None
+            raise _callback_not_stored() from None
         finally:
             self.relays[result] += 1
         return delivery
+
+    def secure(self, job_id: str) -> Deferred[None] | None:
+        record = self._table.find(job_id)
+        if record is None or record.result is None:
+            return None
+        is_orphan = record.kept_in is self._table.retention.orphans
+        if not (is_orphan or record.key_digest or record.runs_unattended):
+            return None
+        return self._replicator.store(record, is_orphan=is_orphan).addErrback(_fail_callback)
 
     @property
     def watched(self) -> int:
@@ -153,13 +172,24 @@ class StoreCoordinator(Service):
             self._outbox.send(lambda: self._store.put_note(job_id, ack), len(ack))
         return record
 
-    def _note_failure(self, failure: Failure) -> Failure:
-        if failure.check(ProblemError):
-            job_id = cast(ProblemError, failure.value).problem.job_id
-            record = None if job_id is None else self._table.find(job_id)
-            if record is not None and record.started != "no":
-                self._note(record)
+    def _note_failure(self, failure: Failure) -> Any:
+        if not failure.check(ProblemError):
+            return failure
+        problem = cast(ProblemError, failure.value).problem
+        record = None if problem.job_id is None else self._table.find(problem.job_id)
+        if record is None:
+            return failure
+        if not record.is_unstarted:
+            self._note(record)
+        elif record.key_digest is not None and record.sent is None and problem.started == "no":
+            return _run(self._look_elsewhere(record, problem))
         return failure
+
+    async def _look_elsewhere(self, record: JobRecord, problem: Problem) -> JobRecord:
+        """Fail with a problem, which says if the same job may have been started elsewhere."""
+        if await self._claims.may_run_elsewhere(record):
+            problem = evolve(problem, started="unknown")
+        raise ProblemError(problem)
 
     def orphan_collected(self, job_id: str) -> None:
         record = self._table.find(job_id)
@@ -167,8 +197,8 @@ class StoreCoordinator(Service):
         if is_remote or self._table.retention.find_orphan(job_id) is not None:
             self._outbox.send(lambda: self._store.collect_results([job_id]))
 
-    def list_orphans(self) -> Deferred[list[Orphan]]:
-        return _as_problem(self._store.list_orphans())
+    def list_orphans(self, limit: int, after: Position) -> Deferred[list[Orphan]]:
+        return _as_problem(self._store.list_orphans(limit, after))
 
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
         return _as_problem(self._store.find_orphan(job_id))
@@ -176,7 +206,7 @@ class StoreCoordinator(Service):
     def drop_orphan(self, job_id: str) -> Deferred[None]:
         self._table.drop_orphan(job_id)
         if not self._remote_jobs.is_ours(job_id):
-            message = Message(MessageKind.NO_RESULT, job_id, self._node)
+            message = Message(MessageKind.GONE, job_id, self._node)
             self._outbox.send(lambda: self._store.send(node_of(job_id), message))
         return _as_problem(self._store.discard_result(job_id))
 
@@ -195,6 +225,15 @@ class StoreCoordinator(Service):
             found=self._inbox.found,
             unsent=self._outbox.failed,
         )
+
+
+def _callback_not_stored() -> ProblemError:
+    return ProblemError(evolve(UNREACHABLE, started="yes"))
+
+
+def _fail_callback(failure: Failure) -> None:
+    failure.trap(StoreUnreachable)
+    raise _callback_not_stored() from None
 
 
 def _run(coroutine: Coroutine[Deferred[Any], Any, Found]) -> Deferred[Found]:

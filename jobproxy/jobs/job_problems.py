@@ -3,7 +3,7 @@
 from attrs import evolve
 
 from jobproxy.jobs.record import JobRecord
-from jobproxy.wire.problems import Kind, Problem
+from jobproxy.wire.problems import Kind, Problem, Started
 
 
 def about(record: JobRecord, problem: Problem) -> Problem:
@@ -54,10 +54,33 @@ def key_reused() -> Problem:
     return Problem(Kind.IDEMPOTENCY_KEY_REUSED, detail)
 
 
+def result_gone(job_id: str, started: Started) -> Problem:
+    """Return the problem of a key whose job was started, and whose result cannot be had.
+
+    :param started: "yes", or "unknown" if nobody knows more than that it may have been.
+    """
+    detail = (
+        "A job was started with this key, and its result is no longer kept; the key starts no "
+        "other job."
+    )
+    if started == "unknown":
+        detail = (
+            "A job may have been started with this key, and nothing more is known of it; the key "
+            "starts no other job."
+        )
+    return Problem(Kind.RESULT_GONE, detail, started=started, job_id=job_id)
+
+
 def not_started_by_owner() -> Problem:
     """Return the problem of a job that its owner, another node, did not start."""
     detail = "The node that owns the job did not start it."
     return Problem(Kind.UPSTREAM_UNREACHABLE, detail, retry_after=1)
+
+
+def lost_by_owner() -> Problem:
+    """Return the problem of a job of another node that this node does not know any more."""
+    detail = "Another node may have started the job; nothing more is known of it."
+    return Problem(Kind.START_UNKNOWN, detail, started="unknown")
 
 
 def draining() -> Problem:

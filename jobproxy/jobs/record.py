@@ -178,6 +178,7 @@ class JobRecord:
     :ivar request_digest: of the request that the key belongs to.
     :ivar cancel_start: stops the start of the job; :data:`None` while that would not be safe.
     :ivar origin: the request of the job.
+    :ivar account: of the job, for its share of what is kept; empty if it is not known.
     :ivar runs_unattended: whether the job is started, and its result kept, without any client.
     :ivar starts: how many start requests may have reached the job server.
     :ivar ack: the ack, until the job ends.
@@ -197,6 +198,7 @@ class JobRecord:
     request_digest: bytes = b""
     cancel_start: Callable[[], object] | None = None
     origin: Origin = NO_ORIGIN
+    account: str = field(default="", repr=False)
     state: State = field(default=State.QUEUED, init=False)
     runs_unattended: bool = field(default=False, init=False)
     starts: int = field(default=0, init=False)
@@ -233,6 +235,13 @@ class JobRecord:
         if self.acked is not None or self.result is not None:
             return "yes"
         return "unknown" if self.starts else "no"
+
+    @property
+    def is_unstarted(self) -> bool:
+        """Whether the job certainly was not started, so that its key may start another one."""
+        if self.problem is not None and self.problem.started == "no":
+            return self.result is None
+        return self.started == "no"
 
     @property
     def is_wanted(self) -> bool:

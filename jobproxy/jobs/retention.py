@@ -31,6 +31,8 @@ class Bounds:
 class Retention:
     """Three maps. A record is in one of them at most, and refers to it.
 
+    When a map is full, an account that has more of it than others loses its oldest records.
+
     :param retain: seconds that results and problems are kept.
     :param lifetime: seconds that jobs that have not ended are kept.
     :param bounds: of each map.
@@ -74,7 +76,7 @@ class Retention:
         if kept_in is not None:
             result = record.result
             size = OVERHEAD if result is None else OVERHEAD + len(result.body)
-            kept_in.put(record.job_id, record, size)
+            kept_in.put(record.job_id, record, size, record.account)
 
     def keep_ended(self, record: JobRecord, *, is_orphan: bool) -> None:
         """Move the record of a job that has just ended, and log an orphan."""

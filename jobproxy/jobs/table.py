@@ -12,6 +12,7 @@ from jobproxy.jobs.clients import WaitingClients
 from jobproxy.jobs.delivery import Delivery, judge
 from jobproxy.jobs.events import JobEvents, Observer, Source
 from jobproxy.jobs.index import Index, TokenIndex, UpstreamIdIndex, UpstreamIds
+from jobproxy.jobs.keys import Keys
 from jobproxy.jobs.record import NO_ORIGIN, Event, JobRecord, Origin, State
 from jobproxy.jobs.retention import Bounds, Retention
 from jobproxy.util.histogram import Histogram
@@ -31,8 +32,10 @@ class CorrelationTable(Service):
     :param retain: seconds that results are kept.
     :param observer: is called after each change.
     :param lifetime: seconds that a job without a client is kept until its callback comes.
+    :param key_life: seconds that an Idempotency-Key starts no second job.
     :param bounds: of each map of the retention.
     :param upstream_ids: how to find jobs by upstream id; :data:`None`: callbacks have tokens.
+    :ivar keys: the idempotency keys of jobs.
     :ivar retention: the records that no client waits for.
     :ivar clients: the held clients.
     :ivar durations: from the creation of a record to its result.
@@ -42,16 +45,18 @@ class CorrelationTable(Service):
     _retain: float
     _observer: Observer = field(factory=JobEvents, kw_only=True)
     _lifetime: float = field(default=LIFETIME, kw_only=True)
+    _key_life: float = field(default=LIFETIME, kw_only=True)
     _bounds: Bounds = field(factory=Bounds, kw_only=True)
     _upstream_ids: UpstreamIds | None = field(default=None, kw_only=True)
     _records: dict[str, JobRecord] = field(factory=dict, init=False, repr=False)
-    _by_key: dict[bytes, JobRecord] = field(factory=dict, init=False, repr=False)
     _index: Index = field(init=False, repr=False)
+    keys: Keys = field(init=False, repr=False)
     retention: Retention = field(init=False, repr=False)
     clients: WaitingClients = field(init=False, repr=False)
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
+        self.keys = Keys(self._clock, self._key_life, self._records.get)
         self.retention = Retention(
             self._clock, self._retain, self._lifetime, self._bounds, self._forget
         )
@@ -74,6 +79,7 @@ class CorrelationTable(Service):
         key_digest: bytes | None = None,
         request_digest: bytes = b"",
         origin: Origin = NO_ORIGIN,
+        account: str = "",
     ) -> JobRecord:
         """Create a job's record; the caller has to add a client or call :meth:`hand_over` at once.
 
@@ -81,26 +87,23 @@ class CorrelationTable(Service):
         :param cancel_start: is called if the job ends, or is not wanted any more, before its start.
         :param key_digest: another name of the record; a record that had it before loses it.
         :param origin: the request of the job, for the log.
+        :param account: of the job, for its share of what is kept.
         :raises ValueError: if the job id is in use.
         """
         if job_id in self._records:
             raise ValueError("this job id is in use")
         record = JobRecord(
-            job_id, self._clock.seconds(), key_digest, request_digest, cancel_start, origin
+            job_id, self._clock.seconds(), key_digest, request_digest, cancel_start, origin, account
         )
         self._records[job_id] = record
         if key_digest is not None:
-            self._by_key[key_digest] = record
+            self.keys.add(record, key_digest)
         self._observer.job_changed(record, Source.HERE)
         return record
 
     def find(self, job_id: str) -> JobRecord | None:
         """Return a job's record, if there is one."""
         return self._records.get(job_id)
-
-    def find_key(self, key_digest: bytes) -> JobRecord | None:
-        """Return the record of the job with an Idempotency-Key, if there is one."""
-        return self._by_key.get(key_digest)
 
     def send(self, record: JobRecord) -> None:
         """Record that a start request is about to be sent."""
@@ -210,10 +213,6 @@ class CorrelationTable(Service):
         """Return the records of jobs that have not ended, the oldest first."""
         return (record for record in self._records.values() if not record.is_ended)
 
-    def keyed(self) -> list[JobRecord]:
-        """Return the records of jobs with an Idempotency-Key."""
-        return list(self._by_key.values())
-
     def drop_orphan(self, job_id: str) -> None:
         """Forget an orphan."""
         record = self.retention.orphans.find(job_id)
@@ -227,6 +226,7 @@ class CorrelationTable(Service):
             self.clients.fail_all(record, job_problems.stopped(record))
             self._forget(record)
         self.retention.clear()
+        self.keys.clear()
         self._index.clear()
         return super().stopService()
 
@@ -276,8 +276,7 @@ class CorrelationTable(Service):
         record.kept_in = None
         del self._records[record.job_id]
         self._index.remove(record)
-        if record.key_digest is not None and self._by_key.get(record.key_digest) is record:
-            del self._by_key[record.key_digest]
+        self.keys.bury(record)
         if cancel_start is not None:
             cancel_start()
 

@@ -65,10 +65,16 @@ class ProxyCollector(Collector):
                 table.retention.retained_bytes,
             ),
             "orphans": ("Orphans that are retained.", len(orphans)),
+            "keys": ("Idempotency keys that are known.", table.keys.number),
             "draining": ("1 while the proxy drains.", gateway.is_draining),
         }
         for name, (documentation, value) in gauges.items():
             yield GaugeMetricFamily(f"jobproxy_{name}", documentation, float(value))
+        yield CounterMetricFamily(
+            "jobproxy_keys_dropped",
+            "Idempotency keys that were forgotten for lack of room.",
+            table.keys.dropped,
+        )
         callbacks = _by_label(gateway.callbacks)
         yield _counter("jobproxy_callbacks", "Callbacks by result.", ("result",), callbacks)
         yield _histogram(

@@ -10,6 +10,7 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import Attribute, Interface
 
+from jobproxy.store.orphans import Orphan, Position
 from jobproxy.util.histogram import Histogram
 
 
@@ -31,9 +32,11 @@ class MessageKind(Enum):
     WATCH = "watch"
     #: The job has not ended; the body is the ack of its start, or empty.
     STATE = "state"
-    #: No result will come or is needed: the job was not started, the sender does not know it, or
-    #: the operator has removed its orphan.
-    NO_RESULT = "gone"
+    #: The owner has certainly not started the job, and will not.
+    NOT_STARTED = "not-started"
+    #: The owner does not know the job any more; or, to the owner: the operator has removed its
+    #: orphan.
+    GONE = "gone"
     #: A node's message to itself: a check that its subscription works.
     HEARTBEAT = "beat"
 
@@ -72,24 +75,13 @@ class Claim:
 
     :param request_digest: of the request that claimed the key; a request with another digest must
         not use the key.
+    :param has_ended: whether there was a result, so that the claim must stay for as long as the
+        key lives.
     """
 
     job_id: str
     request_digest: bytes = field(repr=False)
-
-
-@frozen
-class Orphan:
-    """A result that no client has waited for or asked for.
-
-    :param upstream_id: the job server's name of the job, if it is known.
-    :param age: seconds since the result came.
-    """
-
-    job_id: str
-    upstream_id: str | None
-    body: bytes = field(repr=False)
-    age: float
+    has_ended: bool = False
 
 
 class Placement(Enum):
@@ -156,16 +148,13 @@ class IStore(Interface):
         """
 
     def put_claims_again(claims: Sequence[tuple[bytes, Claim]]) -> "Deferred[None]":
-        """Put back claims that were granted earlier, as the store may have lost its data.
+        """Put back claims that were granted or seen earlier, as the store may have lost its data.
 
         :param claims: key digests and claims. A key that has a claim keeps it.
         """
 
     def release_claim(key_digest: bytes, claim: Claim) -> "Deferred[None]":
-        """Remove a claim; nothing happens if another one is valid."""
-
-    def shorten_claim(key_digest: bytes, claim: Claim) -> "Deferred[None]":
-        """Keep a claim for as long as a result from now on; nothing happens if it is not valid."""
+        """Remove a claim; nothing happens if another one is valid, or if its job has ended."""
 
     def find_claim(key_digest: bytes) -> "Deferred[Claim | None]":
         """Return the valid claim of a key, if there is one."""
@@ -177,17 +166,32 @@ class IStore(Interface):
         *,
         key_digest: bytes | None = None,
         is_orphan: bool | None = None,
+        upstream_id: str | None = None,
     ) -> "Deferred[Placement]":
         """Store a job's result, unless there is one already, and send it to nodes.
 
+        Its note is removed.
+
         :param nodes: the nodes to send it to. If none of them is alive, it is sent to all nodes.
-        :param key_digest: the job's key, whose claim is kept for as long as the result from now on.
+        :param key_digest: the job's key, whose claim now says that the job has ended.
         :param is_orphan: whether no client waits for it; :data:`None`: if none of the nodes is
-            alive.
+            alive, or those that are do not :meth:`confirm` it before they die.
+        :param upstream_id: the job server's name of the job, for the list of orphans.
+        """
+
+    def confirm(
+        job_id: str, *, key_digest: bytes | None = None, is_collected: bool = False
+    ) -> "Deferred[None]":
+        """Note that this node has received a result that :meth:`put_result` sent to it.
+
+        :param key_digest: as for :meth:`put_result`.
+        :param is_collected: whether a client got the result, so that it is no orphan.
         """
 
     def put_note(job_id: str, ack: bytes) -> "Deferred[None]":
         """Note that a job exists that has not ended, for clients that ask after its owner's end.
+
+        Nothing happens if its result is there already.
 
         :param ack: the body of the ack of its start, or empty.
         """
@@ -207,8 +211,8 @@ class IStore(Interface):
         :return: fires with whether the node is alive.
         """
 
-    def list_orphans() -> "Deferred[list[Orphan]]":
-        """Return the orphans, the oldest first; at most :data:`limits.MAX_LISTED`."""
+    def list_orphans(limit: int, after: Position) -> "Deferred[list[Orphan]]":
+        """Return the orphans after a position, the oldest first, and at most so many."""
 
     def find_orphan(job_id: str) -> "Deferred[bytes | None]":
         """Return an orphan's body; it stays an orphan."""

@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred, execute, succeed
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
@@ -16,15 +16,15 @@ from jobproxy.store.interface import (
     Message,
     MessageKind,
     NullListener,
-    Orphan,
     Placement,
     StoreUnreachable,
 )
-from jobproxy.store.times import CLAIM_TIME, MAX_LISTED
+from jobproxy.store.orphans import Orphan, Position, choose_orphans, make_orphan
+from jobproxy.store.timed_map import TimedMap
+from jobproxy.store.times import NOTE_TIME
 from jobproxy.util.histogram import Histogram
-from jobproxy.wire.jobs import parse_report
+from jobproxy.wire.tokens import LIFETIME
 
-Value = TypeVar("Value")
 Returned = TypeVar("Returned")
 
 
@@ -32,24 +32,7 @@ Returned = TypeVar("Returned")
 class _Result:
     body: bytes
     came: float
-
-
-@define(eq=False)
-class _TimedMap(Generic[Value]):
-    """Values by key, each with its own time to live."""
-
-    _clock: IReactorTime
-    _entries: dict[str, tuple[Value, float]] = field(factory=dict, init=False)
-
-    def put(self, key: str, value: Value, seconds: float) -> None:
-        self._entries[key] = (value, self._clock.seconds() + seconds)
-
-    def get(self, key: str) -> Value | None:
-        value, until = self._entries.get(key, (None, 0.0))
-        return value if until > self._clock.seconds() else None
-
-    def remove(self, key: str) -> None:
-        self._entries.pop(key, None)
+    upstream_id: str | None
 
 
 @define(eq=False)
@@ -57,15 +40,19 @@ class Shared:
     """The data that the nodes share.
 
     :param retain: seconds that results are kept.
+    :param key_life: seconds that claims are kept.
     :ivar nodes: the stores of the nodes that are alive, by name.
     """
 
     clock: IReactorTime
     retain: float
+    key_life: float = LIFETIME
     nodes: dict[str, "MemoryStore"] = field(factory=dict, init=False)
-    claims: _TimedMap[Claim] = field(init=False)
-    results: _TimedMap[_Result] = field(init=False)
-    notes: _TimedMap[bytes] = field(init=False)
+    claims: TimedMap[Claim] = field(init=False)
+    results: TimedMap[_Result] = field(init=False)
+    notes: TimedMap[bytes] = field(init=False)
+    #: The results that were sent to a node, by its name, until it has confirmed them.
+    unconfirmed: dict[str, set[str]] = field(factory=dict, init=False)
     orphans: dict[str, None] = field(factory=dict, init=False)
     #: The acquired slots of each account: the node that has it, and when it is free again.
     slots: dict[str, list[tuple[str, float]]] = field(factory=dict, init=False)
@@ -75,10 +62,17 @@ class Shared:
 
     def forget(self) -> None:
         """Remove all data but the list of nodes."""
-        self.claims, self.results = _TimedMap(self.clock), _TimedMap(self.clock)
-        self.notes = _TimedMap(self.clock)
+        self.claims, self.results = TimedMap(self.clock), TimedMap(self.clock)
+        self.notes = TimedMap(self.clock)
+        self.unconfirmed.clear()
         self.orphans.clear()
         self.slots.clear()
+
+    def lose_data(self) -> None:
+        """Remove all data, and let the nodes notice it, as they do when their heartbeat returns."""
+        self.forget()
+        for node in list(self.nodes.values()):
+            node.catch_up()
 
 
 @implementer(IStore)
@@ -103,14 +97,23 @@ class MemoryStore:
         return succeed(None)
 
     def go_away(self) -> None:
-        """Simulate a lost connection: receive nothing, and let all calls fail."""
+        """Simulate a lost connection: receive nothing, and let all calls fail.
+
+        The lease of the node ends at once: what it has not confirmed becomes an orphan.
+        """
         self._shared.nodes.pop(self.node, None)
         self.is_up = False
+        for job_id in self._shared.unconfirmed.pop(self.node, ()):
+            self._shared.orphans[job_id] = None
 
     def come_back(self) -> None:
         """Connect, also after :meth:`go_away`."""
         self._shared.nodes[self.node] = self
         self.is_up = self.is_joined = True
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Let the listener catch up."""
         self._listener.catch_up()
 
     def receive(self, message: Message) -> None:
@@ -121,7 +124,7 @@ class MemoryStore:
         def act() -> Claim:
             valid = self._shared.claims.get(key_digest.hex()) or claim
             if valid is claim:
-                self._shared.claims.put(key_digest.hex(), claim, CLAIM_TIME)
+                self._shared.claims.put(key_digest.hex(), claim, self._shared.key_life)
             return valid
 
         return self._do(act)
@@ -130,7 +133,7 @@ class MemoryStore:
         def act() -> None:
             for key_digest, claim in claims:
                 if self._shared.claims.get(key_digest.hex()) is None:
-                    self._shared.claims.put(key_digest.hex(), claim, CLAIM_TIME)
+                    self._shared.claims.put(key_digest.hex(), claim, self._shared.key_life)
 
         return self._do(act)
 
@@ -138,13 +141,6 @@ class MemoryStore:
         def act() -> None:
             if self._shared.claims.get(key_digest.hex()) == claim:
                 self._shared.claims.remove(key_digest.hex())
-
-        return self._do(act)
-
-    def shorten_claim(self, key_digest: bytes, claim: Claim) -> Deferred[None]:
-        def act() -> None:
-            if self._shared.claims.get(key_digest.hex()) == claim:
-                self._shared.claims.put(key_digest.hex(), claim, self._shared.retain)
 
         return self._do(act)
 
@@ -159,19 +155,23 @@ class MemoryStore:
         *,
         key_digest: bytes | None = None,
         is_orphan: bool | None = None,
+        upstream_id: str | None = None,
     ) -> Deferred[Placement]:
         def act() -> Placement:
             shared = self._shared
             known = shared.results.get(job_id)
-            claim = shared.claims.get(key_digest.hex()) if key_digest else None
-            if key_digest and claim and claim.job_id == job_id:
-                shared.claims.put(key_digest.hex(), claim, shared.retain)
+            shared.notes.remove(job_id)
+            self._end_claim(key_digest, job_id)
             if known is not None and known.body != body:
                 return Placement.CONFLICT
             if known is None:
-                shared.results.put(job_id, _Result(body, shared.clock.seconds()), shared.retain)
+                result = _Result(body, shared.clock.seconds(), upstream_id)
+                shared.results.put(job_id, result, shared.retain)
             message = Message(MessageKind.RESULT, job_id, self.node, body)
-            alive = [self._send(node, message) for node in nodes]
+            alive = [node for node in nodes if self._send(node, message)]
+            if is_orphan is None and known is None:
+                for node in alive:
+                    shared.unconfirmed.setdefault(node, set()).add(job_id)
             if is_orphan or (is_orphan is None and known is None and not any(alive)):
                 shared.orphans[job_id] = None
             if nodes and not any(alive):
@@ -183,8 +183,23 @@ class MemoryStore:
 
         return self._do(act)
 
+    def confirm(
+        self, job_id: str, *, key_digest: bytes | None = None, is_collected: bool = False
+    ) -> Deferred[None]:
+        def act() -> None:
+            self._shared.unconfirmed.get(self.node, set()).discard(job_id)
+            if is_collected:
+                self._shared.orphans.pop(job_id, None)
+            self._end_claim(key_digest, job_id)
+
+        return self._do(act)
+
     def put_note(self, job_id: str, ack: bytes) -> Deferred[None]:
-        return self._do(lambda: self._shared.notes.put(job_id, ack, CLAIM_TIME))
+        def act() -> None:
+            if self._shared.results.get(job_id) is None:
+                self._shared.notes.put(job_id, ack, NOTE_TIME)
+
+        return self._do(act)
 
     def collect_results(self, job_ids: Sequence[str]) -> Deferred[list[bytes | None]]:
         return self._do(lambda: [self._collect(job_id) for job_id in job_ids])
@@ -202,18 +217,16 @@ class MemoryStore:
     def send(self, node: str, message: Message) -> Deferred[bool]:
         return self._do(lambda: self._send(node, message))
 
-    def list_orphans(self) -> Deferred[list[Orphan]]:
+    def list_orphans(self, limit: int, after: Position) -> Deferred[list[Orphan]]:
         def act() -> list[Orphan]:
             now = self._shared.clock.seconds()
             found = [(job_id, self._shared.results.get(job_id)) for job_id in self._shared.orphans]
             orphans = [
-                Orphan(
-                    job_id, parse_report(result.body).upstream_id, result.body, now - result.came
-                )
+                make_orphan(job_id, result.upstream_id, result.body, result.came, now)
                 for job_id, result in found
                 if result is not None
             ]
-            return orphans[:MAX_LISTED]
+            return choose_orphans(orphans, limit, after)
 
         return self._do(act)
 
@@ -257,6 +270,13 @@ class MemoryStore:
 
     def _refuse(self) -> Returned:  # type: ignore[type-var]
         raise StoreUnreachable
+
+    def _end_claim(self, key_digest: bytes | None, job_id: str) -> None:
+        """Let the claim of a key say that its job has ended."""
+        name = "" if key_digest is None else key_digest.hex()
+        claim = self._shared.claims.get(name)
+        if claim is not None and claim.job_id == job_id:
+            self._shared.claims.change(name, evolve(claim, has_ended=True))
 
     def _collect(self, job_id: str) -> bytes | None:
         """Return a result, which is no orphan any more."""

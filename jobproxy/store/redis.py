@@ -19,16 +19,15 @@ from jobproxy.store.interface import (
     Listener,
     Message,
     MessageKind,
-    Orphan,
     Placement,
 )
+from jobproxy.store.orphans import Orphan, Position
 from jobproxy.store.redis_address import Address
 from jobproxy.store.redis_commands import Commands
 from jobproxy.store.redis_connection import Link, make_protocol, prepare_nothing
 from jobproxy.store.redis_subscription import Subscription
-from jobproxy.store.times import CLAIM_TIME, MAX_LISTED, Times
+from jobproxy.store.times import NOTE_TIME, Times
 from jobproxy.util.histogram import Histogram
-from jobproxy.wire.jobs import parse_report
 
 
 @implementer(IStore)
@@ -41,6 +40,7 @@ class RedisStore:
     :param make_endpoint: returns an endpoint that connects to a host and a port.
     :param node: the name of this node.
     :param retain: seconds that results are kept.
+    :param key_life: seconds that claims are kept.
     """
 
     _clock: IReactorTime
@@ -48,6 +48,7 @@ class RedisStore:
     _make_endpoint: Callable[[str, int], IStreamClientEndpoint]
     _node: str
     _retain: float
+    _key_life: float
     _times: Times = field(factory=Times)
     _commands: Commands = field(init=False)
     _subscription: Subscription = field(init=False)
@@ -86,7 +87,11 @@ class RedisStore:
         link = self._commands.link
         if link.protocol is not None:
             # Others then need not wait for the end of the lease; if this fails they do.
-            leaving = link.protocol.execute_command("ZREM", keys.NODES, self._node)
+            leaving = link.protocol.eval(
+                scripts.LEAVE,
+                [keys.NODES, keys.ORPHANS],
+                [self._node, keys.UNCONFIRMED, keys.RESULTS],
+            )
             leaving.addErrback(lambda _: None)
         closing = (self._subscription.close, link.stopService)
         return gatherResults([maybeDeferred(close) for close in closing])
@@ -95,7 +100,7 @@ class RedisStore:
         return Deferred.fromCoroutine(self._claim(key_digest, claim))
 
     async def _claim(self, key_digest: bytes, claim: Claim) -> Claim:
-        times = [keys.ms(CLAIM_TIME), keys.ms(self._times.settle)]
+        times = [keys.ms(self._key_life), keys.ms(self._times.settle)]
         while True:
             pause, valid = await self._commands.run(
                 scripts.CLAIM,
@@ -109,16 +114,13 @@ class RedisStore:
     def put_claims_again(self, claims: Sequence[tuple[bytes, Claim]]) -> Deferred[None]:
         names = [keys.claim(key_digest) for key_digest, _ in claims]
         values = [keys.write_claim(claim) for _, claim in claims]
-        return self._commands.run(scripts.PUT_CLAIMS_AGAIN, names, [keys.ms(CLAIM_TIME), *values])
+        life = keys.ms(self._key_life)
+        return self._commands.run(scripts.PUT_CLAIMS_AGAIN, names, [life, *values])
 
     def release_claim(self, key_digest: bytes, claim: Claim) -> Deferred[None]:
         return self._commands.run(
             scripts.RELEASE_CLAIM, [keys.claim(key_digest)], [keys.write_claim(claim)]
         )
-
-    def shorten_claim(self, key_digest: bytes, claim: Claim) -> Deferred[None]:
-        args = [keys.write_claim(claim), keys.ms(self._retain)]
-        return self._commands.run(scripts.SHORTEN_CLAIM, [keys.claim(key_digest)], args)
 
     def find_claim(self, key_digest: bytes) -> Deferred[Claim | None]:
         getting: Deferred[bytes | None] = self._commands.execute("GET", keys.claim(key_digest))
@@ -132,12 +134,14 @@ class RedisStore:
         *,
         key_digest: bytes | None = None,
         is_orphan: bool | None = None,
+        upstream_id: str | None = None,
     ) -> Deferred[Placement]:
-        names = [keys.RESULTS + job_id, keys.ORPHANS, keys.NODES]
+        own = [keys.NOTES + job_id, keys.UPSTREAM_IDS + job_id]
+        names = [keys.RESULTS + job_id, keys.ORPHANS, keys.NODES, *own]
         if key_digest is not None:
             names.append(keys.claim(key_digest))
         head = Message(MessageKind.RESULT, job_id, self._node).to_bytes()
-        orphan_rule = {None: "if-undelivered", True: "yes", False: "no"}[is_orphan]
+        orphan_rule = {None: "if-unconfirmed", True: "yes", False: "no"}[is_orphan]
         args = [
             body,
             keys.ms(self._retain),
@@ -146,12 +150,23 @@ class RedisStore:
             head,
             self._channel(),
             self._channel(""),
+            keys.UNCONFIRMED,
+            upstream_id or "",
         ]
         putting: Deferred[bytes] = self._commands.run(scripts.PUT_RESULT, names, [*args, *nodes])
         return putting.addCallback(lambda word: Placement(word.decode()))
 
+    def confirm(
+        self, job_id: str, *, key_digest: bytes | None = None, is_collected: bool = False
+    ) -> Deferred[None]:
+        names = [keys.UNCONFIRMED + self._node, keys.ORPHANS]
+        if key_digest is not None:
+            names.append(keys.claim(key_digest))
+        return self._commands.run(scripts.CONFIRM, names, [job_id, "yes" if is_collected else "no"])
+
     def put_note(self, job_id: str, ack: bytes) -> Deferred[None]:
-        return self._commands.execute("SET", keys.NOTES + job_id, ack, "PX", keys.ms(CLAIM_TIME))
+        names = [keys.NOTES + job_id, keys.RESULTS + job_id]
+        return self._commands.run(scripts.PUT_NOTE, names, [ack, keys.ms(NOTE_TIME)])
 
     def collect_results(self, job_ids: Sequence[str]) -> Deferred[list[bytes | None]]:
         names = [keys.ORPHANS, *(keys.RESULTS + job_id for job_id in job_ids)]
@@ -174,14 +189,15 @@ class RedisStore:
         sending: Deferred[int] = self._commands.run(scripts.SEND, [keys.NODES], args)
         return sending.addCallback(bool)
 
-    def list_orphans(self) -> Deferred[list[Orphan]]:
+    def list_orphans(self, limit: int, after: Position) -> Deferred[list[Orphan]]:
+        args = [limit, after.came, after.job_id, keys.RESULTS, keys.UPSTREAM_IDS]
         listing: Deferred[list[Any]] = self._commands.run(
-            scripts.LIST_ORPHANS, [keys.ORPHANS], [MAX_LISTED, keys.RESULTS]
+            scripts.LIST_ORPHANS, [keys.ORPHANS], args
         )
         return listing.addCallback(
             lambda found: [
-                Orphan(name.decode(), parse_report(body).upstream_id, body, age / 1000)
-                for name, age, body in found
+                Orphan(name.decode(), upstream_id.decode() or None, size, int(came), age / 1000)
+                for name, came, age, size, upstream_id in found
             ]
         )
 

@@ -11,6 +11,12 @@ EPOCH = f"{PREFIX}epoch"
 ORPHANS = f"{PREFIX}orphans"
 RESULTS = f"{PREFIX}result:"
 NOTES = f"{PREFIX}note:"
+#: The upstream ids of results that may be orphans.
+UPSTREAM_IDS = f"{PREFIX}id:"
+#: The results that were sent to a node, and that it has not confirmed.
+UNCONFIRMED = f"{PREFIX}unconfirmed:"
+
+_HAS_ENDED = {False: b"?", True: b"+"}
 
 
 def claim(key_digest: bytes) -> str:
@@ -33,13 +39,17 @@ def channel(db: int, node: str | None) -> str:
 
 
 def write_claim(value: Claim) -> bytes:
-    """Return a claim as it is stored: the job id, which has a fixed length, and the digest."""
-    return value.job_id.encode() + value.request_digest
+    """Return a claim as it is stored.
+
+    The job id has a fixed length; after it is a mark, which scripts change when the job has ended.
+    """
+    return value.job_id.encode() + _HAS_ENDED[value.has_ended] + value.request_digest
 
 
 def read_claim(data: bytes) -> Claim:
     """Return the claim that :func:`write_claim` wrote."""
-    return Claim(data[:JOB_ID_LENGTH].decode(), data[JOB_ID_LENGTH:])
+    job_id, mark = data[:JOB_ID_LENGTH], data[JOB_ID_LENGTH : JOB_ID_LENGTH + 1]
+    return Claim(job_id.decode(), data[JOB_ID_LENGTH + 1 :], mark == _HAS_ENDED[True])
 
 
 def ms(seconds: float) -> int:

@@ -13,7 +13,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
 #: KEYS claim, epoch; ARGV the new claim, how long to keep it, and the settle time. Returns how long
-#: no new claim is granted, or 0 and the valid claim. The epoch is when the data began.
+#: no new claim is granted, or 0 and the valid claim. The epoch is when the data began: nodes see in
+#: the reply to a heartbeat that it is another one, and put their claims again.
 CLAIM = (
     _NOW
     + """
@@ -43,38 +44,79 @@ RELEASE_CLAIM = """
 if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('del', KEYS[1]) end
 """
 
-#: KEYS claim; ARGV the claim, how long to keep it from now on.
-SHORTEN_CLAIM = """
-if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('pexpire', KEYS[1], ARGV[2]) end
-"""
-
-#: KEYS result, orphans, nodes, and the claim if the job has a key; ARGV body, how long to keep it,
-#: job id, whether it is an orphan (yes, no, if-undelivered), the head of the message, the channel
-#: of all nodes, the prefix of the channels of nodes, and the nodes to send it to. Returns the value
-#: of a Placement.
-PUT_RESULT = (
+_FUNCTIONS = (
     _NOW
     + """
-local stored = redis.call('set', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
-if KEYS[4] then
-  local claim = redis.call('get', KEYS[4]) or ''
-  if string.sub(claim, 1, #ARGV[3]) == ARGV[3] then redis.call('pexpire', KEYS[4], ARGV[2]) end
+local function end_claim(key, job_id)
+  local claim = key and redis.call('get', key)
+  if claim and string.sub(claim, 1, #job_id) == job_id then
+    redis.call('setrange', key, #job_id, '+')
+  end
 end
+local function orphan_unconfirmed(node, orphans, unconfirmed, results)
+  local sent = redis.call('zrange', unconfirmed .. node, 0, -1, 'WITHSCORES')
+  for i = 1, #sent, 2 do
+    if redis.call('exists', results .. sent[i]) == 1 then
+      redis.call('zadd', orphans, sent[i + 1], sent[i])
+    end
+  end
+  redis.call('del', unconfirmed .. node)
+end
+"""
+)
+
+#: KEYS result, orphans, nodes, note, upstream id, and the claim if the job has a key; ARGV body,
+#: how long to keep it, job id, whether it is an orphan (yes, no, if-unconfirmed), the head of the
+#: message, the channel of all nodes, the prefix of the channels of nodes, the prefix of what is
+#: unconfirmed, the upstream id or nothing, and the nodes to send it to. Returns the value of a
+#: Placement.
+PUT_RESULT = (
+    _FUNCTIONS
+    + """
+local stored = redis.call('set', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
+redis.call('del', KEYS[4])
+end_claim(KEYS[6], ARGV[3])
 if not stored and redis.call('get', KEYS[1]) ~= ARGV[1] then return 'conflict' end
 local message, delivered = ARGV[5] .. ARGV[1], 0
-for i = 8, #ARGV do
+local may_be_orphan = stored and ARGV[4] == 'if-unconfirmed'
+for i = 10, #ARGV do
   local lease = redis.call('zscore', KEYS[3], ARGV[i])
   local receivers = redis.call('publish', ARGV[7] .. ARGV[i], message)
-  if lease and tonumber(lease) > now then delivered = delivered + receivers end
+  if lease and tonumber(lease) > now and receivers > 0 then
+    delivered = delivered + receivers
+    if may_be_orphan then
+      redis.call('zadd', ARGV[8] .. ARGV[i], now, ARGV[3])
+      redis.call('pexpire', ARGV[8] .. ARGV[i], ARGV[2])
+    end
+  end
 end
-if #ARGV >= 8 and delivered == 0 then redis.call('publish', ARGV[6], message) end
-if ARGV[4] == 'yes' or (ARGV[4] == 'if-undelivered' and stored and delivered == 0) then
+if #ARGV >= 10 and delivered == 0 then redis.call('publish', ARGV[6], message) end
+if ARGV[4] == 'yes' or (may_be_orphan and delivered == 0) then
   redis.call('zadd', KEYS[2], now, ARGV[3])
+end
+if ARGV[9] ~= '' and (ARGV[4] == 'yes' or may_be_orphan) then
+  redis.call('set', KEYS[5], ARGV[9], 'PX', ARGV[2])
 end
 if not stored then return 'duplicate' end
 return delivered > 0 and 'taken' or 'orphaned'
 """
 )
+
+#: KEYS what is unconfirmed by this node, orphans, and the claim if the job has a key; ARGV job id,
+#: whether a client got the result (yes, no).
+CONFIRM = (
+    _FUNCTIONS
+    + """
+redis.call('zrem', KEYS[1], ARGV[1])
+if ARGV[2] == 'yes' then redis.call('zrem', KEYS[2], ARGV[1]) end
+end_claim(KEYS[3], ARGV[1])
+"""
+)
+
+#: KEYS note, result; ARGV ack, how long to keep it.
+PUT_NOTE = """
+if redis.call('exists', KEYS[2]) == 0 then redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+"""
 
 #: KEYS orphans, and each result; ARGV job ids. Returns the results that there are.
 COLLECT_RESULTS = """
@@ -106,31 +148,58 @@ return lease and tonumber(lease) > now and receivers or 0
 """
 )
 
-#: KEYS nodes, epoch; ARGV node, its lease, its channel, message. Returns whether Redis has lost its
-#: data.
+#: KEYS nodes, epoch, orphans; ARGV node, its lease, its channel, message, the prefixes of what is
+#: unconfirmed and of results. What dead nodes have not confirmed become orphans. Returns the epoch,
+#: which is another one if Redis has lost its data.
 HEARTBEAT = (
-    _NOW
+    _FUNCTIONS
     + """
+for _, node in ipairs(redis.call('zrangebyscore', KEYS[1], '-inf', now)) do
+  orphan_unconfirmed(node, KEYS[3], ARGV[5], ARGV[6])
+end
 redis.call('zremrangebyscore', KEYS[1], '-inf', now)
 redis.call('zadd', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('publish', ARGV[3], ARGV[4])
-return redis.call('set', KEYS[2], now, 'NX') and 1 or 0
+redis.call('set', KEYS[2], now, 'NX')
+return redis.call('get', KEYS[2])
 """
 )
 
-#: KEYS orphans; ARGV the maximum of orphans, the prefix of the keys of results. Returns the job id,
-#: the age and the body of each, and removes those from the list whose result has expired.
+#: KEYS nodes, orphans; ARGV node, the prefixes of what is unconfirmed and of results.
+LEAVE = (
+    _FUNCTIONS
+    + """
+orphan_unconfirmed(ARGV[1], KEYS[2], ARGV[2], ARGV[3])
+redis.call('zrem', KEYS[1], ARGV[1])
+"""
+)
+
+#: KEYS orphans; ARGV how many to list, the time and the job id after which to begin, the prefixes
+#: of the keys of results and upstream ids. Returns the job id, the time, the age, the length and
+#: the upstream id of each, and removes those from the list whose result has expired.
 LIST_ORPHANS = (
     _NOW
     + """
-local found = {}
-local listed = redis.call('zrange', KEYS[1], 0, ARGV[1] - 1, 'WITHSCORES')
-for i = 1, #listed, 2 do
-  local body = redis.call('get', ARGV[2] .. listed[i])
-  if body then
-    table.insert(found, {listed[i], now - listed[i + 1], body})
-  else
-    redis.call('zrem', KEYS[1], listed[i])
+local found, skipped = {}, 0
+while #found < tonumber(ARGV[1]) do
+  local listed = redis.call(
+    'zrangebyscore', KEYS[1], ARGV[2], '+inf', 'WITHSCORES', 'LIMIT', skipped, ARGV[1])
+  if #listed == 0 then break end
+  for i = 1, #listed, 2 do
+    local job_id, came = listed[i], listed[i + 1]
+    skipped = skipped + 1
+    if tonumber(came) > tonumber(ARGV[2]) or job_id > ARGV[3] then
+      local length = redis.call('strlen', ARGV[4] .. job_id)
+      if length > 0 then
+        if #found < tonumber(ARGV[1]) then
+          local id = redis.call('get', ARGV[5] .. job_id)
+          table.insert(found, {job_id, came, now - came, length, id or ''})
+        end
+      else
+        redis.call('zrem', KEYS[1], job_id)
+        skipped = skipped - 1
+      end
+    end
   end
 end
 return found

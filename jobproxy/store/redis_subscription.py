@@ -50,6 +50,9 @@ class Subscription:
     _heartbeats: LoopingCall = field(init=False)
     #: When the last heartbeat came back.
     _last_heartbeat: float = field(default=0.0, init=False)
+    #: The epoch of the store's data when the listener last caught up.
+    _epoch: bytes | None = field(default=None, init=False)
+    _is_catching_up: bool = field(default=False, init=False)
     _listener: Listener = field(factory=NullListener, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -85,16 +88,27 @@ class Subscription:
         commands = self._commands.link.when_connected()
         await commands.addTimeout(self._times.answer, self._clock)
         self._last_heartbeat = self._clock.seconds()
-        await self._send_heartbeat()
-        await self._listener.catch_up()
+        await self._catch_up(await self._send_heartbeat())
         self.is_joined = True
 
-    async def _send_heartbeat(self) -> bool:
-        """Extend the lease of this node; return whether the store has lost its data."""
+    async def _send_heartbeat(self) -> bytes:
+        """Extend the lease of this node; return the epoch of the store's data."""
         channel = keys.channel(self._address.db, self._node)
         heartbeat = Message(MessageKind.HEARTBEAT, "", self._node).to_bytes()
-        args = [self._node, keys.ms(self._times.lease), channel, heartbeat]
-        return bool(await self._commands.run(scripts.HEARTBEAT, [keys.NODES, keys.EPOCH], args))
+        lease = keys.ms(self._times.lease)
+        args = [self._node, lease, channel, heartbeat, keys.UNCONFIRMED, keys.RESULTS]
+        names = [keys.NODES, keys.EPOCH, keys.ORPHANS]
+        epoch: bytes = await self._commands.run(scripts.HEARTBEAT, names, args)
+        return epoch
+
+    async def _catch_up(self, epoch: bytes) -> None:
+        """Let the listener catch up. If that fails, the next heartbeat tries it again."""
+        self._is_catching_up = True
+        try:
+            await self._listener.catch_up()
+        finally:
+            self._is_catching_up = False
+        self._epoch = epoch
 
     def _beat(self) -> None:
         if self.link.protocol is None:
@@ -111,9 +125,10 @@ class Subscription:
             _log.failure("a heartbeat failed", failure)
 
     async def _check_epoch(self) -> None:
-        if await self._send_heartbeat():
+        epoch = await self._send_heartbeat()
+        if epoch != self._epoch and not self._is_catching_up:
             _log.error("Redis has lost its data; writing it again")
-            await self._listener.catch_up()
+            await self._catch_up(epoch)
 
     def _receive(self, data: bytes) -> None:
         try:

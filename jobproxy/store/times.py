@@ -1,13 +1,11 @@
-"""Times in seconds and limits that are the same in every store."""
+"""Times in seconds that are the same in every store."""
 
 from attrs import frozen
 
 from jobproxy.wire.tokens import LIFETIME
 
-#: How long claims and notes are kept: as long as the token of their job is valid.
-CLAIM_TIME = LIFETIME
-#: The most orphans that are listed at once.
-MAX_LISTED = 1_000
+#: How long notes are kept: as long as the token of their job is valid.
+NOTE_TIME = LIFETIME
 
 
 @frozen

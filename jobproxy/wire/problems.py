@@ -43,6 +43,7 @@ class Kind(Enum):
         "The callback contradicts what is known of the job",
         409,
     )
+    RESULT_GONE = ("result-gone", "The result of this job is no longer kept", 409)
     BODY_TOO_LARGE = ("body-too-large", "The body is too large", 413)
     UNSUPPORTED_MEDIA_TYPE = (
         "unsupported-media-type",

@@ -5,7 +5,7 @@ from typing import Any
 
 from attrs import evolve
 
-from jobproxy.app.build import Environment
+from jobproxy.app.environment import Environment
 from tests.support.clients import Response
 from tests.support.proxy import PROBLEM, ProxyTestCase, result_of
 

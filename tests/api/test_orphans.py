@@ -30,12 +30,13 @@ class OrphanTestCase(ProxyTestCase):
     def orphans(self) -> list[dict[str, Any]]:
         response = self.operate().get("/orphans").response
         self.assertEqual((response.status, response.headers["content-type"]), (200, JSON))
-        self.assertEqual(list(response.json), ["orphans"])
+        self.assertEqual(list(response.json), ["orphans", "next"])
+        self.assertIsNone(response.json["next"])
         orphans: list[dict[str, Any]] = response.json["orphans"]
         return orphans
 
     def ids(self) -> list[str]:
-        return [orphan["id"] for orphan in self.orphans()]
+        return sorted(orphan["id"] for orphan in self.orphans())
 
     def drop(self, job_id: str) -> Response:
         return self.operate().request(f"/orphans/{job_id}", None, method="DELETE").response
@@ -103,6 +104,26 @@ class AdminTests(OrphanTestCase):
         again = self.call_back(self.starts[0], result_of("1"))
         self.assertEqual(again.json, {"status": "late"})
         self.assertEqual([orphan["job"] for orphan in self.orphans()], [job_id])
+
+    def test_list_comes_in_pages(self) -> None:
+        """X4: the list comes in pages, each orphan once, also when others are dropped meanwhile."""
+        for number in range(7):
+            self.orphan(str(number))
+            self.clock.advance(0.001 * (number % 2))
+        whole = [orphan["job"] for orphan in self.orphans()]
+        listed, after = [], ""
+        for pages in range(4):
+            page = self.operate().get(f"/orphans?limit=2{after}").response.json
+            listed += [orphan["job"] for orphan in page["orphans"]]
+            self.assertEqual(page["next"] is None, pages == 3)
+            after = f"&after={page['next']}"
+            if pages == 1:
+                self.drop(whole[3])
+        self.assertEqual(listed, whole)
+        for query, pointer in (("after=x", "/after"), ("limit=0", "/limit"), ("x=1", "/x")):
+            refused = self.operate().get(f"/orphans?{query}").response
+            problem = self.assert_problem(refused, 400, "invalid-request")
+            self.assertEqual([error["pointer"] for error in problem["errors"]], [pointer])
 
     def test_404_for_a_job_that_is_no_orphan(self) -> None:
         """Q23: 404 for a job that is no orphan, and 405 for other methods."""

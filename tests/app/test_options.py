@@ -28,6 +28,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "ambiguous-grace": 2.0,
                 "drain-timeout": 30.0,
                 "retain": 300.0,
+                "key-life": 86400.0,
                 "retry": RetryMode.NOT_SENT,
                 "start-attempts": 3,
                 "on-lost": OnLost.FAIL,

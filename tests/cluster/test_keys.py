@@ -1,5 +1,6 @@
 """The same Idempotency-Key at several nodes: one job, and one result for all clients."""
 
+from jobproxy.wire.tokens import LIFETIME
 from tests.support.clients import Client
 from tests.support.cluster import ClusterTestCase, Node
 from tests.support.proxy import result_of
@@ -12,7 +13,7 @@ class SameKeyTests(ClusterTestCase):
         """Acknowledge the one start that there is, and call a node back."""
         (start,) = self.starts
         start.ack("1")
-        node.call_back(start, result_of("1"))
+        node.send_callback(start, result_of("1"))
         for _ in range(10):
             self.clock.advance(0.1)
 
@@ -66,7 +67,7 @@ class SameKeyTests(ClusterTestCase):
         """Of different jobs that are sent at once with the same key, only one is accepted."""
         self.cluster.set_latency(0.1)
         clients = [node.submit(key="k", number=n) for n, node in enumerate(self.nodes)]
-        for _ in range(10):
+        for _ in range(12):
             self.clock.advance(0.1)
         refused = [client for client in clients if not client.is_held]
         for client in refused:
@@ -87,11 +88,11 @@ class SameKeyTests(ClusterTestCase):
     def test_key_of_a_job_that_was_not_started_is_free(self) -> None:
         """A key whose job was certainly not started is free again at every node."""
         for node in self.nodes:
-            client = self.nodes[0].submit(key="k")
+            client = self.nodes[0].submit(key=f"k-{node.name}")
             self.starts[-1].respond(b"", 409)
             self.assert_problem(client.response, 409, "upstream-rejected")
             self.cluster.settle()
-            again = node.submit(key="k")
+            again = node.submit(key=f"k-{node.name}")
             self.starts[-1].respond(result_of("1"))
             self.assert_result(again, result_of("1"))
             self.clock.advance(302)
@@ -112,21 +113,50 @@ class SameKeyTests(ClusterTestCase):
         self.starts[1].respond(result_of("1"))
         self.assert_result(again, result_of("1"))
 
-    def test_key_is_free_once_its_result_is_forgotten(self) -> None:
-        """Once a result is no longer retained, the key is free again at every node."""
+    def test_key_starts_nothing_once_its_result_is_forgotten(self) -> None:
+        """L8: once a result is no longer retained, its key still starts nothing, at any node."""
+        self.nodes[0].submit(key="k")
+        self.starts[0].ack("1")
+        self.nodes[0].call_back(self.starts[0], result_of("1"))
+        self.clock.advance(302)
         for node in self.nodes:
-            self.nodes[0].submit(key="k")
-            self.starts[-1].ack("1")
-            self.nodes[0].call_back(self.starts[-1], result_of("1"))
-            self.clock.advance(302)
+            again = node.submit(key="k")
+            other = node.submit(key="k", number=1)
+            self.cluster.settle()
+            gone = self.assert_problem(again.response, 409, "result-gone", started="yes")
+            self.assertEqual(gone["job"], self.starts[0].job_id)
+            self.assert_problem(other.response, 422, "idempotency-key-reused")
+        self.assertEqual(len(self.starts), 1)
+        self.clock.advance(LIFETIME)
+        again = self.nodes[1].submit(key="k")
+        self.cluster.settle()
+        self.starts[1].respond(result_of("2"))
+        self.assert_result(again, result_of("2"))
+
+    def test_key_starts_nothing_once_its_node_is_dead_and_its_result_forgotten(self) -> None:
+        """L8: nor when the node that started its job is dead; the client need not wait for that."""
+        self.nodes[0].submit(key="k")
+        self.starts[0].respond(result_of("1"))
+        self.nodes[0].kill()
+        self.clock.advance(302)
+        again = self.nodes[1].submit(key="k")
+        self.cluster.settle()
+        self.assert_problem(again.response, 409, "result-gone", started="yes")
+        self.assertEqual(len(self.starts), 1)
+
+    def test_result_that_its_own_node_has_forgotten_is_replayed_from_the_store(self) -> None:
+        """L8: a result that its node had no more room for is replayed from the store."""
+        self.nodes[0].submit(key="k")
+        self.starts[0].respond(result_of("1"))
+        record = self.nodes[0].table.find(self.starts[0].job_id)
+        assert record is not None
+        self.nodes[0].table.retention.move(record, None)
+        self.nodes[0].table._forget(record)
+        for node in self.nodes:
             again = node.submit(key="k")
             self.cluster.settle()
-            self.starts[-1].ack("2")
-            self.nodes[0].call_back(self.starts[-1], result_of("2"))
-            self.cluster.settle()
-            self.assert_result(again, result_of("2"))
-            self.clock.advance(302)
-        self.assertEqual(len(self.starts), 6)
+            self.assert_result(again, result_of("1"), is_replayed=True)
+        self.assertEqual(len(self.starts), 1)
 
     def test_joined_client_has_a_deadline_of_its_own(self) -> None:
         """A client that joined at another node has its own deadline, and gets the job id."""
@@ -182,7 +212,7 @@ class SameKeyTests(ClusterTestCase):
         self.assertEqual(self.nodes[0].list_orphans(), [])
 
     def finish_running(self) -> None:
-        self.nodes[0].call_back(self.starts[0], result_of("1"))
+        self.nodes[0].send_callback(self.starts[0], result_of("1"))
         for node in self.nodes:
             node.store.latency = 0
         self.cluster.settle()
@@ -271,13 +301,101 @@ class QueuedTests(ClusterTestCase):
         self.assert_result(poll, result_of("1"))
 
 
+class WithdrawnTests(ClusterTestCase):
+    """Jobs that their owner has not started after all."""
+
+    settings = {"starts_per_account": 1}
+
+    def begin(self) -> Client:
+        """Return a client of a job that the job server has put off."""
+        client = self.nodes[0].submit(key="k")
+        self.starts.pop().respond(b"", 429, Retry_After="5")
+        return client
+
+    def check_key_is_free(self, *nodes: Node) -> None:
+        for node in nodes:
+            again = node.submit(key="k")
+            self.cluster.settle()
+            (start,) = self.starts
+            start.respond(b"", 409)
+            self.starts.clear()
+            self.assert_problem(again.response, 409, "upstream-rejected")
+            self.cluster.settle()
+
+    def test_key_is_free_when_the_client_of_the_job_leaves(self) -> None:
+        """X3: a job that was put off and whose client leaves frees its key for those who joined."""
+        first = self.begin()
+        joined = [node.submit(key="k") for node in self.nodes[1:]]
+        self.cluster.settle()
+        first.leave()
+        self.cluster.settle()
+        for client in joined:
+            self.assert_problem(client.response, 503, "upstream-unreachable")
+        self.check_key_is_free(*self.nodes[1:])
+
+    def test_key_is_free_although_the_message_was_lost(self) -> None:
+        """X3: also if the nodes of those who joined do not get the message."""
+        first = self.begin()
+        joined = [node.submit(key="k") for node in self.nodes[1:]]
+        self.cluster.settle()
+        for node in self.nodes[1:]:
+            node.store.loses_messages = True
+        first.leave()
+        self.cluster.settle()
+        for node in self.nodes[1:]:
+            node.store.loses_messages = False
+        self.assertTrue(all(client.is_held for client in joined))
+        self.check_key_is_free(*self.nodes[1:])
+
+    def test_key_is_free_although_its_node_died(self) -> None:
+        """X3: also if the node of the job dies after that."""
+        first = self.begin()
+        joined = [node.submit(key="k") for node in self.nodes[1:]]
+        self.cluster.settle()
+        for node in self.nodes[1:]:
+            node.store.loses_messages = True
+        first.leave()
+        self.nodes[0].kill()
+        self.cluster.settle()
+        for node in self.nodes[1:]:
+            node.store.loses_messages = False
+        self.assertTrue(all(client.is_held for client in joined))
+        self.check_key_is_free(*self.nodes[1:])
+
+    def test_follower_ends_when_its_leader_is_withdrawn(self) -> None:
+        """X3: a client whose job follows one that is withdrawn gets a problem at once."""
+        self.cluster.set_latency(0.1)
+        clients = [node.submit(key="k") for node in self.nodes]
+        self.clock.pump([0.1] * 10)
+        (start,) = self.starts
+        self.starts.clear()
+        start.respond(b"", 429, Retry_After="20")
+        clients[0].leave()
+        self.clock.pump([0.1] * 10)
+        for client in clients[1:]:
+            self.assert_problem(client.response, 503, "upstream-unreachable")
+        self.cluster.set_latency(0)
+        self.check_key_is_free(*self.nodes[1:])
+
+    def test_unknown_if_the_same_job_may_run_elsewhere(self) -> None:
+        """X3: no client gets ``started: no`` while the job of its key runs at another node."""
+        first = self.nodes[0].submit()
+        queued = self.nodes[0].submit(key="k", Prefer="wait=1")
+        self.nodes[1].submit(key="k")
+        self.clock.advance(1)
+        self.assert_problem(queued.response, 504, "wait-over", started="unknown")
+        self.starts[0].respond(result_of("0"))
+        self.assert_result(first, result_of("0"))
+        self.starts[1].respond(result_of("1"))
+
+
 class ClaimTests(ClusterTestCase):
     """Clients that leave, and nodes that drain, during the claim of a key."""
 
     def submit(self, steps: int) -> Client:
         """Send a job over a slow network as a client, and pass some steps of time."""
         self.cluster.set_latency(0.1)
-        client = self.nodes[0].submit(key="k")
+        client = self.nodes[0].submit(key=f"k{steps}")
         for _ in range(steps):
             self.clock.advance(0.1)
         return client
@@ -291,19 +409,18 @@ class ClaimTests(ClusterTestCase):
             self.assertEqual(self.starts, [])
             self.assertEqual(len(self.nodes[0].limiter), 0)
             self.cluster.set_latency(0)
-            again = self.nodes[1].submit(key="k")
+            again = self.nodes[1].submit(key=f"k{steps}")
             self.cluster.settle()
             self.starts.pop().respond(result_of("1"))
             self.assert_result(again, result_of("1"))
-            self.clock.advance(302)
 
     def test_deadline_during_the_claim_ends_the_job_unstarted(self) -> None:
         """A deadline that passes while the claim is made ends the job before its start."""
         self.cluster.set_latency(0.6)
         client = self.nodes[0].submit(key="k", Prefer="wait=1")
-        for _ in range(24):
+        for _ in range(26):
             self.clock.advance(0.1)
-        self.assert_problem(client.response, 504, "wait-over")
+        self.assert_problem(client.response, 504, "wait-over", started="unknown")
         self.clock.advance(2)
         self.assertEqual(self.starts, [])
 
@@ -311,12 +428,12 @@ class ClaimTests(ClusterTestCase):
         """A node that drains starts no job whose claim it has just got."""
         client = self.submit(3)
         self.nodes[0].gateway.drain()
+        self.clock.pump([0.1] * 10)
         self.assert_problem(client.response, 503, "draining")
-        self.clock.advance(1)
         self.cluster.set_latency(0)
         self.clock.advance(1)
         self.assertEqual(self.starts, [])
-        again = self.nodes[1].submit(key="k")
+        again = self.nodes[1].submit(key="k3")
         self.cluster.settle()
         self.starts[0].respond(result_of("1"))
         self.assert_result(again, result_of("1"))

@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.cluster.outbox import Outbox
-from jobproxy.jobs.retention import Bounds
+from jobproxy.jobs.retention import OVERHEAD, Bounds
 from jobproxy.store.interface import StoreUnreachable
 from jobproxy.util.chunks import CHUNK
 
@@ -21,7 +21,7 @@ class OutboxTests(SynchronousTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.clock = Clock()
-        self.outbox = Outbox(self.clock, SECONDS, Bounds(number=300, size=1_000))
+        self.outbox = Outbox(self.clock, SECONDS, Bounds(number=300, size=300 * OVERHEAD))
         self.is_up = True
         #: The requests that the store got, and those that it did.
         self.sent: list[str] = []
@@ -95,7 +95,7 @@ class OutboxTests(SynchronousTestCase):
     def test_oldest_request_is_dropped_at_the_limits(self) -> None:
         """At the limit of bytes, and at that of the number, the oldest requests are dropped."""
         self.is_up = False
-        self.send("a", "b", "c", size=500)
+        self.send("a", "b", "c", size=149 * OVERHEAD)
         self.assertEqual(len(self.outbox), 2)
         self.is_up = True
         self.send_again()

@@ -82,9 +82,10 @@ class StoreAwayTests(ClusterTestCase):
         """X1: a job whose claim may have been lost is not started, and its key is free."""
         for steps in range(4):
             for loses_requests in (True, False):
+                key = f"{steps}-{loses_requests}"
                 self.cluster.set_latency(0.1)
                 self.nodes[0].store.loses_requests = loses_requests
-                client = self.nodes[0].submit(key="k")
+                client = self.nodes[0].submit(key=key)
                 for _ in range(steps):
                     self.clock.advance(0.1)
                 self.cluster.go_away()
@@ -94,11 +95,10 @@ class StoreAwayTests(ClusterTestCase):
                 self.cluster.set_latency(0)
                 self.cluster.come_back()
                 self.clock.advance(1)
-                again = self.nodes[1].submit(key="k")
+                again = self.nodes[1].submit(key=key)
                 self.cluster.settle()
                 self.starts.pop().respond(result_of("1"))
                 self.assert_result(again, result_of("1"))
-                self.clock.advance(302)
 
     def test_polls_need_the_store_for_unknown_jobs_only(self) -> None:
         """X1: a node responds to polls of the jobs that it knows, and refuses all others."""
@@ -257,7 +257,7 @@ class EmptyStoreTests(ClusterTestCase):
             self.cluster.settle()
             self.assert_result(again, result_of("1"), is_replayed=True)
         self.clock.advance(302)
+        self.lose_everything()
         again = self.nodes[1].submit(key="k")
         self.cluster.settle()
-        self.starts[1].respond(result_of("2"))
-        self.assert_result(again, result_of("2"))
+        self.assert_problem(again.response, 409, "result-gone", started="yes")

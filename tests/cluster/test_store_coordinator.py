@@ -62,10 +62,10 @@ class StatusTests(ClusterTestCase):
         self.starts[1].ack("2")
         node.store.go_away()
         node.call_back(self.starts[0], result_of("1"))
-        self.assertEqual(self.count(), (1, 0, 1))
+        self.assertEqual(self.count(), (1, 0, 2))
         self.nodes[1].call_back(self.starts[1], result_of("2"))
         node.store.come_back()
-        self.assertEqual(self.count(), (2, 1, 1))
+        self.assertEqual(self.count(), (2, 1, 2))
 
     def count(self) -> tuple[float, ...]:
         names = ("store_gaps_total", "store_found_total", "unsent_total")

@@ -120,17 +120,17 @@ class RecordTests(TableTestCase):
     def test_key_digest_finds_its_latest_job(self) -> None:
         """A key digest finds its job until that is forgotten or another job gets the digest."""
         first, waiting = self.hold("a", key_digest=b"key", request_digest=b"print")
-        self.assertIs(self.table.find_key(b"key"), first)
+        self.assertIs(self.table.keys.find(b"key"), first)
         self.assertEqual(first.request_digest, b"print")
         second, other = self.hold("b", key_digest=b"key")
         waiting.cancel()
         self.failureResultOf(waiting)
-        self.assertIs(self.table.find_key(b"key"), second)
+        self.assertIs(self.table.keys.find(b"key"), second)
         self.table.complete("b", RESULT)
         self.successResultOf(other)
-        self.assertIs(self.table.find_key(b"key"), second)
+        self.assertIs(self.table.keys.find(b"key"), second)
         self.clock.advance(RETAIN)
-        self.assertIsNone(self.table.find_key(b"key"))
+        self.assertIsNone(self.table.keys.find(b"key"))
 
 
 class DurationTests(ProxyTestCase):

@@ -14,6 +14,7 @@ from jobproxy.wire.problems import Kind as ProblemKind
 from jobproxy.wire.problems import Problem
 from tests.support.table_model import (
     ARGUMENTS,
+    KEY_LIFE,
     LIFETIME,
     RETAIN,
     Job,
@@ -36,7 +37,7 @@ class CorrelationMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.table = CorrelationTable(self.clock, RETAIN, lifetime=LIFETIME)
+        self.table = CorrelationTable(self.clock, RETAIN, lifetime=LIFETIME, key_life=KEY_LIFE)
         self.model = Model(self.clock)
         self.current: dict[int, Job] = {}
         self.idle: list[Deferred[None]] = []
@@ -232,6 +233,7 @@ class CorrelationMachine(RuleBasedStateMachine):
             for waiting in list(job.waiting):
                 self.model.respond(waiting, f"draining {job.started}")
             self.model.forget(job)
+        self.model.tombstones.clear()
         assert self.clock.getDelayedCalls() == []
 
     @rule(seconds=st.sampled_from((1, 2, 3, 5, 10, RETAIN, LIFETIME)))
@@ -273,8 +275,11 @@ class CorrelationMachine(RuleBasedStateMachine):
         orphans = [record.job_id for record in list(self.table.retention.orphans)]
         assert orphans == [job.job_id for job in self.model.orphans]
         for key_digest in filter(None, KEY_DIGESTS):
-            record, job = self.table.find_key(key_digest), self.model.by_key.get(key_digest)
+            record, job = self.table.keys.find(key_digest), self.model.find_key(key_digest)
             assert (record and record.job_id) == (job and job.job_id)
+            tombstone = self.table.keys.find_tombstone(key_digest)
+            job_id, _ = self.model.tombstones.get(key_digest, (None, 0))
+            assert (tombstone and tombstone.job_id) == job_id
 
     @invariant()
     def idle_deferreds_fire_once_no_client_is_held(self) -> None:

@@ -1,13 +1,15 @@
-"""Keys: while its job is retained, the same Idempotency-Key never starts a second job.
+"""Keys: while it lives, the same Idempotency-Key never starts a second job.
 
 All clients of an account that send the same job with the same key share one job and its result: at
 one node or at several, whether they come before the ack, before the result, or until ``--retain``
-seconds after it. The key of a job that was certainly not started is free at once. Another job with
+seconds after it. Until ``--key-life`` the key starts nothing, whatever became of its result. The
+key of a job that was certainly not started is free at once. Another job with
 the same key is refused. ``tests/cluster/test_keys.py`` has more about several nodes.
 """
 
 from http import HTTPStatus
 
+from jobproxy.wire.tokens import LIFETIME
 from tests.support.callbacks import ByIdTestCase
 from tests.support.cluster import ClusterTestCase
 from tests.support.keys import BODY, KeyTestCase
@@ -150,15 +152,32 @@ class ReplayTests(KeyTestCase):
             self.assertEqual(location, first.response.headers["content-location"])
         self.assertEqual(len(self.starts), 1)
 
-    def test_key_is_free_after_retain(self) -> None:
-        """After --retain the key is free, and starts another job."""
-        self.run_job()
+    def test_key_starts_nothing_after_retain(self) -> None:
+        """L8: after --retain the result is gone, but until --key-life the key starts nothing."""
+        first = self.run_job()
         self.clock.advance(299)
         self.assert_result(self.send(), is_replayed=True)
         self.clock.advance(2)
-        client = self.run_job()
-        self.assert_result(client)
+        for _ in range(2):
+            gone = self.assert_problem(self.send().response, 409, "result-gone", started="yes")
+            location = first.response.headers["content-location"]
+            self.assertEqual(location, f"/jobs/{gone['job']}")
+        other = self.send(body=b'{"account":"example","n":2}')
+        self.assert_problem(other.response, 422, "idempotency-key-reused")
+        self.assertEqual(len(self.starts), 1)
+        self.clock.advance(LIFETIME)
+        self.assert_result(self.run_job())
         self.assertEqual(len(self.starts), 2)
+
+    def test_key_of_a_dropped_orphan_starts_nothing(self) -> None:
+        """L9: when the operator drops the result of a key, the key still starts nothing."""
+        client = self.send()
+        self.starts[0].ack("1")
+        client.leave()
+        self.call_back(self.starts[0], result_of("1"))
+        self.operate().request(f"/orphans/{self.starts[0].job_id}", None, method="DELETE")
+        self.assert_problem(self.send().response, 409, "result-gone", started="yes")
+        self.assertEqual(len(self.starts), 1)
 
     def test_failed_job_is_replayed(self) -> None:
         """B9: a failed job has a result like any other."""

@@ -6,12 +6,14 @@ respond or fails, not because it refuses the jobs of one account. A node that di
 is away, does not stop the jobs of other nodes.
 """
 
+import json
 from typing import Any
 
 from twisted.logger import capturedLogs
 
 from jobproxy.jobs.retention import Bounds
 from tests.support.callbacks import ByIdTestCase, CallbackTestCase, read_log
+from tests.support.clients import Client
 from tests.support.cluster import ClusterTestCase
 from tests.support.proxy import ProxyTestCase, result_of
 
@@ -114,6 +116,32 @@ class JobServerTests(ProxyTestCase):
             self.check_served("b")
         for number in (0, 1, 5, 6, 7):
             self.starts[number].respond(result_of("1"))
+
+
+class ResultTests(ProxyTestCase):
+    """Results that are kept."""
+
+    bounds = Bounds(number=100, size=6_000_000)
+
+    def run_job(self, account: str, key: str, body: bytes) -> Client:
+        """Return a client whose job has ended with this result."""
+        job = json.dumps({"account": account}).encode()
+        client = self.connect().request(body=job, headers={"Idempotency-Key": key})
+        if client.is_held:
+            self.starts.pop().respond(body)
+        return client
+
+    def test_results_of_others_push_out_none_of_an_account_with_few(self) -> None:
+        """L8: large results of others push out no result of an account that has few."""
+        large = b'{"state":"completed","id":"%s"}' % (b"x" * 60_000)
+        self.run_job("victim", "k", large)
+        for number in range(1_100):
+            self.run_job(f"other {number % 3}", f"{number}", large)
+        again = self.run_job("victim", "k", b"")
+        self.assertEqual((again.response.status, again.response.body), (200, large))
+        gone = self.run_job("other 0", "0", b"")
+        self.assert_problem(gone.response, 409, "result-gone", started="yes")
+        self.assertLessEqual(self.table.retention.retained_bytes, 6_000_000)
 
 
 class ForgedCallbackTests(CallbackTestCase):

@@ -8,6 +8,7 @@ callback again.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from twisted.logger import capturedLogs
 
@@ -25,14 +26,13 @@ class RetainedTests(CallbackTestCase):
 
     def test_result_that_got_200_can_be_polled_until_retain_is_over(self) -> None:
         """B4, B5: whatever has become of its client, a result that got 200 can be polled."""
-        key = {"Idempotency-Key": "k"}
         asynchronous = {"Prefer": "respond-async"}
         for headers, do in (
             ({}, lambda client: None),
             ({}, Client.leave),
             ({}, lambda client: self.clock.advance(30)),
-            (key, lambda client: None),
-            (key, Client.leave),
+            ({"Idempotency-Key": "k"}, lambda client: None),
+            ({"Idempotency-Key": "l"}, Client.leave),
             (asynchronous, lambda client: None),
         ):
             client = self.connect().request(headers=headers)
@@ -43,8 +43,8 @@ class RetainedTests(CallbackTestCase):
             for seconds in (0, RETAIN - 1):
                 self.clock.advance(seconds)
                 self.assertEqual(self.poll(start).body, result_of("1"))
-                if headers is key:
-                    again = self.connect().request(headers=key).response
+                if "Idempotency-Key" in headers:
+                    again = self.connect().request(headers=headers).response
                     self.assertEqual(again.body, result_of("1"))
             self.clock.advance(RETAIN)
         self.assertEqual(len(self.starts), 6)
@@ -243,8 +243,93 @@ class ClusterTests(ClusterTestCase):
             self.cluster.replace(self.nodes[dead])
 
 
+#: How clients send jobs whose result can be asked for; the last one leaves.
+ASKED_FOR: tuple[dict[str, Any], ...] = ({"key": "k"}, {"Prefer": "respond-async"}, {})
+
+
+class ConfirmedTests(ClusterTestCase):
+    """Results that are not 200 before they are safe, or not confirmed by their node."""
+
+    def test_200_comes_after_the_result_is_stored(self) -> None:
+        """B16: what can be asked for is stored before its callback gets 200 from its owner."""
+        for number, headers in enumerate(ASKED_FOR):
+            client = self.nodes[0].submit(f"account {number}", **headers)
+            start = self.starts[-1]
+            start.ack(f"{number}")
+            if not headers:
+                client.leave()
+            self.cluster.settle()
+            self.nodes[0].store.latency = 0.1
+            sender = self.nodes[0].send_callback(start, result_of(f"{number}"))
+            self.clock.advance(0.1)
+            self.assertTrue(sender.is_held)
+            self.clock.advance(0.1)
+            self.assertEqual(sender.response.status, 200)
+            self.nodes[0].kill()
+            poll = self.nodes[1].poll(start.job_id)
+            self.cluster.settle()
+            self.assert_result(poll, result_of(f"{number}"))
+            self.cluster.replace(self.nodes[0])
+
+    def test_result_of_a_held_client_needs_no_store(self) -> None:
+        """B16: the result of a held client without a key is not stored, and gets 200 at once."""
+        client = self.nodes[0].submit()
+        self.starts[0].ack("1")
+        self.nodes[0].store.latency = 0.1
+        before = self.cluster.nodes[0].store.calls["ok"]
+        self.assertEqual(self.nodes[0].call_back(self.starts[0], result_of("1")).status, 200)
+        self.assert_result(client, result_of("1"))
+        self.clock.advance(1)
+        self.assertEqual(self.cluster.nodes[0].store.calls["ok"], before)
+
+    def test_result_that_its_node_never_read_is_an_orphan_when_it_dies(self) -> None:
+        """B17: a result that another node accepted is an orphan if its owner hangs and dies."""
+        self.nodes[0].submit()
+        self.starts[0].ack("1")
+        # It receives nothing any more, but its lease has not ended.
+        self.nodes[0].store.latency = 3600
+        receipt = self.nodes[1].call_back(self.starts[0], result_of("1"))
+        self.assertEqual(receipt.json, {"status": "accepted"})
+        self.assertEqual(self.nodes[1].list_orphans(), [])
+        self.nodes[0].kill()
+        self.cluster.settle()
+        job_id = self.starts[0].job_id
+        self.assertEqual(self.nodes[2].list_orphans(), [job_id])
+        poll = self.nodes[1].poll(job_id)
+        self.cluster.settle()
+        self.assert_result(poll, result_of("1"))
+
+    def test_result_that_its_node_has_given_to_a_client_is_no_orphan_when_it_dies(self) -> None:
+        """B17: a result that its owner has confirmed is none."""
+        client = self.nodes[0].submit()
+        self.starts[0].ack("1")
+        self.nodes[1].call_back(self.starts[0], result_of("1"))
+        self.cluster.settle()
+        self.assert_result(client, result_of("1"))
+        self.nodes[0].kill()
+        self.assertEqual(self.nodes[1].list_orphans(), [])
+
+
 class StoreAwayTests(ClusterTestCase):
     """Several nodes, whose store is away when the callback comes."""
+
+    def test_callback_of_the_owner_is_sent_again(self) -> None:
+        """B16: the owner refuses what can be asked for as long as the store is away."""
+        for number, headers in enumerate(ASKED_FOR):
+            client = self.nodes[0].submit(f"account {number}", **headers)
+            start = self.starts[-1]
+            start.ack("1")
+            if not headers:
+                client.leave()
+            self.cluster.settle()
+            self.check_resent(self.nodes[0], start, lambda: None)
+            if headers:
+                self.assertIn(client.response.status, {200, 202})
+            self.nodes[0].kill()
+            poll = self.nodes[1].poll(start.job_id)
+            self.cluster.settle()
+            self.assert_result(poll, result_of("1"))
+            self.cluster.replace(self.nodes[0])
 
     def check_resent(self, node: Node, start: Start, lose: Callable[[], object]) -> None:
         """Check that a callback gets 503 while the store is away, and later 200."""

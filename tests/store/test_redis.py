@@ -11,6 +11,7 @@ from twisted.internet.task import deferLater
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
 
 from jobproxy.store.interface import Claim, Message, MessageKind, StoreUnreachable
+from jobproxy.store.orphans import START
 from tests.support.reactor import reactor
 from tests.support.redis_server import RedisServer
 from tests.support.stores import SHORT_TIMES, listener_of, make_redis_store, refuses, running, until
@@ -89,7 +90,7 @@ async def test_subscription_that_receives_nothing_is_made_again(
         async with running(store) as listener:
             cable.cut()
             await until(lambda: listener.caught_up == 2)
-            assert await store.send(NODE, Message(MessageKind.NO_RESULT, JOB_ID, OTHER))
+            assert await store.send(NODE, Message(MessageKind.GONE, JOB_ID, OTHER))
             await until(lambda: listener.messages)
     assert len(errors) <= 2
 
@@ -117,7 +118,7 @@ async def test_forgotten_scripts_are_sent_again(redis: RedisServer) -> None:
     store = make_redis_store(redis.url, NODE)
     async with running(store):
         for _ in range(2):
-            assert await store.send(NODE, Message(MessageKind.NO_RESULT, JOB_ID, OTHER))
+            assert await store.send(NODE, Message(MessageKind.GONE, JOB_ID, OTHER))
             redis.ask("SCRIPT", "FLUSH")
 
 
@@ -155,16 +156,26 @@ async def test_claim_waits_no_longer_than_the_settle_time(redis: RedisServer) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_redis_that_is_emptied_while_connected_is_caught_up(
+async def test_redis_that_is_emptied_while_connected_is_caught_up_by_every_node(
     redis: RedisServer, errors: list[str]
 ) -> None:
-    """X2: when Redis is emptied while we are connected, the node catches up, too."""
-    store = make_redis_store(redis.url, NODE)
-    async with running(store) as listener:
+    """X6: when Redis is emptied while nodes are connected, each of them catches up.
+
+    Also if a new claim is the first that Redis gets, and until a node has succeeded.
+    """
+    stores = [make_redis_store(redis.url, node) for node in (NODE, OTHER)]
+    async with running(*stores):
+        one, other = (listener_of(store) for store in stores)
+        one.is_cut_off = True
         redis.ask("FLUSHALL")
-        await until(lambda: listener.caught_up == 2)
-        assert await store.list_nodes() == [NODE]
-    assert errors == ["Redis has lost its data; writing it again"]
+        await stores[0].claim(b"key", CLAIM)
+        await until(lambda: one.caught_up >= 4 and other.caught_up >= 2)
+        one.is_cut_off = False
+        tried = one.caught_up
+        await until(lambda: one.caught_up > tried)
+        assert other.caught_up == 2
+        assert await stores[1].list_nodes() == sorted([NODE, OTHER])
+    assert set(errors) == {"Redis has lost its data; writing it again"}
 
 
 @pytest_twisted.ensureDeferred
@@ -191,8 +202,8 @@ async def test_user_with_the_documented_rights_can_do_everything(redis: RedisSer
     """A user with no more rights than the documentation says can do all that is needed."""
     rules = ["on", ">secret", "resetkeys", "~jobproxy:*", "resetchannels", "&jobproxy:*", "-@all"]
     commands = (
-        "auth select role ping get set del pexpire publish subscribe unsubscribe eval evalsha time "
-        "zadd zrem zcard zscore zrange zrangebyscore zremrangebyscore"
+        "auth select role ping get set del exists strlen setrange pexpire publish subscribe "
+        "unsubscribe eval evalsha time zadd zrem zcard zscore zrange zrangebyscore zremrangebyscore"
     )
     rules += [f"+{command}" for command in commands.split()]
     redis.ask("ACL", "SETUSER", "jobproxy", *rules)
@@ -202,14 +213,14 @@ async def test_user_with_the_documented_rights_can_do_everything(redis: RedisSer
         await store.put_result(JOB_ID, b"{}", [NODE], key_digest=b"key")
         await store.put_result("other", b"{}", [], is_orphan=True)
         await until(lambda: listener.messages)
-        assert len(await store.list_orphans()) == 1
+        assert len(await store.list_orphans(9, START)) == 1
+        await store.confirm(JOB_ID, key_digest=b"key")
         await store.discard_result("other")
         await store.acquire_slot("a", 1, 1)
         await store.release_slot("a")
         await store.release_claim(b"key", CLAIM)
         await store.put_note(JOB_ID, b"")
         await store.collect_job(JOB_ID)
-        await store.shorten_claim(b"key", CLAIM)
         await store.put_claims_again([(b"key", CLAIM)])
     assert store.calls["failed"] == 0
 
@@ -241,7 +252,7 @@ async def test_databases_of_one_redis_are_separate(redis: RedisServer) -> None:
         await other.put_claims_again([(b"key", CLAIM)])
         assert await one.find_claim(b"key") is None
         await other.put_result(JOB_ID, b"{}", [OTHER])
-        await other.send(NODE, Message(MessageKind.NO_RESULT, JOB_ID, OTHER))
+        await other.send(NODE, Message(MessageKind.GONE, JOB_ID, OTHER))
         await until(lambda: len(listener_of(other).messages) == 2)
         assert listener.messages == []
 
@@ -262,7 +273,7 @@ async def test_unknown_message_and_failing_listener_stop_nothing(
         listener.fails = False
         redis.ask("PUBLISH", channel, f'["gone","{JOB_ID}","{OTHER}"]\nbody')
         await until(lambda: len(listener.messages) == 2)
-        assert listener.messages[1] == Message(MessageKind.NO_RESULT, JOB_ID, OTHER, b"body")
+        assert listener.messages[1] == Message(MessageKind.GONE, JOB_ID, OTHER, b"body")
         assert listener.caught_up == 1
     (error,) = errors
     assert JOB_ID in error

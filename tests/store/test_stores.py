@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from attrs import evolve
 from twisted.internet.task import deferLater
 from zope.interface.verify import verifyObject
 
@@ -17,6 +18,7 @@ from jobproxy.store.interface import (
     Placement,
     StoreUnreachable,
 )
+from jobproxy.store.orphans import START
 from tests.support.reactor import reactor
 from tests.support.redis_server import RedisServer
 from tests.support.stores import Cluster, listener_of, open_store, refuses, run_stores, until
@@ -44,8 +46,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 def run(kind: str, redis: RedisServer) -> Any:
     """Return a function that runs the stores of three nodes."""
 
-    def run(retain: float = 60.0) -> AbstractAsyncContextManager[Cluster]:
-        return run_stores(kind, (ONE, OTHER, THIRD), retain, redis)
+    def run(retain: float = 60.0, key_life: float = 60.0) -> AbstractAsyncContextManager[Cluster]:
+        return run_stores(kind, (ONE, OTHER, THIRD), retain, redis, key_life)
 
     return run
 
@@ -101,20 +103,72 @@ async def test_reclaim_leaves_the_claims_of_others(run: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_claim_expires_with_its_result(run: Any) -> None:
-    """A claim is kept no longer than its result, from when that came."""
+async def test_claim_outlives_its_result_and_is_not_released(run: Any) -> None:
+    """L8: the claim of a job that has ended outlives its result, and nobody releases it."""
     async with run(retain=0.2) as cluster:
         one, other, _ = cluster.stores
-        for key_digest in (KEY_DIGEST, b"settled", b"going on"):
+        for key_digest in (KEY_DIGEST, b"confirmed", b"going on"):
             await one.claim(key_digest, MINE)
         await one.put_result(JOB_ID, BODY, [], key_digest=KEY_DIGEST, is_orphan=False)
-        await one.shorten_claim(b"settled", MINE)
-        await one.shorten_claim(b"going on", YOURS)
-        assert await other.find_claim(KEY_DIGEST) == MINE
+        await one.confirm(JOB_ID, key_digest=b"confirmed")
+        await deferLater(reactor, 0.3)
+        assert await other.collect_job(JOB_ID) == (None, None)
+        for key_digest in (KEY_DIGEST, b"confirmed", b"going on"):
+            await one.release_claim(key_digest, MINE)
+        ended = evolve(MINE, has_ended=True)
+        assert await other.find_claim(KEY_DIGEST) == ended
+        assert await other.find_claim(b"confirmed") == ended
+        assert await other.find_claim(b"going on") is None
+        assert await other.claim(KEY_DIGEST, YOURS) == ended
+        await other.put_claims_again([(b"again", ended)])
+        assert await one.find_claim(b"again") == ended
+
+
+@pytest_twisted.ensureDeferred
+async def test_claim_expires_at_the_end_of_its_key(run: Any) -> None:
+    """A claim is kept as long as the key lives."""
+    async with run(key_life=0.2) as cluster:
+        one, other, _ = cluster.stores
+        await one.claim(KEY_DIGEST, MINE)
+        await one.put_result(JOB_ID, BODY, [], key_digest=KEY_DIGEST, is_orphan=False)
         await deferLater(reactor, 0.3)
         assert await other.find_claim(KEY_DIGEST) is None
-        assert await other.find_claim(b"settled") is None
-        assert await other.find_claim(b"going on") == MINE
+
+
+@pytest_twisted.ensureDeferred
+async def test_result_that_a_node_did_not_confirm_becomes_an_orphan(run: Any) -> None:
+    """B17: a result that a node did not confirm before it died becomes an orphan."""
+    async with run() as cluster:
+        one, other, third = cluster.stores
+        for number in range(3):
+            body = b'{"id":"%d"}' % number
+            job_id = f"job-{number}"
+            placed = await one.put_result(job_id, body, [OTHER], upstream_id=f"{number}")
+            assert placed is Placement.TAKEN
+        await until(lambda: len(cluster.listeners[1].messages) == 3)
+        await other.confirm("job-0")
+        await other.confirm("job-1", is_collected=True)
+        assert await list_orphans(third) == []
+        await other.close()
+        await until_gone(one, OTHER)
+        (orphan,) = await third.list_orphans(10, START)
+        assert (orphan.job_id, orphan.upstream_id, orphan.size) == ("job-2", "2", 10)
+        open_store(other)
+        await until(lambda: other.is_up)
+        await other.confirm("job-2", is_collected=True)
+        assert await list_orphans(third) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_result_removes_the_note_of_its_job(run: Any) -> None:
+    """X5: a note ends with the result of its job, and none is made after that."""
+    async with run(retain=0.2) as cluster:
+        one, other, _ = cluster.stores
+        await one.put_note(JOB_ID, b"ack")
+        await one.put_result(JOB_ID, BODY, [], is_orphan=False)
+        await one.put_note(JOB_ID, b"ack")
+        assert await other.collect_job(JOB_ID) == (BODY, None)
+        await deferLater(reactor, 0.3)
         assert await other.collect_job(JOB_ID) == (None, None)
 
 
@@ -129,7 +183,7 @@ async def test_result_is_sent_to_its_node_alone(run: Any) -> None:
         assert await other.put_result(JOB_ID, BODY, [ONE]) is Placement.DUPLICATE
         assert await other.put_result(JOB_ID, b"{}", [ONE]) is Placement.CONFLICT
         assert await other.collect_results([JOB_ID, "x"]) == [BODY, None]
-        assert await other.list_orphans() == []
+        assert await list_orphans(other) == []
         assert cluster.listeners[1].messages == cluster.listeners[2].messages == []
         assert b"{}" not in [message.body for message in cluster.listeners[0].messages]
 
@@ -139,37 +193,40 @@ async def test_result_for_a_dead_node_is_an_orphan_and_sent_to_all(run: Any) -> 
     """B15: the result of a dead node's job is an orphan, and is sent to all other nodes."""
     async with run() as cluster:
         one, other, third = cluster.stores
-        assert await other.put_result(JOB_ID, BODY, ["gone-now"]) is Placement.ORPHANED
+        placed = await other.put_result(JOB_ID, BODY, ["gone-now"], upstream_id="1")
+        assert placed is Placement.ORPHANED
         await until(lambda: all(listener.messages for listener in cluster.listeners))
         for listener in cluster.listeners:
             assert listener.messages == [Message(MessageKind.RESULT, JOB_ID, OTHER, BODY)]
-        (orphan,) = await third.list_orphans()
-        assert (orphan.job_id, orphan.upstream_id, orphan.body) == (JOB_ID, "1", BODY)
+        (orphan,) = await third.list_orphans(10, START)
+        assert (orphan.job_id, orphan.upstream_id, orphan.size) == (JOB_ID, "1", len(BODY))
         assert 0 <= orphan.age < 10
         assert await one.find_orphan(JOB_ID) == BODY
         assert await one.find_orphan("x") is None
         assert await one.collect_job(JOB_ID) == (BODY, None)
         # An orphan that was collected is none any more.
-        assert await third.list_orphans() == []
+        assert await list_orphans(third) == []
         assert await one.find_orphan(JOB_ID) is None
         assert await other.put_result(JOB_ID, BODY, ["gone-now"]) is Placement.DUPLICATE
-        assert await third.list_orphans() == []
+        assert await list_orphans(third) == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_orphans_are_listed_until_they_are_fetched_or_discarded(run: Any) -> None:
-    """Orphans are listed, the oldest first, until they are fetched or discarded."""
+    """X4: orphans are listed in pages, the oldest first, until they are fetched or discarded."""
     async with run() as cluster:
         one, other, _ = cluster.stores
         for number in range(3):
             await one.put_result(f"{number}", b'{"id":"%d"}' % number, [], is_orphan=True)
             await deferLater(reactor, 0.005)
         await one.put_result("kept", BODY, [], is_orphan=False)
-        found = [orphan.job_id for orphan in await other.list_orphans()]
-        assert found == ["0", "1", "2"]
+        assert await list_orphans(other) == ["0", "1", "2"]
+        first = await other.list_orphans(2, START)
+        assert [orphan.job_id for orphan in first] == ["0", "1"]
+        assert [found.job_id for found in await other.list_orphans(2, first[1].position)] == ["2"]
         await other.collect_results(["0"])
         await other.discard_result("1")
-        assert [orphan.job_id for orphan in await one.list_orphans()] == ["2"]
+        assert await list_orphans(one) == ["2"]
         assert await one.collect_results(["0", "1", "2"]) == [b'{"id":"0"}', None, b'{"id":"2"}']
 
 
@@ -178,9 +235,9 @@ async def test_orphan_expires_like_any_result(run: Any) -> None:
     """An orphan is kept as long as any result."""
     async with run(retain=0.1) as cluster:
         await cluster.stores[0].put_result(JOB_ID, BODY, [], is_orphan=True)
-        assert len(await cluster.stores[1].list_orphans()) == 1
+        assert await list_orphans(cluster.stores[1]) == [JOB_ID]
         await deferLater(reactor, 0.2)
-        assert await cluster.stores[1].list_orphans() == []
+        assert await list_orphans(cluster.stores[1]) == []
         assert await cluster.stores[1].find_orphan(JOB_ID) is None
 
 
@@ -191,9 +248,10 @@ async def test_body_comes_back_byte_for_byte(run: Any) -> None:
         one, other, _ = cluster.stores
         bodies = [b"{}", b"007", b"-1.50", b"\x00\xff\r\n$5\r\n", b'"OK"', b"QUEUED", b"x" * 60_000]
         for number, body in enumerate(bodies):
-            await one.put_result(f"job-{number}", body, [OTHER])
             await one.put_note(f"job-{number}", body)
-            assert await other.collect_job(f"job-{number}") == (body, body)
+            assert await other.collect_job(f"job-{number}") == (None, body)
+            await one.put_result(f"job-{number}", body, [OTHER])
+            assert await other.collect_job(f"job-{number}") == (body, None)
         await until(lambda: len(cluster.listeners[1].messages) == len(bodies))
         assert [message.body for message in cluster.listeners[1].messages] == bodies
 
@@ -230,11 +288,16 @@ async def test_closed_node_is_gone_at_once(run: Any) -> None:
         one, other, _ = cluster.stores
         await other.close()
         await until_gone(one, OTHER)
-        assert await one.send(OTHER, Message(MessageKind.NO_RESULT, JOB_ID, ONE)) is False
+        assert await one.send(OTHER, Message(MessageKind.GONE, JOB_ID, ONE)) is False
         assert await one.put_result(JOB_ID, BODY, [OTHER]) is Placement.ORPHANED
         open_store(other)
         await until(lambda: other.is_up)
         assert listener_of(other).caught_up == 1
+
+
+async def list_orphans(store: Any) -> list[str]:
+    """Return the job ids of the orphans."""
+    return [orphan.job_id for orphan in await store.list_orphans(100, START)]
 
 
 async def until_gone(store: Any, node: str) -> None:
@@ -268,12 +331,12 @@ async def test_request_to_a_store_that_is_away_fails(run: Any, kind: str) -> Non
         await one.acquire_slot("a", 1, 60)
         before = one.calls["failed"]
         await cluster.lose_store()
-        message = Message(MessageKind.NO_RESULT, JOB_ID, ONE)
+        message = Message(MessageKind.GONE, JOB_ID, ONE)
         for asking in (
             lambda: one.claim(KEY_DIGEST, MINE),
             lambda: one.put_claims_again([(KEY_DIGEST, MINE)]),
             lambda: one.release_claim(KEY_DIGEST, MINE),
-            lambda: one.shorten_claim(KEY_DIGEST, MINE),
+            lambda: one.confirm(JOB_ID),
             lambda: one.find_claim(KEY_DIGEST),
             lambda: one.put_result(JOB_ID, BODY, [OTHER]),
             lambda: one.put_note(JOB_ID, b""),
@@ -281,7 +344,7 @@ async def test_request_to_a_store_that_is_away_fails(run: Any, kind: str) -> Non
             lambda: one.collect_job(JOB_ID),
             lambda: one.discard_result(JOB_ID),
             lambda: one.send(OTHER, message),
-            one.list_orphans,
+            lambda: one.list_orphans(1, START),
             lambda: one.find_orphan(JOB_ID),
             one.list_nodes,
             lambda: one.acquire_slot("a", 1, 60),

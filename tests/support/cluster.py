@@ -7,7 +7,7 @@ from typing import Any, cast
 from attrs import evolve
 from twisted.internet.task import Clock
 
-from jobproxy.app.build import Environment
+from jobproxy.app.environment import Environment
 from jobproxy.cluster.remote_jobs import OWNER_TIMEOUT
 from jobproxy.cluster.store_coordinator import StoreCoordinator
 from jobproxy.store.interface import IStore

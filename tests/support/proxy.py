@@ -8,7 +8,8 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.app.build import Environment, build_proxy
+from jobproxy.app.build import build_proxy
+from jobproxy.app.environment import Environment
 from jobproxy.app.settings import Settings
 from jobproxy.http1.client import PlainClient
 from jobproxy.jobs.index import PARKED
@@ -159,7 +160,11 @@ class Proxy:
 
     def call_back(self, start: Start, body: bytes) -> Response:
         """Send a callback as the job server, and return the response."""
-        return self.connect().request(start.callback_path, body).response
+        return self.send_callback(start, body).response
+
+    def send_callback(self, start: Start, body: bytes) -> Client:
+        """Send a callback as the job server, which may have to wait for the response."""
+        return self.connect().request(start.callback_path, body)
 
 
 class ProblemTestCase(SynchronousTestCase):

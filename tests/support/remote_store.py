@@ -46,12 +46,14 @@ class RemoteStore:
     :ivar latency: seconds for each way.
     :ivar loses_requests: whether the requests just before a break are not done; their responses
         are lost in any case.
+    :ivar loses_messages: whether messages to the node are lost.
     """
 
     _shared: Shared
     node: str
     latency: float = field(default=0.0, init=False)
     loses_requests: bool = field(default=False, init=False)
+    loses_messages: bool = field(default=False, init=False)
     is_joined: bool = field(default=False, init=False)
     calls: Counter[str] = field(factory=Counter, init=False)
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
@@ -116,7 +118,7 @@ class RemoteStore:
             self._deliver(connection, message)
 
     def _deliver(self, connection: Connection, message: Message) -> None:
-        if connection is self._connection:
+        if connection is self._connection and not self.loses_messages:
             self._listener.receive(message)
 
     def _send(self, request: Request) -> Deferred[Any]:

@@ -7,18 +7,19 @@ from weakref import WeakKeyDictionary
 
 import pytest
 from attrs import define, field
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
-from jobproxy.store.interface import IStore, Message
+from jobproxy.store.interface import IStore, Message, StoreUnreachable
 from jobproxy.store.memory import MemoryStore, Shared
 from jobproxy.store.redis import RedisStore
 from jobproxy.store.redis_address import Address, read_address
 from jobproxy.store.times import Times
+from jobproxy.wire.tokens import LIFETIME
 from tests.support.reactor import reactor, until_closed
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import DEADLINE
@@ -33,11 +34,13 @@ class RecordingListener:
 
     :ivar caught_up: how many times it caught up.
     :ivar fails: whether it fails on each message, as a node with a bug does.
+    :ivar is_cut_off: whether it fails to catch up, as when the store is lost meanwhile.
     """
 
     messages: list[Message] = field(factory=list)
     caught_up: int = 0
     fails: bool = False
+    is_cut_off: bool = False
 
     def receive(self, message: Message) -> None:
         self.messages.append(message)
@@ -46,7 +49,7 @@ class RecordingListener:
 
     def catch_up(self) -> Deferred[None]:
         self.caught_up += 1
-        return succeed(None)
+        return fail(StoreUnreachable()) if self.is_cut_off else succeed(None)
 
 
 def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
@@ -59,11 +62,13 @@ def make_redis_store(
     retain: float = 60.0,
     make_endpoint: Callable[[str, int], IStreamClientEndpoint] = make_endpoint,
     times: Times = SHORT_TIMES,
+    *,
+    key_life: float = LIFETIME,
 ) -> RedisStore:
     """Return a store with short times that is not open."""
     where = read_address(address) if isinstance(address, str) else address
     assert where is not None
-    return RedisStore(reactor, where, make_endpoint, node, retain, times)
+    return RedisStore(reactor, where, make_endpoint, node, retain, key_life, times)
 
 
 _LISTENERS: "WeakKeyDictionary[Any, RecordingListener]" = WeakKeyDictionary()
@@ -114,7 +119,11 @@ class Cluster:
 
 @asynccontextmanager
 async def run_stores(
-    kind: str, nodes: tuple[str, ...], retain: float, redis: RedisServer
+    kind: str,
+    nodes: tuple[str, ...],
+    retain: float,
+    redis: RedisServer,
+    key_life: float = LIFETIME,
 ) -> AsyncIterator[Cluster]:
     """Run a store for each of these nodes.
 
@@ -122,12 +131,12 @@ async def run_stores(
     """
     stores: list[Any]
     if kind == "memory":
-        shared = Shared(reactor, retain)
+        shared = Shared(reactor, retain, key_life)
         stores = [MemoryStore(shared, node) for node in nodes]
     else:
         redis.ask("FLUSHALL")
         redis.ask("SET", "jobproxy:epoch", "1")
-        stores = [make_redis_store(redis.url, node, retain) for node in nodes]
+        stores = [make_redis_store(redis.url, node, retain, key_life=key_life) for node in nodes]
     for store in stores:
         open_store(store)
     try:

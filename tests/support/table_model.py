@@ -19,6 +19,7 @@ from jobproxy.wire.problems import ProblemError
 
 RETAIN = 20
 LIFETIME = 40
+KEY_LIFE = 30
 
 
 class Kind(Enum):
@@ -91,6 +92,11 @@ class Job:
         return "unknown" if self.starts else "no"
 
     @property
+    def is_unstarted(self) -> bool:
+        failed_unstarted = self.body is None and (self.problem or "").endswith(" no")
+        return failed_unstarted or self.started == "no"
+
+    @property
     def outcome(self) -> str | None:
         return self.problem if self.body is None else self.body.decode()
 
@@ -126,6 +132,7 @@ class Model:
 
     :ivar known: the jobs that have a record, by job id.
     :ivar by_key: the latest job of each key digest.
+    :ivar tombstones: the job ids of forgotten jobs by key digest, and how long they are known.
     :ivar orphans: the jobs whose result is an orphan, the oldest first.
     :ivar jobs: every job that there ever was.
     :ivar clients: every client that ever waited.
@@ -135,6 +142,7 @@ class Model:
     clock: Clock
     known: dict[str, Job] = field(factory=dict)
     by_key: dict[bytes, Job] = field(factory=dict)
+    tombstones: dict[bytes, tuple[str, float]] = field(factory=dict)
     orphans: list[Job] = field(factory=list)
     jobs: list[Job] = field(factory=list)
     clients: list[Waiting] = field(factory=list)
@@ -149,7 +157,19 @@ class Model:
         self.known[job.job_id] = job
         if job.key_digest is not None:
             self.by_key[job.key_digest] = job
+            self.tombstones.pop(job.key_digest, None)
         return job
+
+    def find_key(self, key_digest: bytes) -> Job | None:
+        """Return the job that a client with this key would join."""
+        job_id, _ = self.tombstones.get(key_digest, ("", 0))
+        if job_id in self.known:
+            # Its callback came after it was forgotten.
+            del self.tombstones[key_digest]
+            self.by_key[key_digest] = self.known[job_id]
+            self.known[job_id].key_digest = key_digest
+        job = self.by_key.get(key_digest)
+        return None if job is None or (job.outcome is not None and job.is_unstarted) else job
 
     def hold(self, waiting: Waiting) -> None:
         """Add a client."""
@@ -232,6 +252,9 @@ class Model:
     def pass_time(self) -> None:
         """Forget the jobs and end the waits whose time has come."""
         now = self.clock.seconds()
+        for key_digest, (_, until) in list(self.tombstones.items()):
+            if until <= now:
+                del self.tombstones[key_digest]
         for job in list(self.known.values()):
             if job.kept_until is not None and job.kept_until <= now:
                 self.forget(job)
@@ -294,6 +317,9 @@ class Model:
         del self.known[job.job_id]
         if job.key_digest is not None and self.by_key.get(job.key_digest) is job:
             del self.by_key[job.key_digest]
+            if not job.is_unstarted:
+                until = self.clock.seconds() + KEY_LIFE
+                self.tombstones[job.key_digest] = (job.job_id, until)
         if job.is_orphan:
             self.orphans.remove(job)
         self.expect_cancelled(job)

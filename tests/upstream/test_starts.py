@@ -6,7 +6,7 @@ from typing import Any
 from attrs import evolve
 from twisted.logger import capturedLogs, formatEvent
 
-from jobproxy.app.build import Environment
+from jobproxy.app.environment import Environment
 from jobproxy.upstream.retries import OnLost, RetryMode
 from tests.support.busy import BusyTestCase
 from tests.support.clients import Client

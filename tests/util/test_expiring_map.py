@@ -119,7 +119,7 @@ class ExpiringMapTests(SynchronousTestCase):
         self.assertEqual((len(self.map), self.map.size), (MAX_NUMBER, MAX_NUMBER))
 
     def test_an_owner_drops_none_of_another_who_has_less(self) -> None:
-        """L9: an owner who fills the map loses his own values, the oldest first."""
+        """L8: an owner who fills the map loses his own values, the oldest first."""
         self.map.put("small", "small", 20, "one")
         for number in range(10):
             self.map.put(str(number), str(number), 30, "two")

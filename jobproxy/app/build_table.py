@@ -1,0 +1,54 @@
+"""Makes the correlation table, and what shares its jobs with other nodes."""
+
+from jobproxy.app.environment import Environment
+from jobproxy.app.settings import CorrelateBy, Settings
+from jobproxy.cluster.claims import Claims
+from jobproxy.cluster.coordinator import Coordinator
+from jobproxy.cluster.inbox import Inbox
+from jobproxy.cluster.local_coordinator import LocalCoordinator
+from jobproxy.cluster.outbox import Outbox
+from jobproxy.cluster.remote_jobs import RemoteJobs
+from jobproxy.cluster.replicator import Replicator
+from jobproxy.cluster.store_coordinator import StoreCoordinator
+from jobproxy.jobs.events import JobEvents, Observers
+from jobproxy.jobs.index import UpstreamIds
+from jobproxy.jobs.table import CorrelationTable
+from jobproxy.wire.tokens import TokenSigner
+
+
+def build_table(
+    settings: Settings, environment: Environment, signer: TokenSigner
+) -> tuple[CorrelationTable, Coordinator]:
+    """Return the table and the coordinator."""
+    reactor, store, node = environment.reactor, environment.store, environment.node
+    events = JobEvents(environment.wants_events)
+    if store is None:
+        upstream_ids = None
+        if settings.correlate_by is CorrelateBy.ID:
+            upstream_ids = UpstreamIds(
+                lambda: signer.mint().job_id, settings.start_timeout, environment.parked_bounds
+            )
+        table = CorrelationTable(
+            reactor,
+            settings.retain,
+            observer=events,
+            key_life=settings.key_life,
+            bounds=environment.bounds,
+            upstream_ids=upstream_ids,
+        )
+        return table, LocalCoordinator(table, reactor)
+    outbox = Outbox(reactor, settings.retain, environment.bounds)
+    replicator = Replicator(store, outbox, node)
+    table = CorrelationTable(
+        reactor,
+        settings.retain,
+        observer=Observers((events, replicator)),
+        key_life=settings.key_life,
+        bounds=environment.bounds,
+    )
+    remote_jobs = RemoteJobs(reactor, table, store, replicator, node)
+    claims = Claims(reactor, table, store, remote_jobs, replicator)
+    inbox = Inbox(table, store, remote_jobs, claims, replicator, outbox, node)
+    return table, StoreCoordinator(
+        table, store, remote_jobs, claims, inbox, outbox, replicator, node
+    )
