@@ -76,7 +76,7 @@ def _read_retry_after(response: IResponse, now: Callable[[], float]) -> int | No
     if text.isascii() and text.isdigit():
         return min(int(text[:9]), LONGEST_PAUSE)
     try:
-        date = parsedate_to_datetime(text)
+        date = parsedate_to_datetime(text[:64])
     except (ValueError, OverflowError):
         return None
     seconds = date.replace(tzinfo=timezone.utc).timestamp() - now()
