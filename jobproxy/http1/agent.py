@@ -21,7 +21,6 @@ from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
-from twisted.web.client import RequestTransmissionFailed
 from twisted.web.error import SchemeNotSupported
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
@@ -33,7 +32,12 @@ from jobproxy.http1.sender import HeaderLines, ISender
 from jobproxy.util.tls_names import WRONG_NAME
 
 #: The errors of a TLS handshake that mean that the server is not trusted.
-UNTRUSTED = (TLSError, *WRONG_NAME)
+_UNTRUSTED = (TLSError, *WRONG_NAME)
+
+
+class Untrusted(Exception):
+    """The TLS certificate or protocol of the server was not accepted; nothing was sent."""
+
 
 #: What a connection is made to: scheme, host name or address, and port.
 Origin = tuple[str, str, int]
@@ -80,9 +84,9 @@ class PooledAgent:
     redirect is followed, no cookie is kept, and no encoding is decoded.
 
     The errors show whether a request may have been sent. It was not if connecting failed:
-    :class:`ConnectError` and its subclasses, :class:`DNSLookupError`, and
-    :class:`RequestTransmissionFailed` because of TLS. It may have been with
-    :class:`ResponseFailed`.
+    :class:`ConnectError` and its subclasses, :class:`DNSLookupError`, and :class:`Untrusted`. It
+    may have been with :class:`ResponseFailed`, also if that is due to TLS: an error after the
+    handshake says nothing of what the server has read before.
 
     :param reactor: makes connections; its time is monotonic.
     """
@@ -180,11 +184,11 @@ class PooledAgent:
         connection = cast(ClientConnection, await endpoint.connect(factory))
         if factory.is_secure:
             try:
-                await connection.ready
+                await connection.ready.addTimeout(self._limits.connect_time, self._reactor)
             except BaseException as error:
                 connection.transport.abortConnection()
-                if isinstance(error, UNTRUSTED):
-                    raise RequestTransmissionFailed([Failure()]) from error
+                if isinstance(error, _UNTRUSTED):
+                    raise Untrusted(str(error)) from error
                 raise ConnectError(f"no TLS: {error!r}") from error
         return connection
 

@@ -42,7 +42,7 @@ class ClientLimits:
     :param body: bytes of a response's body.
     :param interim: responses of status 1xx before the real one.
     :param connections: requests in progress at the same time; further ones wait for their turn.
-    :param connect_time: seconds to connect.
+    :param connect_time: seconds to connect, and then as many for the TLS handshake.
     :param idle_time: seconds that an idle connection is kept for the next request; 0: none is kept.
     """
 

@@ -18,7 +18,7 @@ from twisted.web.client import (
 )
 from twisted.web.iweb import IResponse
 
-from jobproxy.http1.agent import UNTRUSTED
+from jobproxy.http1.agent import Untrusted
 from jobproxy.http1.client import CLOSE, JSON, PlainClient, read_body
 from jobproxy.http1.response import BodyTooBig
 from jobproxy.upstream.circuit import Circuit
@@ -137,14 +137,14 @@ class JobServer:
             return response, await waiting
         except _NEVER_SENT as error:
             raise _never_sent(error) from error
+        except Untrusted as error:
+            problem = Problem(
+                Kind.UPSTREAM_UNTRUSTED,
+                "The job server's TLS certificate or protocol was not accepted.",
+            )
+            raise NotStarted(problem, "untrusted", Health.ALIVE) from error
         except (BodyTooBig, *_MAYBE_SENT) as error:
             response = response or getattr(error, "response", None)
-            if response is None and _is_due_to(error, *UNTRUSTED):
-                problem = Problem(
-                    Kind.UPSTREAM_UNTRUSTED,
-                    "The job server's TLS certificate or protocol was not accepted.",
-                )
-                raise NotStarted(problem, "untrusted", Health.ALIVE) from error
             if response is not None and (
                 response.code in REFUSALS or _is_due_to(error, BodyTooBig)
             ):

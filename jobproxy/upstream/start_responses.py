@@ -18,7 +18,8 @@ LONGEST_PAUSE = 3_600
 
 #: The problem of each refusal, by its status. A refusal counts even if its body does not arrive.
 REFUSALS = {
-    **dict.fromkeys(range(300, 400), Kind.UPSTREAM_REDIRECT),
+    # The other redirects can mean that the job was started: see RFC 9110, section 15.4.4, for 303.
+    **dict.fromkeys((307, 308), Kind.UPSTREAM_REDIRECT),
     **dict.fromkeys((400, 404, 409, 410, 422), Kind.UPSTREAM_REJECTED),
     **dict.fromkeys((401, 403), Kind.UPSTREAM_AUTH),
     **dict.fromkeys((429, 503), Kind.UPSTREAM_BUSY),

@@ -13,23 +13,24 @@ import pytest
 import pytest_twisted
 from attrs import define, field
 from cryptography import x509
+from OpenSSL import SSL
 from OpenSSL.SSL import Error as TLSError
 from service_identity import CertificateError, VerificationError
 from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPullProducer
 from twisted.python.failure import Failure
-from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
+from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
-from jobproxy.http1.agent import PooledAgent
+from jobproxy.http1.agent import PooledAgent, Untrusted
 from jobproxy.http1.client import PlainClient, read_body
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
-from jobproxy.upstream.start_errors import NotStarted
+from jobproxy.upstream.start_errors import AmbiguousStart, NotStarted
 from tests.support.http1_peer import Peer, Server, serving
 from tests.support.identities import ADDRESS, Identity, authority, issue
 from tests.support.reactor import reactor, until_closed
@@ -47,6 +48,14 @@ def respond(peer: Peer) -> None:
 
 def make_agent(idle_time: float = 0) -> PooledAgent:
     return PooledAgent(reactor, ClientLimits(idle_time=idle_time))
+
+
+def make_job_server(server: Server, connect_time: float = 3.0) -> JobServer:
+    """Return what sends start requests to a server, without retries."""
+    policy = KeepAlivePolicy(reactor, lambda: None, 0)
+    circuit = Circuit(reactor, random.Random())
+    client = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0, connect_time=connect_time)))
+    return JobServer(client, reactor, server.url.decode(), 5, policy, circuit)
 
 
 def post(agent: PooledAgent, server: Server, body: bytes = BODY) -> Deferred[IResponse]:
@@ -88,10 +97,10 @@ async def test_untrusted_server_gets_nothing(fault: str) -> None:
     """S4: a server whose certificate is not good never gets a byte of the request."""
     async with serving(respond, untrusted()[fault]()) as server:
         for _ in range(2):
-            with pytest.raises(RequestTransmissionFailed) as failed:
+            with pytest.raises(Untrusted) as failed:
                 await post(make_agent(), server)
-            (reason,) = failed.value.reasons
-            assert reason.check(TLSError, VerificationError, CertificateError)
+            cause = failed.value.__cause__
+            assert isinstance(cause, TLSError | VerificationError | CertificateError)
     assert len(server.peers) == 2
     assert server.received == b""
 
@@ -100,13 +109,53 @@ async def test_untrusted_server_gets_nothing(fault: str) -> None:
 async def test_start_to_a_self_signed_server_was_not_sent() -> None:
     """S4: a start call to a server that nobody vouches for is known not to have been sent."""
     async with serving(respond, issue(None, ADDRESS)) as server:
-        policy = KeepAlivePolicy(reactor, lambda: None, 0)
-        circuit = Circuit(reactor, random.Random())
-        client = PlainClient(PooledAgent(reactor, ClientLimits(idle_time=0)))
-        job_server = JobServer(client, reactor, server.url.decode(), 5, policy, circuit)
         with pytest.raises(NotStarted, match="not accepted"):
-            await job_server.start("a", BODY)
+            await make_job_server(server).start("a", BODY)
     assert server.received == b""
+
+
+#: What a server sends over TCP after it has read the request over TLS.
+BROKEN_RECORDS = {
+    "no record": b"HTTP/1.1 200 OK\r\n\r\n",
+    "bad MAC": b"\x17\x03\x03\x00\x40" + bytes(64),
+    "fatal alert": b"\x15\x03\x03\x00\x02\x02\x28",
+    "too large": b"\x17\x03\x03\xff\xff" + bytes(65_535),
+}
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+@pytest.mark.parametrize("record", BROKEN_RECORDS)
+@pytest_twisted.ensureDeferred
+async def test_start_is_ambiguous_when_tls_breaks_after_the_handshake(
+    record: str, version: int
+) -> None:
+    """S24: an error of TLS after the request was read is ambiguous: the job may have been started.
+
+    Nothing is sent again, and the circuit sees a job server that did not respond.
+    """
+
+    def break_off(peer: Peer) -> None:
+        if peer.received.endswith(BODY):
+            peer.transport.transport.write(BROKEN_RECORDS[record])
+
+    identity = issue(authority(), ADDRESS)
+    async with serving(break_off, identity, version) as server:
+        with pytest.raises(AmbiguousStart):
+            await make_job_server(server).start("a", BODY)
+    (peer,) = server.peers
+    assert peer.requests == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_start_was_not_sent_when_the_handshake_is_not_answered() -> None:
+    """S25: a server that does not answer the handshake in time has got nothing of the request."""
+    async with serving(lambda peer: None) as server:
+        server.url = server.url.replace(b"http:", b"https:")
+        with pytest.raises(NotStarted) as failed:
+            await make_job_server(server, connect_time=0.05).start("a", BODY)
+        assert failed.value.may_retry
+    assert b"POST" not in server.received
 
 
 @pytest_twisted.ensureDeferred

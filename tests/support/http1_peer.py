@@ -70,8 +70,13 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(react: React, identity: Identity | None = None) -> AsyncIterator[Server]:
-    """Have a server, over TLS if it has an identity; in the end nothing may be left of it."""
+async def serving(
+    react: React, identity: Identity | None = None, version: int | None = None
+) -> AsyncIterator[Server]:
+    """Have a server, over TLS if it has an identity; in the end nothing may be left of it.
+
+    :param version: the only version of TLS that it speaks; :data:`None`: all.
+    """
     server = Server()
 
     def build() -> Peer:
@@ -80,7 +85,11 @@ async def serving(react: React, identity: Identity | None = None) -> AsyncIterat
 
     factory: Any = Factory.forProtocol(build)
     if identity is not None:
-        factory = TLSMemoryBIOFactory(identity.options(), False, factory)
+        options = identity.options()
+        if version is not None:
+            options.getContext().set_min_proto_version(version)
+            options.getContext().set_max_proto_version(version)
+        factory = TLSMemoryBIOFactory(options, False, factory)
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
     scheme = b"http" if identity is None else b"https"
     server.url = b"%b://127.0.0.1:%d/" % (scheme, port.getHost().port)

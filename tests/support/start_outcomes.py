@@ -3,17 +3,17 @@
 import errno
 from collections.abc import Sequence
 
-from OpenSSL.SSL import Error as TLSError
 from twisted.internet import error
 from twisted.python.failure import Failure
-from twisted.web.client import RequestTransmissionFailed, ResponseNeverReceived
+from twisted.web.client import ResponseNeverReceived
 
+from jobproxy.http1.agent import Untrusted
 from tests.support.clients import Client
 from tests.support.proxy import ProxyTestCase, result_of
 
 REFUSED = error.ConnectionRefusedError()
 LOST = ResponseNeverReceived([Failure(error.ConnectionLost())])
-UNTRUSTED = RequestTransmissionFailed([Failure(TLSError())])
+UNTRUSTED = Untrusted("a certificate of nobody")
 NO_SOCKET = error.ConnectError(osError=errno.EMFILE)
 
 #: How a start request can end: with an error, or with a status and a body.
@@ -27,11 +27,18 @@ NOT_READ: Sequence[Outcome] = (
     (429, b""),
     (503, b""),
 )
-AMBIGUOUS: Sequence[Outcome] = (LOST, (500, b""), (502, b""), (200, b"<html>"), (200, b"[" * 99))
+AMBIGUOUS: Sequence[Outcome] = (
+    LOST,
+    (303, b""),
+    (500, b""),
+    (502, b""),
+    (200, b"<html>"),
+    (200, b"[" * 99),
+)
 FINAL: Sequence[Outcome] = (
     UNTRUSTED,
     NO_SOCKET,
-    *((status, b"") for status in (400, 401, 403, 404, 409, 410, 422, 301, 303, 307)),
+    *((status, b"") for status in (400, 401, 403, 404, 409, 410, 422, 307, 308)),
 )
 
 

@@ -56,7 +56,7 @@ class EndedTests(ProxyTestCase):
 
     def test_job_that_was_not_started_leaves_only_its_retention(self) -> None:
         """S15, S19: a job that was not started leaves no timer but that of its retention."""
-        for status in (422, 302):
+        for status in (422, 307):
             client = self.submit()
             self.starts[-1].respond(b"", status)
             client.leave()
