@@ -168,6 +168,9 @@ class Gateway:
         except ProblemError:
             self.callbacks["malformed"] += 1
             raise
+        if token is not None and token in (report.upstream_id or ""):
+            # The id of a job is shown and logged; the token must not be.
+            report = evolve(report, upstream_id=None)
         if job_id is not None and self.coordinator.is_elsewhere(job_id):
             return self.coordinator.relay(job_id, report).addCallback(_check_relayed)
         delivery = self.table.complete(job_id, report)

@@ -15,6 +15,7 @@ from jobproxy.jobs.table import CorrelationTable
 from jobproxy.upstream.circuit import Phase
 from jobproxy.upstream.job_server import Headers, JobServer
 from jobproxy.upstream.limiter import AccountLimiter
+from jobproxy.upstream.redaction import hide
 from jobproxy.upstream.retries import RetryPolicy
 from jobproxy.upstream.start_errors import AmbiguousStart, NotStarted
 from jobproxy.wire.jobs import Job, Report
@@ -70,6 +71,8 @@ class Starter:
     policy: RetryPolicy
     grace: float
     claim: Callable[[JobRecord], Deferred[bool]]
+    #: Whether a callback URL was hidden in an ack, and that was logged.
+    has_hidden: bool = field(default=False, init=False)
 
     def queue(self, job: Job) -> "Start":
         """Queue a job; :meth:`Start.begin` has to follow as soon as the job has a record.
@@ -149,9 +152,24 @@ class Start:
             self._starter.table.retract(record, self.cancel)
             if error.may_retry:
                 return self._defer(record, error.problem)
-            self._give_up(record, _redact(error.problem, request.secret))
+            hidden = hide(error.problem.upstream_body, request.secret)
+            self._give_up(record, evolve(error.problem, upstream_body=hidden))
             return None
-        return self._accept(record, ack)
+        return self._accept(record, self._redact(ack, request.secret))
+
+    def _redact(self, ack: Report, secret: str) -> Report:
+        """Hide the secret in an ack that quotes the start request: clients may get the ack."""
+        body = hide(ack.body, secret)
+        if body == ack.body:
+            return ack
+        if not self._starter.has_hidden:
+            self._starter.has_hidden = True
+            _log.warn(
+                "the job server's acks quote the callback URL; it is hidden from clients, who "
+                "could forge results with it"
+            )
+        upstream_id = None if secret in (ack.upstream_id or "") else ack.upstream_id
+        return evolve(ack, body=body, upstream_id=upstream_id)
 
     async def _claim(self, record: JobRecord) -> bool:
         """Return whether to start the job on this node; if not, release its slot."""
@@ -259,9 +277,3 @@ class Start:
         _log.failure("start of job {job} crashed", failure, LogLevel.critical, **record.log_fields)
         detail = "The proxy failed while it started the job."
         self._starter.table.fail(record, Problem(Kind.INTERNAL, detail, started="unknown"))
-
-
-def _redact(problem: Problem, secret: str) -> Problem:
-    """Hide a secret in a response that quotes the start request."""
-    body = problem.upstream_body.replace(secret.encode(), b"[hidden]")
-    return problem if body == problem.upstream_body else evolve(problem, upstream_body=body)

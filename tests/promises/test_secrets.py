@@ -1,18 +1,20 @@
 """Secrets: tokens and callback URLs never reach clients, the log, metrics or the store.
 
-Only the job server gets the callback URL of a job. Where it quotes that in the reason for which it
-refuses a job, the secret part is hidden: the token, or with ``correlate_by`` id, whose one callback
-URL has a secret path, the whole URL. All other text reaches the client unchanged. After each test,
-``tests/conftest.py`` also searches the log and the metrics for secrets.
+Only the job server gets the callback URL of a job. Where it quotes that in an ack, or in the reason
+for which it refuses a job, the secret part is hidden: the token, or with ``correlate_by`` id, whose
+one callback URL has a secret path, the whole URL. All other text reaches the client unchanged.
+After each test, ``tests/conftest.py`` also searches the log and the metrics for secrets.
 """
 
 import json
 from typing import Any, cast
+from urllib.parse import quote
 
 from twisted.logger import ILogObserver, LogEvent, capturedLogs, globalLogPublisher
 
 from jobproxy.app.settings import CorrelateBy
 from tests.support.callbacks import ByIdTestCase, CallbackTestCase, read_log
+from tests.support.clients import Response
 from tests.support.cluster import ClusterTestCase
 from tests.support.job_server import Start
 from tests.support.proxy import CALLBACK_URL, ProxyTestCase, result_of
@@ -130,6 +132,78 @@ class QuoteTests(ProxyTestCase):
         found = self.connect().get(start.job_path).response
         self.assertIn("bad [hidden]", found.json["upstreamBody"])
         self.assertNotIn(start.token, found.body.decode())
+
+
+class EchoTests(ProxyTestCase):
+    """A job server that quotes the start request in its ack."""
+
+    def start(self, **members: Any) -> Response:
+        """Return what a client gets of an ack with these members and the start request."""
+        client = self.connect().request(headers={"Prefer": "respond-async"})
+        (start,) = self.starts[-1:]
+        start.respond(json.dumps({"id": "1", "request": start.body, **members}).encode())
+        response = client.response
+        self.assertNotIn(start.token.partition(".")[2], response.body.decode())
+        return response
+
+    def test_token_in_an_ack_is_hidden(self) -> None:
+        """S27: a client that does not wait gets the ack without the token, or the inline result."""
+        response = self.start(state="running")
+        self.assertEqual(response.status, 202)
+        self.assertEqual(response.json["request"]["callback"], f"{CALLBACK_URL}/[hidden]")
+        self.assertEqual(response.json["request"]["account"], "example")
+        self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual(self.start(state="completed").status, 200)
+
+    def test_it_is_logged_once(self) -> None:
+        """S27: that the job server does this is logged once."""
+        with capturedLogs() as events:
+            for _ in range(3):
+                self.start(state="completed")
+        self.assertEqual(read_log(events).count("quote the callback URL"), 1)
+
+    def test_ack_that_quotes_nothing_is_unchanged(self) -> None:
+        """S27: any other ack is passed on byte for byte."""
+        client = self.connect().request(headers={"Prefer": "respond-async"})
+        ack = rb'{ "id":"1","see":"http:\/\/proxy.example\/callback\/%20\u0041" }'
+        self.starts[0].respond(ack)
+        self.assertEqual(client.response.body, ack)
+        self.call_back(self.starts[0], result_of("1"))
+
+    def test_upstream_id_that_is_the_token_is_none(self) -> None:
+        """S27: a job server that takes our token as its id of the job shows it to nobody."""
+        client = self.connect().request(headers={"Prefer": "respond-async"})
+        start = self.starts[0]
+        start.respond(json.dumps({"id": start.token, "state": "running"}).encode())
+        poll = self.connect().get(client.response.headers["location"]).response
+        for response in (client.response, poll):
+            self.assertNotIn(start.token, response.body.decode())
+        self.call_back(start, result_of(start.token))
+
+
+class ByIdEchoTests(ByIdTestCase):
+    """The same with ``correlate_by`` id: with the one callback URL, all results can be forged."""
+
+    settings: dict[str, Any] = {
+        "correlate_by": CorrelateBy.ID,
+        "callback_url": f"{CALLBACK_URL}/x7Kq",
+    }
+
+    def test_callback_url_in_an_ack_is_hidden_however_it_is_escaped(self) -> None:
+        """S27: the callback URL is hidden in acks, also as PHP and others escape it."""
+        for number, escape in enumerate(
+            (
+                lambda url: url,
+                lambda url: url.replace("/", "\\/"),
+                lambda url: "".join(f"\\u{ord(character):04X}" for character in url),
+                lambda url: quote(url, safe=""),
+            )
+        ):
+            client = self.connect().request(headers={"Prefer": "respond-async"})
+            url = escape(self.starts[-1].body["callback"])
+            self.starts[-1].respond(b'{"id":"%d","at":"%s"}' % (number, url.encode()))
+            self.assertEqual(client.response.json, {"id": f"{number}", "at": "[hidden]"})
+            self.call_back_by_id(result_of(f"{number}"))
 
 
 class ByIdQuoteTests(ByIdTestCase):
