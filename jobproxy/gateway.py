@@ -171,6 +171,9 @@ class Gateway:
         if token is not None and token in (report.upstream_id or ""):
             # The id of a job is shown and logged; the token must not be.
             report = evolve(report, upstream_id=None)
+        circuit = self.starter.job_server.circuit
+        if circuit.is_in_doubt and job_id is not None:
+            circuit.record_callback()
         if job_id is not None and self.coordinator.is_elsewhere(job_id):
             return self.coordinator.relay(job_id, report).addCallback(_check_relayed)
         delivery = self.table.complete(job_id, report)

@@ -22,7 +22,7 @@ from jobproxy.http1.agent import Untrusted
 from jobproxy.http1.client import CLOSE, JSON, PlainClient, read_body
 from jobproxy.http1.response import BodyTooBig
 from jobproxy.upstream.circuit import Circuit
-from jobproxy.upstream.keepalive import KeepAlivePolicy
+from jobproxy.upstream.keepalive import Call, KeepAlivePolicy
 from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
 from jobproxy.upstream.start_responses import MAX_ACK, REFUSALS, read_ack
 from jobproxy.util.deadline import Deadline
@@ -80,7 +80,7 @@ class JobServer:
         :raises AmbiguousStart: if it is not known whether the job was started.
         :raises NotStarted: if the job certainly was not started.
         """
-        is_probe = self.circuit.before_call()
+        is_probe = self.circuit.before_call(account)
         call = self._keepalive.begin(account)
         began = self._clock.seconds()
         is_acknowledged = False
@@ -89,10 +89,10 @@ class JobServer:
             report = read_ack(response, ack, self._now)
             is_acknowledged = True
         except (NotStarted, AmbiguousStart) as error:
-            self._record_failure(error.result, error.health, is_probe)
+            self._record_failure(error.result, error.health, call, is_probe)
             raise
         except BaseException:
-            self._record_failure("crash", Health.UNKNOWN, is_probe)
+            self._record_failure("crash", Health.UNKNOWN, call, is_probe)
             raise
         finally:
             self._keepalive.end(call, is_acknowledged)
@@ -101,15 +101,15 @@ class JobServer:
         self.results[_name_ack(report)] += 1
         return report
 
-    def _record_failure(self, result: str, health: Health, is_probe: bool) -> None:
+    def _record_failure(self, result: str, health: Health, call: Call, is_probe: bool) -> None:
         """Count a failed start request, and report it to the circuit."""
         self.results[result] += 1
         if health is Health.ALIVE:
             self.circuit.record_success()
-        elif health is Health.DEAD:
-            self.circuit.record_failure(is_probe=is_probe)
-        else:
+        elif health is Health.UNKNOWN:
             self.circuit.record_nothing(is_probe=is_probe)
+        else:
+            self.circuit.record_failure(health, call.account, call.sent, is_probe=is_probe)
 
     async def _exchange(
         self, body: bytes, headers: Headers, may_keep: bool
@@ -150,7 +150,7 @@ class JobServer:
             ):
                 return response, b""
             reason = f"no complete response: {type(error).__name__}"
-            raise AmbiguousStart(reason, kind, Health.DEAD) from error
+            raise AmbiguousStart(reason, kind, Health.LOST) from error
         finally:
             deadline.cancel()
 

@@ -9,8 +9,12 @@ class Health(Enum):
     """What the end of a start request shows about the job server."""
 
     ALIVE = "alive"
-    #: No connection, no response, or an error of the server.
+    #: No connection can be made.
     DEAD = "dead"
+    #: No complete response came; the job may have been started all the same.
+    LOST = "lost"
+    #: It responded with an error of its own.
+    ERROR = "error"
     #: Nothing: the request ended for a reason in the proxy.
     UNKNOWN = "unknown"
 

@@ -47,7 +47,7 @@ def read_ack(response: IResponse, body: bytes, now: Callable[[], float]) -> Repo
     if status in REFUSALS:
         raise _refused(response, body, now)
     if not 200 <= status < 300:
-        health = Health.ALIVE if status < 500 else Health.DEAD
+        health = Health.ALIVE if status < 500 else Health.ERROR
         raise AmbiguousStart(f"status {status}", "error", health)
     try:
         return parse_report(body)

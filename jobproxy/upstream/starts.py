@@ -80,7 +80,7 @@ class Starter:
         :raises ProblemError: if the circuit is open, or the queue of the account is full.
         """
         try:
-            self.job_server.circuit.check_allowed()
+            self.job_server.circuit.check_allowed(job.account)
         except NotStarted as error:
             raise ProblemError(error.problem) from None
         return Start(self, job, self.slots.acquire(job.account))

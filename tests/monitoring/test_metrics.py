@@ -76,7 +76,7 @@ class MetricsTests(ProxyTestCase):
             (b"", 500, "error"),
             (b"", 422, "rejected"),
             (b"", 401, "auth"),
-            (b"", 302, "redirect"),
+            (b"", 307, "redirect"),
             (b"", 429, "busy"),
         )
         for number, (body, status, result) in enumerate(responses):

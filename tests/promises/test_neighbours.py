@@ -108,6 +108,27 @@ class JobServerTests(ProxyTestCase):
                 self.assertNotEqual(client.response.status, 200)
             self.check_served("b")
 
+    def test_account_whose_jobs_fail_opens_no_circuit(self) -> None:
+        """S28: server errors of one account open no circuit for the others."""
+        for _ in range(50):
+            self.submit("poison")
+            self.starts[-1].respond(b"", 500)
+            self.clock.advance(2)
+        self.check_served("good")
+
+    def test_lost_acks_open_no_circuit_while_callbacks_come(self) -> None:
+        """S29: a job server whose acks are lost, and whose callbacks come, serves all jobs."""
+        for _ in range(4):
+            clients = [self.submit(f"account {number}") for number in range(50)]
+            starts = self.starts[-50:]
+            for start in starts:
+                start.lose()
+            self.clock.advance(0.5)
+            for start in starts:
+                self.call_back(start, result_of("1"))
+            for client in clients:
+                self.assertEqual(client.response.status, 200)
+
     def test_account_whose_starts_hang_stops_no_other(self) -> None:
         """S8: the start requests of one account that hang use no slot of another."""
         for _ in range(5):

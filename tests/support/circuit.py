@@ -20,9 +20,9 @@ class CircuitTestCase(RetryTestCase):
             self.submit()
 
     def refuse(self, times: int, status: int, body: bytes = b"") -> None:
-        """Submit so many jobs whose start requests get this response."""
-        for _ in range(times):
-            self.submit()
+        """Submit so many jobs, each of another account, whose start requests get this response."""
+        for number in range(times):
+            self.submit(f"account {number}")
             self.starts[-1].respond(body, status)
 
     def check_open(self) -> Response:

@@ -10,16 +10,16 @@ class OpenTests(CircuitTestCase):
     """Jobs while the circuit is open."""
 
     def test_queued_jobs_are_refused_at_once(self) -> None:
-        """S23: queued jobs of the account are refused as soon as the circuit opens."""
-        clients = [self.submit() for _ in range(12)]
-        for number in range(9):
-            self.starts[number].respond(b"", 500)
-        self.assertTrue(clients[11].is_held)
-        self.starts[9].respond(b"", 500)
-        self.assertEqual(len(self.starts), 11)
-        problem = self.assert_problem(clients[11].response, 503, "upstream-unreachable")
+        """S23: queued jobs of all accounts are refused as soon as the circuit opens."""
+        clients = [self.submit() for _ in range(3)]
+        self.refuse(9, 500)
+        self.assertTrue(clients[2].is_held)
+        self.refuse(1, 500)
+        self.assertEqual(len(self.starts), 12)
+        problem = self.assert_problem(clients[2].response, 503, "upstream-unreachable")
         self.assertIn("job", problem)
-        self.starts[10].respond(b"", 500)
+        for start in self.starts[:2]:
+            start.respond(b"", 500)
         self.clock.advance(2)
 
     def test_jobs_queued_behind_starts_under_way_are_refused(self) -> None:
@@ -143,7 +143,11 @@ class ProbeTests(CircuitTestCase):
         self.starts[-1].respond(result_of("1"))
 
     def test_probe_with_a_server_error_fails(self) -> None:
-        """S18, S23: a probe that gets a server error has failed, and its job is ambiguous."""
+        """S18, S23: a probe that gets a server error has failed if others did, too."""
+        self.clock.advance(1)
+        self.probe()
+        self.succeed()
+        self.refuse(10, 500)
         self.clock.advance(1)
         client = self.probe()
         self.starts[-1].respond(b"", 500)

@@ -2,6 +2,7 @@
 
 from twisted.internet import error
 
+from jobproxy.upstream.circuit import PATIENCE
 from jobproxy.upstream.retries import OnLost, RetryMode
 from tests.support.circuit import CircuitTestCase
 from tests.support.proxy import result_of
@@ -32,7 +33,7 @@ class OpeningTests(CircuitTestCase):
         self.check_open()
 
     def test_server_errors_open_it(self) -> None:
-        """S18, S23: server errors count as failures."""
+        """S18, S23: server errors of several accounts count as failures."""
         self.refuse(4, 500)
         self.refuse(5, 502)
         self.check_closed()
@@ -50,11 +51,15 @@ class OpeningTests(CircuitTestCase):
         self.check_open()
 
     def test_acks_that_are_cut_short_open_it(self) -> None:
-        """S9, S23: responses whose body is not complete count as failures."""
+        """S9, S23: responses whose body is not complete count as failures, after some time."""
         for status in (200, 418, 500, 200, 200, 200, 200, 200, 200, 200):
             self.submit()
             self.starts[-1].begin(status, 1_000)
             self.starts[-1].lose()
+        self.check_closed()
+        self.fail_times(9, LOST)
+        self.clock.advance(PATIENCE)
+        self.fail_times(1, LOST)
         self.check_open()
 
     def test_acks_that_never_end_open_it(self) -> None:
@@ -67,7 +72,7 @@ class OpeningTests(CircuitTestCase):
 
     def test_refusals_that_are_cut_short_do_not_open_it(self) -> None:
         """S15, S16, S17, S19, S23: the status alone shows that it is a refusal."""
-        for status in (302, 400, 401, 403, 404, 409, 410, 422, 429, 503):
+        for status in (307, 400, 401, 403, 404, 409, 410, 422, 429, 503):
             self.submit()
             self.starts[-1].begin(status, 1_000)
             self.starts[-1].lose()
@@ -136,13 +141,16 @@ class AmbiguousStartTests(CircuitTestCase):
     def test_ambiguous_start_stays_ambiguous(self) -> None:
         """S6, S23: an ambiguous start stays ambiguous when the circuit opens."""
         self.fail_times(10, LOST)
+        self.sender.failures = [REFUSED]
+        self.submit("other")
+        self.assert_problem(self.clients.pop().response, 503, "upstream-unreachable")
         self.clock.pump([0.2, 1.9])
         for client in self.clients:
             self.assertTrue(client.is_held)
         self.clock.advance(0.2)
         for client in self.clients:
             self.assert_problem(client.response, 504, "start-unknown", started="unknown")
-        self.assertEqual(len(self.sender.times), 10)
+        self.assertEqual(len(self.sender.times), 11)
 
 
 class LostTests(CircuitTestCase):

@@ -100,8 +100,11 @@ class CircuitTests(ProxyTestCase):
         self.assertEqual(self.clients[-1].response.status, 200)
 
     def test_5xx_are_ambiguous_and_open_the_circuit(self) -> None:
-        """S18, S23: every 5xx but 503 is ambiguous, and ten of them open the circuit."""
-        clients = [self.respond(status) for status in [500, 599] * 5]
+        """S18, S23: every 5xx but 503 is ambiguous, and ten of them can open the circuit."""
+        clients = []
+        for number, status in enumerate([500, 599] * 5):
+            clients.append(self.submit(f"account {number}"))
+            self.starts[-1].respond(b"", status)
         self.assert_problem(self.submit().response, 503, "upstream-unreachable")
         self.clock.advance(2)
         for client in clients:
