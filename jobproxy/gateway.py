@@ -194,6 +194,7 @@ class Gateway:
     def drain(self) -> None:
         """Accept no new jobs, and end the queued ones without a start."""
         self.is_draining = True
+        self.starter.drain()
         self.table.fail_queued(job_problems.draining())
 
     def _check_queue(self, job: Job, preferences: Preferences) -> None:

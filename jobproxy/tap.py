@@ -1,11 +1,12 @@
 """``twistd jobproxy``: parses the options, and returns the service."""
 
+import contextlib
 import random
-import signal
 import time
 from typing import Any
 
 from twisted.application.service import MultiService
+from twisted.internet.error import ReactorNotRunning
 
 from jobproxy.app.build import build_proxy
 from jobproxy.app.environment import Environment
@@ -43,6 +44,12 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         random=random.SystemRandom(),
         now=time.time,
         node=node,
-        stop=lambda: signal.raise_signal(signal.SIGTERM),
+        stop=lambda: _stop(reactor),
     )
     return build_daemon(settings, build_proxy(settings, environment), reactor)
+
+
+def _stop(reactor: Any) -> None:
+    """Stop as the first signal does; a signal that follows is then the first one."""
+    with contextlib.suppress(ReactorNotRunning):
+        reactor.stop()

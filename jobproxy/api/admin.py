@@ -15,7 +15,8 @@ from twisted.internet.interfaces import IReactorTime
 from jobproxy.api.responses import respond
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
-from jobproxy.jobs.record import ENDED, JobRecord, State
+from jobproxy.jobs.record import JobRecord
+from jobproxy.jobs.states import ENDED, State
 from jobproxy.monitoring.metrics import CONTENT_TYPE, render_metrics
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.status import Feed, Status
@@ -147,7 +148,7 @@ class JobListRoutes:
 class DrainRoutes:
     """Lets an operator drain and stop the process.
 
-    :param stop: does what SIGTERM does; is called once.
+    :param stop: stops the process as the first SIGTERM does; is called once.
     """
 
     _gateway: Gateway

@@ -32,7 +32,7 @@ class Environment:
     :param random: the jitter of retries.
     :param now: returns Unix time in seconds.
     :param node: the name of this node, which no other process has or had.
-    :param stop: does what SIGTERM does.
+    :param stop: stops the process as the first SIGTERM does; may be called at any time.
     :param bounds: of each map of the retention.
     :param parked_bounds: of callbacks that wait for the ack of their job.
     :param entropy: returns the given number of random bytes.

@@ -9,7 +9,8 @@ from jobproxy.cluster.remote_jobs import RemoteJobs
 from jobproxy.cluster.replicator import Replicator
 from jobproxy.jobs import job_problems
 from jobproxy.jobs.events import Source
-from jobproxy.jobs.record import JobRecord, State
+from jobproxy.jobs.record import JobRecord
+from jobproxy.jobs.states import State
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.store.interface import IStore, Message, MessageKind
 from jobproxy.util.chunks import chunked
@@ -110,7 +111,7 @@ class Inbox:
         job_id = message.job_id
         record = self._table.find(job_id)
         if self._remote_jobs.is_ours(job_id):
-            self._table.drop_orphan(job_id)
+            self._table.retention.drop_orphan(job_id)
         elif record is not None and message.kind is MessageKind.NOT_STARTED:
             self._table.fail(record, job_problems.not_started_by_owner())
         elif record is not None and not record.is_ended:

@@ -62,7 +62,7 @@ class LocalCoordinator:
         return succeed(self._table.retention.find_orphan(job_id))
 
     def drop_orphan(self, job_id: str) -> Deferred[None]:
-        self._table.drop_orphan(job_id)
+        self._table.retention.drop_orphan(job_id)
         return succeed(None)
 
     def reasons_not_ready(self) -> list[str]:

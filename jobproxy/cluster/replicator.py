@@ -8,7 +8,8 @@ from twisted.internet.defer import Deferred
 
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.jobs.events import Source
-from jobproxy.jobs.record import JobRecord, State
+from jobproxy.jobs.record import JobRecord
+from jobproxy.jobs.states import State
 from jobproxy.store.interface import Claim, IStore, Message, MessageKind, StoreUnreachable
 from jobproxy.wire.tokens import node_of
 

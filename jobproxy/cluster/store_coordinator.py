@@ -204,7 +204,7 @@ class StoreCoordinator(Service):
         return _as_problem(self._store.find_orphan(job_id))
 
     def drop_orphan(self, job_id: str) -> Deferred[None]:
-        self._table.drop_orphan(job_id)
+        self._table.retention.drop_orphan(job_id)
         if not self._remote_jobs.is_ours(job_id):
             message = Message(MessageKind.GONE, job_id, self._node)
             self._outbox.send(lambda: self._store.send(node_of(job_id), message))

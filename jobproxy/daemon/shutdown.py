@@ -58,6 +58,7 @@ class Daemon(MultiService):
         #: Twisted's signal handlers, by signal number.
         self._handlers: dict[int, Any] = {}
         self._is_stopping = False
+        self._signals = 0
 
     def startService(self) -> None:
         super().startService()
@@ -110,9 +111,11 @@ class Daemon(MultiService):
 
     def _handle_signal(self, number: int, frame: Any) -> None:
         assert self._shutdown is not None
-        if self._is_stopping:
+        self._signals += 1
+        if self._signals > 1:
             self._call_from_thread(self._shutdown.hurry)
-        else:
+        elif not self._is_stopping:
+            # If it stops already, an operator has asked for it: this is only the first signal.
             self._is_stopping = True
             self._handlers[number](number, frame)
 

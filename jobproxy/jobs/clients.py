@@ -8,8 +8,9 @@ from twisted.internet.interfaces import IReactorTime
 
 from jobproxy.jobs import job_problems
 from jobproxy.jobs.events import Observer
-from jobproxy.jobs.record import JobRecord, State, Waiter
+from jobproxy.jobs.record import JobRecord, Waiter
 from jobproxy.jobs.retention import Retention
+from jobproxy.jobs.states import State
 from jobproxy.util.idle import IdleNotifier
 from jobproxy.wire.problems import Problem, ProblemError
 

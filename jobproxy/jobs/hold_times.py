@@ -2,7 +2,8 @@
 
 from attrs import frozen
 
-from jobproxy.jobs.record import JobRecord, State
+from jobproxy.jobs.record import JobRecord
+from jobproxy.jobs.states import State
 from jobproxy.wire.preferences import Preferences
 
 

@@ -94,6 +94,13 @@ class Retention:
         record = self.orphans.find(job_id)
         return None if record is None or record.result is None else record.result.body
 
+    def drop_orphan(self, job_id: str) -> None:
+        """Forget an orphan; nothing happens if there is none with this job id."""
+        record = self.orphans.find(job_id)
+        if record is not None:
+            self.move(record, None)
+            self._forget(record)
+
     def clear(self) -> None:
         """Remove all records from the maps."""
         for kept in (self.unattended, self.outcomes, self.orphans):

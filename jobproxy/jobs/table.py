@@ -13,8 +13,9 @@ from jobproxy.jobs.delivery import Delivery, judge
 from jobproxy.jobs.events import JobEvents, Observer, Source
 from jobproxy.jobs.index import Index, TokenIndex, UpstreamIdIndex, UpstreamIds
 from jobproxy.jobs.keys import Keys
-from jobproxy.jobs.record import NO_ORIGIN, Event, JobRecord, Origin, State
+from jobproxy.jobs.record import NO_ORIGIN, JobRecord, Origin
 from jobproxy.jobs.retention import Bounds, Retention
+from jobproxy.jobs.states import Event, State
 from jobproxy.util.histogram import Histogram
 from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Problem
@@ -25,9 +26,9 @@ from jobproxy.wire.tokens import LIFETIME
 class CorrelationTable(Service):
     """Stores a Deferred for each held client and fires it when the job's callback arrives.
 
-    A record is created before the start request, so that no callback can come too early. It gets at
-    most one result. A deadline ends a client's wait, not the job: the record stays, without any
-    client, until the callback comes or its token expires; its result is then kept for ``retain``.
+    A record is created before the start request, so that no callback can come too early. A deadline
+    ends a client's wait, not the job: the record stays until the callback comes or its token
+    expires; its result is then kept for ``retain``.
 
     :param retain: seconds that results are kept.
     :param observer: is called after each change.
@@ -200,35 +201,34 @@ class CorrelationTable(Service):
             self._end(record, problem=job_problems.about(record, problem))
 
     def fail_queued(self, problem: Problem) -> None:
-        """End all queued jobs with a problem; only then cancel starts, which may free slots."""
+        """End all queued jobs with a problem."""
         queued = [each for each in self.unended() if each.state is State.QUEUED]
-        cancels = [each.cancel_start for each in queued if each.cancel_start is not None]
-        for record in queued:
-            record.cancel_start = None
-            self.fail(record, problem)
-        for cancel in cancels:
-            cancel()
+        self._end_all(queued, lambda record: self.fail(record, problem))
 
     def unended(self) -> Iterator[JobRecord]:
         """Return the records of jobs that have not ended, the oldest first."""
         return (record for record in self._records.values() if not record.is_ended)
 
-    def drop_orphan(self, job_id: str) -> None:
-        """Forget an orphan."""
-        record = self.retention.orphans.find(job_id)
-        if record is not None:
-            self.retention.move(record, None)
-            self._forget(record)
-
     def stopService(self) -> Any:
         """Fail the Deferred of every held client, as the proxy stops, and remove all records."""
-        for record in list(self._records.values()):
-            self.clients.fail_all(record, job_problems.stopped(record))
-            self._forget(record)
+        self._end_all(list(self._records.values()), self._stop)
         self.retention.clear()
         self.keys.clear()
         self._index.clear()
         return super().stopService()
+
+    def _end_all(self, records: list[JobRecord], end: Callable[[JobRecord], None]) -> None:
+        """End jobs; only then cancel their starts, which may free slots for each other."""
+        cancels = [each.cancel_start for each in records if each.cancel_start is not None]
+        for record in records:
+            record.cancel_start = None
+            end(record)
+        for cancel in cancels:
+            cancel()
+
+    def _stop(self, record: JobRecord) -> None:
+        self.clients.fail_all(record, job_problems.stopped(record))
+        self._forget(record)
 
     def _set_ack(self, record: JobRecord, ack: Report) -> None:
         record.upstream_id = ack.upstream_id or record.upstream_id

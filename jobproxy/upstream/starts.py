@@ -10,7 +10,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from jobproxy.jobs.record import JobRecord, State
+from jobproxy.jobs import job_problems
+from jobproxy.jobs.record import JobRecord
+from jobproxy.jobs.states import State
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.upstream.circuit import Phase
 from jobproxy.upstream.job_server import Headers, JobServer
@@ -73,6 +75,11 @@ class Starter:
     claim: Callable[[JobRecord], Deferred[bool]]
     #: Whether a callback URL was hidden in an ack, and that was logged.
     has_hidden: bool = field(default=False, init=False)
+    is_draining: bool = field(default=False, init=False)
+
+    def drain(self) -> None:
+        """Send no more start requests; queued jobs have to be ended by the caller."""
+        self.is_draining = True
 
     def queue(self, job: Job) -> "Start":
         """Queue a job; :meth:`Start.begin` has to follow as soon as the job has a record.
@@ -205,7 +212,7 @@ class Start:
         starter = self._starter
         pause = starter.policy.pause(self._attempts)
         is_allowed = starter.policy.allows(self._attempts, is_ambiguous=True)
-        if is_allowed and self._is_wanted(record, pause):
+        if is_allowed and self._is_wanted(record, pause) and not starter.is_draining:
             starter.table.doubt(record, cancel_start=self.cancel)
             return pause
         self._await_callback(record)
@@ -221,6 +228,9 @@ class Start:
             pause = 0.0
         until_start = max(pause, starter.limiter.paused_for(account))
         is_allowed = starter.policy.allows(self._attempts, is_ambiguous=False)
+        if starter.is_draining:
+            self._give_up(record, job_problems.draining())
+            return None
         is_alive = starter.job_server.circuit.phase is Phase.CLOSED
         if not (is_allowed and is_alive and self._is_wanted(record, until_start)):
             self._give_up(record, evolve(problem, retry_after=problem.retry_after or 1))
@@ -263,7 +273,8 @@ class Start:
 
     def _may_repeat(self, record: JobRecord) -> bool:
         """Whether to send the start request again; if not, only a callback can end the job."""
-        if self._is_wanted(record, 0.0):
+        is_draining = self._starter.is_draining
+        if self._is_wanted(record, 0.0) and not is_draining:
             return True
         if record.started != "no":
             self._await_callback(record)

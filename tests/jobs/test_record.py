@@ -9,16 +9,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 import jobproxy
-from jobproxy.jobs.record import (
-    ENDED,
-    TRANSITIONS,
-    Event,
-    IllegalTransition,
-    JobRecord,
-    Origin,
-    State,
-    Waiter,
-)
+from jobproxy.jobs.record import JobRecord, Origin, Waiter
+from jobproxy.jobs.states import ENDED, TRANSITIONS, Event, IllegalTransition, State
 from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Kind, Problem
 

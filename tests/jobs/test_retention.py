@@ -26,7 +26,7 @@ class RetainedTests(TableTestCase):
         self.successResultOf(self.table.clients.wait(record, 30))
         self.assertEqual(list(self.table.retention.orphans), [])
         self.assertIsNone(self.table.retention.find_orphan("a"))
-        self.table.drop_orphan("a")
+        self.table.retention.drop_orphan("a")
         self.clock.advance(RETAIN - 1)
         self.assertIs(self.successResultOf(self.table.clients.wait(record, 30)).result, RESULT)
         self.clock.advance(1)

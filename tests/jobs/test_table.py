@@ -2,7 +2,7 @@
 
 import gc
 
-from jobproxy.jobs.record import State
+from jobproxy.jobs.states import State
 from jobproxy.wire.problems import Kind, Problem
 from tests.support.proxy import ProxyTestCase, result_of
 from tests.support.table import ACK, BUG, RESULT, RETAIN, TableTestCase

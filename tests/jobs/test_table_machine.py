@@ -196,7 +196,7 @@ class CorrelationMachine(RuleBasedStateMachine):
             self.table.clients.shorten(job.record, 2)
             self.model.shorten(job, 2)
         elif what == "drop":
-            self.table.drop_orphan(job.job_id)
+            self.table.retention.drop_orphan(job.job_id)
             known = self.model.known.get(job.job_id)
             if known is not None and known.is_orphan:
                 self.model.forget(known)

@@ -5,9 +5,9 @@ import time
 
 from jobproxy.daemon.process import raise_file_limit
 from jobproxy.sandbox.processes import find_free_port
-from tests.support.socket_client import BIG, result_of
+from tests.support.socket_client import BIG, request, result_of
 from tests.support.stage import DRAINING, run_stage
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_for_exit, wait_until
 
 
 def test_every_held_client_gets_its_result() -> None:
@@ -175,3 +175,20 @@ def test_requests_that_have_arrived_get_a_response() -> None:
                 assert client.receive().verdict == (503, DRAINING, "no")
         assert stage.call_back(0).status == 200
         assert held.receive().body == result_of(0)
+
+
+def test_a_signal_after_an_operators_drain_is_the_first_one() -> None:
+    """G8: SIGTERM after ``jobproxyctl drain`` throws no client out, as a preStop hook needs."""
+    port = find_free_port()
+    admin = f"http://127.0.0.1:{port}"
+    with run_stage(admin_listen=f"tcp:{port}:interface=127.0.0.1") as stage:
+        (client,) = stage.hold(0)
+        assert request(f"{admin}/drain", b"", "POST").status == 202
+        wait_until(lambda: stage.ready(admin).status == 503)
+        stage.proxy.process.send_signal(signal.SIGTERM)
+        # It has handled the signal before it responds again.
+        assert stage.ready(admin).status == stage.ready(admin).status == 503
+        assert not client.has_response()
+        assert stage.call_back(0).status == 200
+        assert client.receive().body == result_of(0)
+        assert wait_for_exit(stage.proxy.process) == 0

@@ -380,3 +380,74 @@ class NotLostTests(ProxyTestCase):
         self.clock.advance(30)
         self.assert_problem(client.response, 504, "wait-over", started="yes")
         self.assertEqual(len(self.starts), 1)
+
+
+class DrainTests(ProxyTestCase):
+    """Start requests that would be sent again after a drain has begun."""
+
+    settings: dict[str, Any] = {"starts_per_account": 1}
+
+    def test_start_that_was_not_read_is_not_sent_again(self) -> None:
+        """G9: a start request that was not read after the drain began is not sent again."""
+        for answer in ((b"", 429), (b"", 503)):
+            client = self.submit()
+            self.gateway.drain()
+            self.starts[-1].respond(*answer)
+            self.assert_problem(client.response, 503, "draining")
+            self.gateway.is_draining = self.gateway.starter.is_draining = False
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 2)
+
+    def test_job_that_waits_for_its_retry_ends(self) -> None:
+        """G9: a job that waits to be sent again when the drain begins is not sent."""
+        client = self.submit()
+        self.starts[0].respond(b"", 503, Retry_After="5")
+        self.gateway.drain()
+        self.assert_problem(client.response, 503, "draining")
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 1)
+
+    def test_stop_starts_no_queued_job(self) -> None:
+        """G9: when the table stops, no queued job gets the slot of another one."""
+        clients = [self.submit() for _ in range(3)]
+        self.table.startService()
+        self.table.stopService()
+        self.assertEqual(len(self.starts), 1)
+        for client, started in zip(clients, ("unknown", "no", "no"), strict=True):
+            self.assert_problem(client.response, 503, "draining", started=started)
+        self.starts[0].respond(result_of("1"))
+
+
+class AmbiguousDrainTests(GraceTestCase):
+    """The same with ``--retry always``."""
+
+    settings: dict[str, Any] = {"retry": RetryMode.ALWAYS}
+
+    def test_ambiguous_start_is_not_sent_again(self) -> None:
+        """G9: an ambiguous start is not sent again after the drain began; its callback counts."""
+        waiting = self.submit()
+        self.starts[0].respond(b"", 500)
+        sent = self.submit()
+        self.gateway.drain()
+        self.starts[1].respond(b"", 500)
+        self.clock.advance(1.9)
+        self.assertEqual(len(self.starts), 2)
+        for start, client in zip(self.starts, (waiting, sent), strict=True):
+            self.call_back(start, result_of("1"))
+            self.assertEqual(client.response.body, result_of("1"))
+
+
+class LostDrainTests(ProxyTestCase):
+    """The same with ``--on-lost restart``."""
+
+    settings: dict[str, Any] = {"on_lost": OnLost.RESTART, "lost_after": 5.0}
+
+    def test_lost_job_is_not_started_again(self) -> None:
+        """G9: a lost job is not started again after the drain began; its callback counts."""
+        client = self.submit()
+        self.starts[0].ack("1")
+        self.gateway.drain()
+        self.clock.advance(20)
+        self.assertEqual(len(self.starts), 1)
+        self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual(client.response.body, result_of("1"))
