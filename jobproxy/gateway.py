@@ -15,8 +15,8 @@ from jobproxy.jobs.table import CorrelationTable
 from jobproxy.upstream.starts import Starter, StartRequest
 from jobproxy.wire.jobs import Job, key_digest_of, parse_report, request_digest_of
 from jobproxy.wire.preferences import Preferences
-from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError, not_found
-from jobproxy.wire.tokens import TokenSigner
+from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError, job_unknown, not_found
+from jobproxy.wire.tokens import TokenSigner, is_job_id
 
 _REFUSED_CALLBACKS = {
     Delivery.CONFLICT: Problem(Kind.CALLBACK_CONFLICT, "The job has another result already."),
@@ -140,7 +140,7 @@ class Gateway:
     def _find(self, job_id: str, preferences: Preferences) -> Deferred[JobRecord]:
         record = self.table.find(job_id)
         if record is None:
-            raise not_found()
+            raise job_unknown(job_id) if is_job_id(job_id) else not_found()
         if not record.is_ended:
             if preferences.wait is None:
                 return succeed(record)
@@ -159,7 +159,7 @@ class Gateway:
         """
         job_id = None
         if token is not None:
-            job_id = self._signer.verify(token)
+            job_id = self._signer.verify(token, self.table.find)
             if job_id is None:
                 self.callbacks["forged"] += 1
                 raise not_found()

@@ -59,7 +59,7 @@ class Coordinator(Protocol):
         """Make sure that the table has an up-to-date record of another node's job.
 
         :return: :data:`None`: the table has it, or no other node can know it. The Deferred fails
-            with ``NOT_FOUND`` if no node knows the job.
+            with ``JOB_UNKNOWN`` if no node knows the job.
         """
 
     def locate_key(

@@ -28,7 +28,7 @@ from jobproxy.store.interface import (
 )
 from jobproxy.store.orphans import Orphan, Position
 from jobproxy.wire.jobs import Report
-from jobproxy.wire.problems import Kind, Problem, ProblemError, not_found
+from jobproxy.wire.problems import Kind, Problem, ProblemError, job_unknown
 from jobproxy.wire.tokens import is_job_id, node_of
 
 Found = TypeVar("Found")
@@ -95,7 +95,7 @@ class StoreCoordinator(Service):
                 raise
             return known
         if record is None:
-            raise not_found()
+            raise job_unknown(job_id)
         return record
 
     def locate_key(

@@ -36,6 +36,8 @@ class Kind(Enum):
     FORBIDDEN = ("forbidden", "Not for web pages", 403)
     #: A path that does not exist, or the callback path of a job that does not: the same response.
     NOT_FOUND = ("not-found", "Nothing is served here", 404)
+    #: A job id of the right format; the job may have been started and forgotten.
+    JOB_UNKNOWN = ("job-unknown", "Nothing is known of this job", 404)
     METHOD_NOT_ALLOWED = ("method-not-allowed", "This method is not served here", 405)
     REQUEST_TIMEOUT = ("request-timeout", "The request took too long to arrive", 408)
     CALLBACK_CONFLICT = (
@@ -154,3 +156,10 @@ class ProblemError(Exception):
 def not_found() -> ProblemError:
     """Return the error of every path that does not exist; it is always the same."""
     return ProblemError(Problem(Kind.NOT_FOUND, "There is nothing at this path."))
+
+
+def job_unknown(job_id: str) -> ProblemError:
+    """Return the error of a job id that is not known, or not any more."""
+    detail = "This job was never here, or it was forgotten; it may have been started."
+    problem = Problem(Kind.JOB_UNKNOWN, detail, started="unknown", job_id=job_id)
+    return ProblemError(problem)

@@ -187,7 +187,7 @@ class WaitTests(AsyncTestCase):
         self.starts[1].respond(ACK)
         self.clock.advance(90_000)
         found = self.connect().get(self.starts[1].job_path).response
-        self.assert_problem(found, 404, "not-found")
+        self.assert_problem(found, 404, "job-unknown", started="unknown")
 
 
 class ClientCallbackTests(AsyncTestCase):

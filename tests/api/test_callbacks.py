@@ -43,7 +43,7 @@ class SecondTests(CallbackTestCase):
         client, start = self.run_job()
         self.call_back(start, result_of("1"))
         self.clock.advance(RETAIN)
-        self.assert_problem(self.poll(start), 404, "not-found")
+        self.assert_problem(self.poll(start), 404, "job-unknown", started="unknown")
         self.check_receipt(self.call_back(start, result_of("1")), "late")
         self.assertEqual(client.response.status, 200)
 

@@ -73,7 +73,18 @@ class JobResourceTests(AsyncTestCase):
         self.clock.advance(299)
         self.assert_result(self.look(start), result_of("1", "failed"), start)
         self.clock.advance(2)
-        self.assert_problem(self.look(start).response, 404, "not-found")
+        self.assert_problem(self.look(start).response, 404, "job-unknown", started="unknown")
+
+    def test_forgotten_job_may_have_been_started(self) -> None:
+        """Q26: a forgotten job may have been started: it is not safe to send it again."""
+        start = self.run_job()
+        self.call_back(start, result_of("1"))
+        self.clock.advance(302)
+        for job_id in (start.job_id, "A" * 38):
+            unknown = self.connect().get(f"/jobs/{job_id}").response
+            problem = self.assert_problem(unknown, 404, "job-unknown", started="unknown")
+            self.assertEqual(problem["job"], job_id)
+        self.assert_problem(self.connect().get("/jobs/x").response, 404, "not-found")
 
     def test_result_is_at_the_path_of_the_504(self) -> None:
         """Q3, B5: a client that got a 504 finds the result at the path in it."""

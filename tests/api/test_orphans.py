@@ -93,8 +93,10 @@ class AdminTests(OrphanTestCase):
         dropped = self.drop(job_id)
         self.assertEqual((dropped.status, dropped.body), (204, b""))
         self.assertEqual(self.ids(), ["2"])
-        for path in (f"/orphans/{job_id}", f"/jobs/{job_id}"):
-            self.assert_problem(self.connect().get(path).response, 404, "not-found")
+        found = self.connect().get(f"/orphans/{job_id}").response
+        self.assert_problem(found, 404, "not-found")
+        found = self.connect().get(f"/jobs/{job_id}").response
+        self.assert_problem(found, 404, "job-unknown", started="unknown")
         self.assert_problem(self.drop(job_id), 404, "not-found")
 
     def test_callback_of_a_dropped_orphan_makes_it_an_orphan_again(self) -> None:
@@ -155,7 +157,9 @@ class CollectingTests(OrphanTestCase):
         self.clock.advance(RETAIN - 1)
         self.assertEqual(self.connect().get(f"/jobs/{job_id}").response.body, result_of("1"))
         self.clock.advance(1)
-        self.assert_problem(self.connect().get(f"/jobs/{job_id}").response, 404, "not-found")
+        self.assert_problem(
+            self.connect().get(f"/jobs/{job_id}").response, 404, "job-unknown", started="unknown"
+        )
 
     def test_orphan_is_collected_by_its_key(self) -> None:
         """Q16: a client that left and sends its job again with the same key gets the result."""
@@ -186,7 +190,9 @@ class CollectingTests(OrphanTestCase):
         with capturedLogs() as events:
             self.clock.advance(1)
         self.assertEqual(self.orphans(), [])
-        self.assert_problem(self.connect().get(f"/jobs/{job_id}").response, 404, "not-found")
+        self.assert_problem(
+            self.connect().get(f"/jobs/{job_id}").response, 404, "job-unknown", started="unknown"
+        )
         (line,) = map(formatEvent, events)
         self.assertIn(job_id, line)
 

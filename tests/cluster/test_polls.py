@@ -94,7 +94,7 @@ class PollTests(ClusterTestCase):
         self.starts[0].respond(b"", 409)
         self.cluster.settle()
         self.assert_problem(waiting.response, 503, "upstream-unreachable")
-        self.assert_problem(self.poll(2, job_id).response, 404, "not-found")
+        self.assert_problem(self.poll(2, job_id).response, 404, "job-unknown", started="unknown")
 
     def test_job_id_that_nobody_made_is_not_found(self) -> None:
         """A job id that no node has made is not found."""
@@ -102,7 +102,9 @@ class PollTests(ClusterTestCase):
         job_id = self.starts[0].job_id
         other = "B" if job_id.endswith("A") else "A"
         for strange in (job_id[:-1] + other, f"{job_id[:8]}nobody--{job_id[16:]}"):
-            self.assert_problem(self.poll(1, strange).response, 404, "not-found")
+            self.assert_problem(
+                self.poll(1, strange).response, 404, "job-unknown", started="unknown"
+            )
         self.nodes[0].call_back(self.starts[0], result_of("1"))
 
     def test_path_that_is_no_job_id_is_not_found_without_the_store(self) -> None:

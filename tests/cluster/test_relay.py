@@ -253,7 +253,7 @@ class OrphanTests(ClusterTestCase):
                 self.assertEqual(node.list_orphans(), [])
                 poll = node.poll(job_id)
                 self.cluster.settle()
-                self.assert_problem(poll.response, 404, "not-found")
+                self.assert_problem(poll.response, 404, "job-unknown", started="unknown")
 
     def test_callback_for_a_dead_owner_is_an_orphan(self) -> None:
         """B15: a callback for a node that has died is an orphan, which any other node sends."""

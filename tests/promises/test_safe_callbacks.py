@@ -86,7 +86,7 @@ class LateTests(CallbackTestCase):
         self.check_receipt(sender.response, "late")
         self.assertEqual(self.list_orphans(), [])
         unknown = self.connect().get(f"/jobs/{token.job_id}").response
-        self.assert_problem(unknown, 404, "not-found")
+        self.assert_problem(unknown, 404, "job-unknown", started="unknown")
 
     def test_result_of_a_client_that_left_is_an_orphan(self) -> None:
         """B4: the result of a client that left is accepted, and is an orphan until it is polled."""

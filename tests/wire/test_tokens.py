@@ -105,6 +105,21 @@ class TokenTests(SynchronousTestCase):
             clock.advance(step)
             self.assertEqual(signer.verify(token.text), token.job_id)
 
+    def test_token_of_a_known_job_does_not_expire(self) -> None:
+        """T5: the token of a job that is known does not expire; its signature is checked first."""
+        clock = Clock()
+        clock.advance(1_800_000_000)
+        signer = TokenSigner([OLD], now=clock.seconds)
+        token = signer.mint()
+        clock.advance(172_800)
+
+        def find(job_id: str) -> object:
+            return job_id == token.job_id
+
+        self.assertEqual(signer.verify(token.text, find), token.job_id)
+        self.assertIsNone(signer.verify(token.text, lambda _: None))
+        self.assertIsNone(signer.verify(f"{token.text[:-1]}x", find))
+
     def test_format_is_the_same_for_all_versions(self) -> None:
         """B3: a token is the same for every node and every version with the same key."""
         signer = TokenSigner(
