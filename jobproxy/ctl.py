@@ -19,6 +19,8 @@ from twisted.web.client import Agent, ResponseFailed
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from jobproxy.util.terminal import escape, write_output
+
 DEFAULT_ADMIN = "http://127.0.0.1:8082"
 #: Seconds for one request.
 TIMEOUT = 10.0
@@ -101,13 +103,13 @@ def _explain(status: int, body: bytes) -> str:
 class Command:
     """One run of jobproxyctl.
 
-    :param write: writes text to standard output.
+    :param write: writes to standard output.
     """
 
     _reactor: Any
     _proxy: Proxy
     _arguments: argparse.Namespace
-    _write: Callable[[str], object]
+    _write: Callable[[bytes], object]
 
     async def run(self) -> None:
         """Run the action of the arguments.
@@ -140,8 +142,7 @@ class Command:
 
     async def show_orphan(self) -> None:
         # The result of a job is written as it is, also with --json.
-        body = await self._proxy.call("GET", self._orphan)
-        self._write(body.decode("utf-8", "backslashreplace"))
+        self._write(await self._proxy.call("GET", self._orphan))
 
     async def drop_orphan(self) -> None:
         await self._proxy.call("DELETE", self._orphan)
@@ -164,7 +165,8 @@ class Command:
         return f"/orphans/{quote(self._arguments.job_id, safe='')}"
 
     def _print(self, document: Any, describe: Callable[[], str]) -> None:
-        self._write(json.dumps(document) + "\n" if self._arguments.json else describe())
+        text = json.dumps(document) + "\n" if self._arguments.json else describe()
+        self._write(text.encode())
 
 
 def describe_status(status: dict[str, Any]) -> str:
@@ -289,9 +291,9 @@ def main() -> None:
     async def run(reactor: Any) -> None:
         try:
             proxy = Proxy(reactor, arguments.admin)
-            await Command(reactor, proxy, arguments, sys.stdout.write).run()
+            await Command(reactor, proxy, arguments, write_output).run()
         except Failed as error:
-            sys.stderr.write(f"jobproxyctl: {error}\n")
+            sys.stderr.write(escape(f"jobproxyctl: {error}\n"))
             raise SystemExit(1) from None
 
     react(lambda reactor: Deferred.fromCoroutine(run(reactor)))

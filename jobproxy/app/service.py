@@ -22,6 +22,9 @@ from jobproxy.store.times import TIMES
 
 #: Seconds between two attempts to write the log lines that are still buffered.
 FLUSH_INTERVAL = 0.5
+#: Who may connect to a Unix socket: the user of the process alone; the group too.
+OPERATOR_MODE = "600"
+CLIENT_MODE = "660"
 
 
 def make_monotonic(reactor: Any) -> Any:
@@ -68,7 +71,8 @@ def build_daemon(settings: Settings, proxy: Proxy, reactor: Any) -> MultiService
     ):
         for endpoint in endpoints:
             assert factory is not None
-            port = strports.service(endpoint, factory, reactor)
+            mode = OPERATOR_MODE if factory is proxy.admin else CLIENT_MODE
+            port = strports.service(restrict(endpoint, mode), factory, reactor)
             ports.append(port)
             if factory is proxy.clients and _is_inherited(settings, endpoint):
                 inherited.append(port)
@@ -86,6 +90,18 @@ def build_daemon(settings: Settings, proxy: Proxy, reactor: Any) -> MultiService
     for service in (heartbeat, writer, *proxy.services, *ports):
         service.setServiceParent(daemon)
     return daemon
+
+
+def restrict(endpoint: str, mode: str) -> str:
+    """Return the description of an endpoint whose Unix socket, if it is one, is not for everybody.
+
+    Twisted's default is 666. It sets the mode before it listens, whatever the umask is.
+
+    :param mode: in octal digits; a mode that the description has counts instead.
+    """
+    if endpoint.startswith("unix:") and ":mode=" not in endpoint:
+        return f"{endpoint}:mode={mode}"
+    return endpoint
 
 
 def _is_inherited(settings: Settings, endpoint: str) -> bool:

@@ -26,6 +26,7 @@ from jobproxy.http1.limits import ClientLimits
 from jobproxy.sandbox.jobs import Job
 from jobproxy.sandbox.proofs import BadProof, unpack_proof
 from jobproxy.sandbox.reports import Report
+from jobproxy.util.terminal import escape
 
 #: Exit codes.
 PASSED, FAILED = 0, 1
@@ -197,14 +198,14 @@ def check_proof(name: str, as_json: bool) -> int:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
         jobs = unpack_proof(text)
     except (OSError, UnicodeDecodeError, BadProof) as error:
-        print(f"jobclient: --check-proof: {error}", file=sys.stderr)
+        print(escape(f"jobclient: --check-proof: {error}"), file=sys.stderr)
         return FAILED
     if as_json:
         rows = [{"id": job.job_id, "startedAt": job.started_at, "proof": job.proof} for job in jobs]
         print(json.dumps(rows, indent=2))
     else:
         for job in jobs:
-            print(f"{job.job_id:>16}  {job.started_at}  {job.proof}")
+            print(escape(f"{job.job_id:>16}  {job.started_at}  {job.proof}"))
         print(f"{len(jobs)} jobs, {len(set(jobs))} of them distinct")
     return PASSED
 

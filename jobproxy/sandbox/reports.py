@@ -10,6 +10,7 @@ from attrs import frozen
 
 from jobproxy.sandbox.jobs import Job
 from jobproxy.sandbox.proofs import pack_proof
+from jobproxy.util.terminal import escape
 
 
 @frozen
@@ -37,7 +38,9 @@ class Report:
         """Return the report in the work sample's format."""
         verdict = "PASSED" if self.passed else "FAILED"
         lines = [f"Succeeded: {len(self.jobs)}"]
-        lines += [f"Failed: {count} ({error})" for error, count in self.errors.most_common()]
+        lines += [
+            f"Failed: {count} ({escape(error)})" for error, count in self.errors.most_common()
+        ]
         if self.durations:
             lines.append(f"Average Duration: {fmean(self.durations):.9f} seconds")
         lines += [f"Total Duration: {self.total:.9f} seconds", ""]

@@ -1,5 +1,6 @@
 """A connection to Redis, and a new one whenever it is lost."""
 
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -17,7 +18,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import Logger
+from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from txredisapi import ConnectionError as LostConnection
 from txredisapi import RedisProtocol, ResponseError, SubscriberProtocol
@@ -32,6 +33,8 @@ _log = Logger()
 
 #: Pauses before another try to connect.
 _BACKOFF = Backoff(first=0.05, maximum=0.5)
+#: Seconds between two lines that say that Redis cannot be used.
+LOG_INTERVAL = 60.0
 
 
 class NotUsable(Exception):
@@ -44,6 +47,18 @@ class Session(Protocol):
     Twisted's ClientService fails on a connection that is lost before it is prepared, so it gets
     this protocol, after that, in place of the protocol of txredisapi.
     """
+
+
+class _QuietFactory(Factory):
+    """Makes protocols, and does not log that it does."""
+
+    noisy = False
+
+
+class _QuietService(ClientService):
+    """Logs no line for each attempt to connect: :class:`Link` says what has to be known."""
+
+    _log = Logger(observer=LogPublisher())
 
 
 @implementer(IStreamClientEndpoint)
@@ -66,13 +81,15 @@ class Link(Service):
     _timeout: float
     _service: ClientService = field(init=False)
     protocol: Any = field(default=None, init=False)
-    _is_logged: bool = field(default=False, init=False)
+    #: When the connection was lost or could not be made, and when that was logged last.
+    _away_since: float | None = field(default=None, init=False)
+    _logged_at: float = field(default=-math.inf, init=False)
 
     def __attrs_post_init__(self) -> None:
         endpoint: Any = self
-        self._service = ClientService(
+        self._service = _QuietService(
             endpoint,
-            Factory.forProtocol(Session),
+            _QuietFactory.forProtocol(Session),
             retryPolicy=lambda attempt: _BACKOFF.pause(attempt + 1),
             clock=self._clock,
         )
@@ -106,22 +123,34 @@ class Link(Service):
             # The link of the commands logs what is wrong with Redis.
             raise
         except Exception as error:
-            if not self._is_logged:
-                self._is_logged = True
-                reason = explain(error)
-                _log.error("Redis cannot be used; trying again: {reason}", reason=reason)
+            self._note_failure(error)
             raise
-        self.protocol, self._is_logged = protocol, False
+        self._note_success()
+        self.protocol = protocol
         session = cast(IProtocol, sessions.buildProtocol(protocol.transport.getPeer()))
         session.makeConnection(protocol.transport)
         protocol.whenDisconnected().addCallback(self._close, protocol, session)
         return session
 
+    def _note_failure(self, error: Exception) -> None:
+        now = self._clock.seconds()
+        if self._away_since is None:
+            self._away_since = now
+        if now - self._logged_at >= LOG_INTERVAL:
+            self._logged_at = now
+            _log.error("Redis cannot be used; trying again: {reason}", reason=explain(error))
+
+    def _note_success(self) -> None:
+        if self._away_since is not None:
+            seconds = self._clock.seconds() - self._away_since
+            _log.info("Redis can be used again, after {seconds:.1f} s", seconds=seconds)
+        self._away_since, self._logged_at = None, -math.inf
+
     async def _find_and_open(self) -> Any:
         host, port = self._address.hosts[0]
         if self._address.service is not None:
             host, port = await self._find_master(self._address.service)
-        factory = Factory.forProtocol(self._make_protocol)
+        factory = _QuietFactory.forProtocol(self._make_protocol)
         protocol: Any = await self._make_endpoint(host, port).connect(factory)
         try:
             if self._address.is_tls:
@@ -159,6 +188,9 @@ class Link(Service):
     def _close(self, _: object, protocol: Any, session: IProtocol) -> None:
         if self.protocol is protocol:
             self.protocol = None
+        if self.running:
+            _log.warn("a connection to Redis is lost; connecting again")
+            self._away_since = self._clock.seconds()
         session.connectionLost(Failure(ConnectionLost()))
 
     async def _find_master(self, service: str) -> tuple[str, int]:
@@ -173,7 +205,7 @@ class Link(Service):
         raise NotUsable(f"no sentinel knows the master {service} ({'; '.join(reasons)})")
 
     async def _ask(self, host: str, port: int, service: str) -> tuple[str, int]:
-        factory = Factory.forProtocol(make_protocol)
+        factory = _QuietFactory.forProtocol(make_protocol)
         sentinel: Any = await self._make_endpoint(host, port).connect(factory)
         try:
             found = await self._within(sentinel.sentinel_get_master_addr_by_name(service))

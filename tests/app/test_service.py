@@ -41,6 +41,20 @@ class WiringTests(OptionsTestCase):
         (site,) = [site for at, site in self.list_ports(reactor) if at == port]
         return find_served(site)
 
+    def test_unix_sockets_are_not_for_everybody(self) -> None:
+        """G10: a Unix socket is for the user and the group, the operator's for the user alone."""
+        reactor = self.start(
+            "--listen=unix:/a", "--callback-listen=unix:/b", "--admin-listen=unix:/c"
+        )
+        modes = {server[0]: server[3] for server in reactor.unixServers}
+        self.assertEqual(modes, {"/a": 0o660, "/b": 0o660, "/c": 0o600})
+
+    def test_mode_of_an_endpoint_counts(self) -> None:
+        """G10: a mode in the description of an endpoint counts."""
+        reactor = self.start("--listen=unix:/a:mode=666", "--admin-listen=unix:/c:mode=660")
+        modes = {server[0]: server[3] for server in reactor.unixServers}
+        self.assertEqual(modes, {"/a": 0o666, "/c": 0o660})
+
     def test_service_listens_on_every_endpoint(self) -> None:
         """A service listens on every endpoint that it is given, and on no other."""
         for kind, make in (

@@ -1,13 +1,20 @@
 """jobproxyctl, as an operator runs it."""
 
 import json
+import os
+import shutil
+import stat
 import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from jobproxy.sandbox.processes import find_free_port
 from tests.support.processes import run
 from tests.support.socket_client import result_of
 from tests.support.stage import run_stage
 from tests.support.waiting import wait_for_exit
+
+CONNECT = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
 
 
 def control(admin: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -41,3 +48,18 @@ def test_each_command_prints_what_is_so() -> None:
         gone = control(admin, "status")
         assert gone.returncode == 1
         assert "cannot connect" in gone.stderr
+
+
+def test_only_the_user_of_the_process_may_use_the_operators_socket() -> None:
+    """G10: other users of the machine cannot connect to the operator's socket, and stop nothing."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        admin = Path(folder) / "admin.sock"
+        with run_stage(admin_listen=f"unix:{admin}"):
+            assert stat.S_IMODE(admin.stat().st_mode) == 0o600
+            assert control(f"unix:{admin}", "status").returncode == 0
+            python = shutil.which("python3", path="/usr/bin:/bin")
+            if os.getuid() == 0 and python is not None:
+                asking = [python, "-c", CONNECT, str(admin)]
+                refused = subprocess.run(asking, user="nobody", capture_output=True, check=False)
+                assert b"PermissionError" in refused.stderr

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -13,6 +13,8 @@ from cryptography import x509
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ServerEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
+from twisted.internet.task import deferLater
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.protocols.portforward import ProxyFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
@@ -52,6 +54,39 @@ async def forwarding(redis: RedisServer, identity: Identity | None) -> AsyncIter
     finally:
         await port.stopListening()
         await until_closed()
+
+
+@pytest_twisted.ensureDeferred
+async def test_redis_that_goes_and_comes_back_is_logged_in_few_lines(redis: RedisServer) -> None:
+    """X7: few lines say that Redis is away and that it is back, however often it was tried."""
+    lines: list[str] = []
+
+    def note(event: LogEvent) -> None:
+        lines.append(formatEvent(event))
+
+    store = make_redis_store(redis.url, NODE)
+    globalLogPublisher.addObserver(cast(ILogObserver, note))
+    try:
+        async with running(store):
+            redis.stop()
+            await until(lambda: not store.is_up)
+            # At least three attempts fail.
+            await deferLater(reactor, 0.7)
+            redis.start()
+            await until(lambda: store.is_up)
+    finally:
+        globalLogPublisher.removeObserver(cast(ILogObserver, note))
+    # There are two connections.
+    counts = {
+        "a connection to Redis is lost": 2,
+        "Redis cannot be used; trying again": 2,
+        "Redis can be used again, after": 2,
+    }
+    for beginning, most in counts.items():
+        found = [line for line in lines if line.startswith(beginning)]
+        assert 1 <= len(found) <= most, lines
+    assert len(lines) <= sum(counts.values()), lines
+    assert "Link(" not in "".join(lines)
 
 
 def make_tls_store(port: int, host: str = "127.0.0.1") -> RedisStore:
