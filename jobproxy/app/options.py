@@ -18,8 +18,8 @@ from jobproxy.daemon.options import (
     read_delay,
     read_endpoints,
     read_seconds,
+    read_server_url,
     read_switch,
-    read_url,
     reader_of,
 )
 from jobproxy.store.redis_address import read_address
@@ -68,7 +68,7 @@ class Options(DaemonOptions):
         Option(
             "job-server-url",
             "http://jobs.asgateway.com/start",
-            read_url,
+            read_server_url,
             "URL where jobs are started",
         ),
         Option(

@@ -23,6 +23,11 @@ from jobproxy import __version__
 EX_CONFIG = 78
 
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]+")
+#: Bytes of a host name at most.
+MAX_NAME = 253
+#: Labels must neither begin nor end with a hyphen. Two in the third place are for names in IDNA.
+_LABEL = r"(?!..--(?<!xn--))[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.IGNORECASE)
 _SWITCH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 Choice = TypeVar("Choice", bound=Enum)
@@ -215,6 +220,19 @@ def read_url(text: str) -> str:
         raise ValueError(f"must have no query and no fragment, not {text!r}")
     if not _HOST.fullmatch(url.netloc):
         raise wrong
+    return text
+
+
+def read_server_url(text: str) -> str:
+    """Parse a URL, as :func:`read_url`, of a server that Twisted can connect to."""
+    host = urlsplit(read_url(text)).hostname or ""
+    is_address = ":" in host or not host.strip("0123456789.")
+    if not is_address and (len(host) > MAX_NAME or not _NAME.fullmatch(host)):
+        raise ValueError(
+            "must have a host name of letters, digits and hyphens, with at most 63 in each part "
+            f"(RFC 1123, section 2.1), not {host!r}; give the server another name, or use its "
+            "address"
+        )
     return text
 
 

@@ -8,6 +8,12 @@ from jobproxy.app.settings import CorrelateBy, SlotScope
 from jobproxy.upstream.retries import OnLost, RetryMode
 from tests.support.options import REQUIRED, OptionsTestCase
 
+NAME = (
+    "must have a host name of letters, digits and hyphens, with at most 63 in each part "
+    "(RFC 1123, section 2.1), not"
+)
+OTHER = "give the server another name, or use its address"
+
 
 class ProxyOptionsTests(OptionsTestCase):
     """The options of ``twistd jobproxy``."""
@@ -173,6 +179,23 @@ class ProxyOptionsTests(OptionsTestCase):
             self.parse("--version")
         self.assertEqual(caught.exception.code, 0)
         self.assertEqual(output.getvalue(), f"jobproxy {__version__}\n")
+
+
+class HostNameTests(OptionsTestCase):
+    """The host name of the job server."""
+
+    def test_name_that_cannot_be_resolved_is_refused(self) -> None:
+        """G11: a host name that Twisted cannot resolve is refused when the process starts."""
+        for host in ("job_server", "a" * 64, "a..b", "-a.b", "a-", "ab--cd.e", "a." * 130 + "a"):
+            url = f"--job-server-url=https://{host}:8443/start"
+            self.check_refused([*REQUIRED, url], f"--job-server-url {NAME} '{host}'; {OTHER}")
+
+    def test_names_and_addresses_are_accepted(self) -> None:
+        """G11: all that can be connected to is accepted."""
+        for host in ("jobs", "a" * 63, "Jobs.example.", "xn--zckzah.x", "127.0.0.1", "[::1]", "1a"):
+            url = f"http://{host}/start"
+            options = self.parse(*REQUIRED, f"--job-server-url={url}")
+            self.assertEqual(options["job-server-url"], url)
 
 
 class SwitchTests(OptionsTestCase):
