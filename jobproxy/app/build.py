@@ -27,6 +27,7 @@ from jobproxy.app.build_table import build_table
 from jobproxy.app.environment import Environment
 from jobproxy.app.settings import CorrelateBy, Settings, SlotScope
 from jobproxy.cluster.coordinator import Coordinator
+from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.slots import ClusterSlots
 from jobproxy.gateway import Gateway
 from jobproxy.http1.limits import ServerLimits
@@ -83,10 +84,11 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         node=environment.node,
         entropy=environment.entropy,
     )
-    table, coordinator = build_table(settings, environment, signer)
+    table, coordinator, outbox = build_table(settings, environment, signer)
+    starter = _build_starter(settings, environment, table, coordinator, outbox)
     gateway = Gateway(
         table,
-        _build_starter(settings, environment, table, coordinator),
+        starter,
         coordinator,
         signer,
         settings.callback_url,
@@ -120,7 +122,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
             limits=ServerLimits(body=settings.max_body),
         )
 
-    shared = [coordinator] if IService.providedBy(coordinator) else []
+    shared = [part for part in (coordinator, starter.slots) if IService.providedBy(part)]
     return Proxy(
         gateway=gateway,
         probes=probes,
@@ -170,17 +172,19 @@ def _build_starter(
     environment: Environment,
     table: CorrelationTable,
     coordinator: Coordinator,
+    outbox: Outbox | None,
 ) -> Starter:
     reactor, store = environment.reactor, environment.store
     limiter = AccountLimiter(
         reactor, settings.starts_per_account, settings.queue_per_account, settings.max_starts
     )
     slots: Slots = limiter
-    if store is not None and settings.slot_scope is SlotScope.CLUSTER:
+    if store is not None and outbox is not None and settings.slot_scope is SlotScope.CLUSTER:
         slots = ClusterSlots(
-            reactor,
             limiter,
             store,
+            outbox,
+            environment.node,
             settings.starts_per_account,
             settings.start_timeout + TIMES.lease,
             environment.random,

@@ -18,8 +18,8 @@ from jobproxy.wire.tokens import TokenSigner
 
 def build_table(
     settings: Settings, environment: Environment, signer: TokenSigner
-) -> tuple[CorrelationTable, Coordinator]:
-    """Return the table and the coordinator."""
+) -> tuple[CorrelationTable, Coordinator, Outbox | None]:
+    """Return the table, the coordinator, and what calls the store in the background."""
     reactor, store, node = environment.reactor, environment.store, environment.node
     events = JobEvents(environment.wants_events)
     if store is None:
@@ -36,7 +36,7 @@ def build_table(
             bounds=environment.bounds,
             upstream_ids=upstream_ids,
         )
-        return table, LocalCoordinator(table, reactor)
+        return table, LocalCoordinator(table, reactor), None
     outbox = Outbox(reactor, settings.retain, environment.bounds)
     replicator = Replicator(store, outbox, node)
     table = CorrelationTable(
@@ -49,6 +49,7 @@ def build_table(
     remote_jobs = RemoteJobs(reactor, table, store, replicator, node)
     claims = Claims(reactor, table, store, remote_jobs, replicator)
     inbox = Inbox(table, store, remote_jobs, claims, replicator, outbox, node)
-    return table, StoreCoordinator(
+    coordinator = StoreCoordinator(
         table, store, remote_jobs, claims, inbox, outbox, replicator, node
     )
+    return table, coordinator, outbox

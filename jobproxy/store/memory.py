@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, execute, succeed
-from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from jobproxy.store.interface import (
@@ -17,62 +16,15 @@ from jobproxy.store.interface import (
     MessageKind,
     NullListener,
     Placement,
+    SlotGrant,
     StoreUnreachable,
 )
 from jobproxy.store.orphans import Orphan, Position, choose_orphans, make_orphan
-from jobproxy.store.timed_map import TimedMap
+from jobproxy.store.shared import Result, Shared
 from jobproxy.store.times import NOTE_TIME
 from jobproxy.util.histogram import Histogram
-from jobproxy.wire.tokens import LIFETIME
 
 Returned = TypeVar("Returned")
-
-
-@frozen
-class _Result:
-    body: bytes
-    came: float
-    upstream_id: str | None
-
-
-@define(eq=False)
-class Shared:
-    """The data that the nodes share.
-
-    :param retain: seconds that results are kept.
-    :param key_life: seconds that claims are kept.
-    :ivar nodes: the stores of the nodes that are alive, by name.
-    """
-
-    clock: IReactorTime
-    retain: float
-    key_life: float = LIFETIME
-    nodes: dict[str, "MemoryStore"] = field(factory=dict, init=False)
-    claims: TimedMap[Claim] = field(init=False)
-    results: TimedMap[_Result] = field(init=False)
-    notes: TimedMap[bytes] = field(init=False)
-    #: The results that were sent to a node, by its name, until it has confirmed them.
-    unconfirmed: dict[str, set[str]] = field(factory=dict, init=False)
-    orphans: dict[str, None] = field(factory=dict, init=False)
-    #: The acquired slots of each account: the node that has it, and when it is free again.
-    slots: dict[str, list[tuple[str, float]]] = field(factory=dict, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Remove all data but the list of nodes."""
-        self.claims, self.results = TimedMap(self.clock), TimedMap(self.clock)
-        self.notes = TimedMap(self.clock)
-        self.unconfirmed.clear()
-        self.orphans.clear()
-        self.slots.clear()
-
-    def lose_data(self) -> None:
-        """Remove all data, and let the nodes notice it, as they do when their heartbeat returns."""
-        self.forget()
-        for node in list(self.nodes.values()):
-            node.catch_up()
 
 
 @implementer(IStore)
@@ -165,7 +117,7 @@ class MemoryStore:
             if known is not None and known.body != body:
                 return Placement.CONFLICT
             if known is None:
-                result = _Result(body, shared.clock.seconds(), upstream_id)
+                result = Result(body, shared.clock.seconds(), upstream_id)
                 shared.results.put(job_id, result, shared.retain)
             message = Message(MessageKind.RESULT, job_id, self.node, body)
             alive = [node for node in nodes if self._send(node, message)]
@@ -240,25 +192,35 @@ class MemoryStore:
     def list_nodes(self) -> Deferred[list[str]]:
         return self._do(lambda: sorted(self._shared.nodes))
 
-    def acquire_slot(self, account: str, limit: int, seconds: float) -> Deferred[bool]:
-        def act() -> bool:
-            now = self._shared.clock.seconds()
-            slots = self._shared.slots.get(account, [])
-            slots = [(node, until) for node, until in slots if until > now]
-            is_free = len(slots) < limit
-            if is_free:
-                slots.append((self.node, now + seconds))
-            self._shared.slots[account] = slots
-            return is_free
+    def acquire_slot(
+        self, account: str, slot: str, limit: int, seconds: float
+    ) -> Deferred[SlotGrant]:
+        def act() -> SlotGrant:
+            now, shared = self._shared.clock.seconds(), self._shared
+            paused = shared.pauses.get(account, 0.0) - now
+            if paused > 0:
+                return SlotGrant(False, paused)
+            slots = shared.slots.setdefault(account, {})
+            for name, until in list(slots.items()):
+                if until <= now or name.partition(":")[0] not in shared.nodes:
+                    del slots[name]
+            if len(slots) >= limit:
+                return SlotGrant(False)
+            slots[slot] = now + seconds
+            return SlotGrant(True)
 
         return self._do(act)
 
-    def release_slot(self, account: str) -> Deferred[None]:
+    def release_slot(self, account: str, slot: str) -> Deferred[None]:
         def act() -> None:
-            slots = self._shared.slots.get(account, [])
-            slot = next((slot for slot in slots if slot[0] == self.node), None)
-            if slot is not None:
-                slots.remove(slot)
+            self._shared.slots.get(account, {}).pop(slot, None)
+
+        return self._do(act)
+
+    def pause_account(self, account: str, seconds: float) -> Deferred[None]:
+        def act() -> None:
+            until = self._shared.clock.seconds() + seconds
+            self._shared.pauses[account] = max(until, self._shared.pauses.get(account, 0.0))
 
         return self._do(act)
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import Any
 
 from attrs import define, field
@@ -20,6 +19,7 @@ from jobproxy.store.interface import (
     Message,
     MessageKind,
     Placement,
+    SlotGrant,
 )
 from jobproxy.store.orphans import Orphan, Position
 from jobproxy.store.redis_address import Address
@@ -52,9 +52,6 @@ class RedisStore:
     _times: Times = field(factory=Times)
     _commands: Commands = field(init=False)
     _subscription: Subscription = field(init=False)
-    #: The names of this node's slots, by account; the oldest first.
-    _slots: dict[str, list[str]] = field(factory=dict, init=False)
-    _numbers: "count[int]" = field(factory=count, init=False)
 
     def __attrs_post_init__(self) -> None:
         where = (self._clock, self._address, self._make_endpoint)
@@ -210,25 +207,21 @@ class RedisStore:
         listing: Deferred[list[bytes]] = self._commands.run(scripts.LIST_NODES, [keys.NODES], [])
         return listing.addCallback(lambda found: sorted(node.decode() for node in found))
 
-    def acquire_slot(self, account: str, limit: int, seconds: float) -> Deferred[bool]:
-        slot = f"{self._node}:{next(self._numbers)}"
-        args = [limit, keys.ms(seconds), slot]
-        acquiring: Deferred[int] = self._commands.run(
-            scripts.ACQUIRE_SLOT, [keys.slots(account)], args
+    def acquire_slot(
+        self, account: str, slot: str, limit: int, seconds: float
+    ) -> Deferred[SlotGrant]:
+        acquiring: Deferred[list[int]] = self._commands.run(
+            scripts.ACQUIRE_SLOT,
+            [keys.slots(account), keys.pause(account), keys.NODES],
+            [limit, keys.ms(seconds), slot],
         )
-        return acquiring.addCallback(self._keep_slot, account, slot)
+        return acquiring.addCallback(lambda found: SlotGrant(bool(found[0]), found[1] / 1000))
 
-    def _keep_slot(self, is_ours: int, account: str, slot: str) -> bool:
-        if is_ours:
-            self._slots.setdefault(account, []).append(slot)
-        return bool(is_ours)
-
-    def release_slot(self, account: str) -> Deferred[None]:
-        slots = self._slots[account]
-        slot = slots.pop(0)
-        if not slots:
-            del self._slots[account]
+    def release_slot(self, account: str, slot: str) -> Deferred[None]:
         return self._commands.execute("ZREM", keys.slots(account), slot)
+
+    def pause_account(self, account: str, seconds: float) -> Deferred[None]:
+        return self._commands.run(scripts.PAUSE_ACCOUNT, [keys.pause(account)], [keys.ms(seconds)])
 
     def _channel(self, node: str | None = None) -> str:
         """Return the channel of a node, or that of all nodes."""

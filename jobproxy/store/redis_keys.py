@@ -26,7 +26,12 @@ def claim(key_digest: bytes) -> str:
 
 def slots(account: str) -> str:
     """Return the Redis key of an account's slots; it does not reveal the account."""
-    return f"{PREFIX}slots:{blake2b(account.encode(), digest_size=16).hexdigest()}"
+    return f"{PREFIX}slots:{_hide(account)}"
+
+
+def pause(account: str) -> str:
+    """Return the Redis key of an account's pause."""
+    return f"{PREFIX}pause:{_hide(account)}"
 
 
 def channel(db: int, node: str | None) -> str:
@@ -50,6 +55,10 @@ def read_claim(data: bytes) -> Claim:
     """Return the claim that :func:`write_claim` wrote."""
     job_id, mark = data[:JOB_ID_LENGTH], data[JOB_ID_LENGTH : JOB_ID_LENGTH + 1]
     return Claim(job_id.decode(), data[JOB_ID_LENGTH + 1 :], mark == _HAS_ENDED[True])
+
+
+def _hide(account: str) -> str:
+    return blake2b(account.encode(), digest_size=16).hexdigest()
 
 
 def ms(seconds: float) -> int:

@@ -214,15 +214,29 @@ return redis.call('zscore', KEYS[1], ARGV[1]) and redis.call('get', KEYS[2])
 #: KEYS nodes. Returns those that are alive.
 LIST_NODES = _NOW + "return redis.call('zrangebyscore', KEYS[1], now, '+inf')"
 
-#: KEYS the account's slots; ARGV how many there may be, the lease of one, the name of the new one.
-#: Returns whether one was free.
+#: KEYS the account's slots, its pause, nodes; ARGV how many there may be, the lease of one, the
+#: name of the new one, which begins with that of its node. Returns whether one was free, and for
+#: how long the account is paused.
 ACQUIRE_SLOT = (
     _NOW
     + """
+local paused = redis.call('pttl', KEYS[2])
+if paused > 0 then return {0, paused} end
 redis.call('zremrangebyscore', KEYS[1], '-inf', now)
-if redis.call('zcard', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+for _, slot in ipairs(redis.call('zrange', KEYS[1], 0, -1)) do
+  local lease = redis.call('zscore', KEYS[3], string.match(slot, '^[^:]*'))
+  if not lease or tonumber(lease) <= now then redis.call('zrem', KEYS[1], slot) end
+end
+if redis.call('zcard', KEYS[1]) >= tonumber(ARGV[1]) then return {0, 0} end
 redis.call('zadd', KEYS[1], now + ARGV[2], ARGV[3])
 redis.call('pexpire', KEYS[1], ARGV[2])
-return 1
+return {1, 0}
 """
 )
+
+#: KEYS the account's pause; ARGV how long it is.
+PAUSE_ACCOUNT = """
+if redis.call('pttl', KEYS[1]) < tonumber(ARGV[1]) then
+  redis.call('set', KEYS[1], '', 'PX', ARGV[1])
+end
+"""

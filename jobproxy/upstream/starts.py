@@ -29,14 +29,20 @@ _log = Logger()
 class Slots(Protocol):
     """Grants slots. The node's :class:`AccountLimiter`, or :class:`ClusterSlots`."""
 
-    def acquire(self, account: str) -> Deferred[None]:
+    def acquire(self, account: str) -> Deferred[str | None]:
         """Return a Deferred that fires with a slot, which the caller has to :meth:`release`."""
 
-    def requeue(self, account: str) -> Deferred[None]:
+    def requeue(self, account: str) -> Deferred[str | None]:
         """Do the same for a job that had a slot before: it is the first of its account."""
 
-    def release(self, account: str) -> None:
-        """Release a slot."""
+    def release(self, account: str, slot: str | None) -> None:
+        """Release a slot.
+
+        :param slot: what the Deferred fired with.
+        """
+
+    def note_refusal(self, account: str, seconds: float) -> None:
+        """Grant an account no slots for some time, as the job server asks for it."""
 
 
 @frozen
@@ -122,24 +128,24 @@ class Start:
         starter, account = self._starter, self._job.account
         while True:
             try:
-                await self._waiting
+                slot = await self._waiting
             except CancelledError:
                 return
             if record.is_ended or (self._attempts and not self._may_repeat(record)):
-                starter.slots.release(account)
+                starter.slots.release(account, slot)
                 return
             self._attempts += 1
             if (
                 record.key_digest is not None
                 and record.started == "no"
-                and not await self._claim(record)
+                and not await self._claim(record, slot)
             ):
                 return
             try:
                 starter.table.send(record)
                 pause = await self._send(record, request)
             finally:
-                starter.slots.release(account)
+                starter.slots.release(account, slot)
             if pause is None or record.is_ended or not await self._pause(record, pause):
                 return
             self._waiting = starter.slots.requeue(account)
@@ -178,7 +184,7 @@ class Start:
         upstream_id = None if secret in (ack.upstream_id or "") else ack.upstream_id
         return evolve(ack, body=body, upstream_id=upstream_id)
 
-    async def _claim(self, record: JobRecord) -> bool:
+    async def _claim(self, record: JobRecord, slot: str | None) -> bool:
         """Return whether to start the job on this node; if not, release its slot."""
         self._waiting = claiming = self._starter.claim(record)
         may_start = False
@@ -190,7 +196,7 @@ class Start:
             self._starter.table.fail(record, error.problem)
         finally:
             if not may_start:
-                self._starter.slots.release(self._job.account)
+                self._starter.slots.release(self._job.account, slot)
         return may_start
 
     def _accept(self, record: JobRecord, ack: Report) -> float | None:
@@ -199,6 +205,8 @@ class Start:
         if not (ack.is_ended or ack.is_progress or ack.state is None):
             _log.warn("the ack of job {job} has an unknown state", **record.log_fields)
         restart_after = policy.restarts_after(self._attempts)
+        if self._starter.limiter.refusals:
+            self._starter.limiter.note_ack()
         if ack.is_ended or self._job.own_start is not None:
             table.conclude(record, ack)
         else:
@@ -224,7 +232,7 @@ class Start:
         pause = starter.policy.pause(self._attempts)
         if problem.kind is Kind.UPSTREAM_BUSY and problem.retry_after:
             # The limiter pauses the whole account, so its other jobs are not sent either.
-            starter.limiter.pause(account, problem.retry_after)
+            starter.slots.note_refusal(account, problem.retry_after)
             pause = 0.0
         until_start = max(pause, starter.limiter.paused_for(account))
         is_allowed = starter.policy.allows(self._attempts, is_ambiguous=False)

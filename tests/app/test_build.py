@@ -9,7 +9,8 @@ from jobproxy.app.build import Proxy, build_proxy
 from jobproxy.app.settings import CorrelateBy, Settings, SlotScope
 from jobproxy.cluster.local_coordinator import LocalCoordinator
 from jobproxy.cluster.store_coordinator import StoreCoordinator
-from jobproxy.store.memory import MemoryStore, Shared
+from jobproxy.store.memory import MemoryStore
+from jobproxy.store.shared import Shared
 from jobproxy.wire.tokens import MIN_KEY, TokenSigner
 from tests.support.clients import Client
 from tests.support.proxy import (

@@ -203,7 +203,8 @@ async def test_user_with_the_documented_rights_can_do_everything(redis: RedisSer
     rules = ["on", ">secret", "resetkeys", "~jobproxy:*", "resetchannels", "&jobproxy:*", "-@all"]
     commands = (
         "auth select role ping get set del exists strlen setrange pexpire publish subscribe "
-        "unsubscribe eval evalsha time zadd zrem zcard zscore zrange zrangebyscore zremrangebyscore"
+        "unsubscribe eval evalsha time zadd zrem zcard zscore zrange zrangebyscore "
+        "zremrangebyscore pttl"
     )
     rules += [f"+{command}" for command in commands.split()]
     redis.ask("ACL", "SETUSER", "jobproxy", *rules)
@@ -216,8 +217,9 @@ async def test_user_with_the_documented_rights_can_do_everything(redis: RedisSer
         assert len(await store.list_orphans(9, START)) == 1
         await store.confirm(JOB_ID, key_digest=b"key")
         await store.discard_result("other")
-        await store.acquire_slot("a", 1, 1)
-        await store.release_slot("a")
+        await store.acquire_slot("a", f"{NODE}:1", 1, 1)
+        await store.release_slot("a", f"{NODE}:1")
+        await store.pause_account("a", 1)
         await store.release_claim(b"key", CLAIM)
         await store.put_note(JOB_ID, b"")
         await store.collect_job(JOB_ID)

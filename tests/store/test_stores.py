@@ -310,17 +310,45 @@ async def test_slots_are_counted_over_all_nodes(run: Any) -> None:
     """An account has so many slots over all nodes, each of which is free again in the end."""
     async with run() as cluster:
         one, other, _ = cluster.stores
-        assert [await store.acquire_slot("a", 2, 60) for store in (one, other, one)] == [
-            True,
-            True,
-            False,
-        ]
-        assert await other.acquire_slot("b", 1, 60) is True
-        await one.release_slot("a")
-        assert await other.acquire_slot("a", 2, 0.05) is True
-        assert await one.acquire_slot("a", 2, 60) is False
+        assert (await one.acquire_slot("a", f"{ONE}:1", 2, 60)).is_granted
+        assert (await other.acquire_slot("a", f"{OTHER}:1", 2, 60)).is_granted
+        assert not (await one.acquire_slot("a", f"{ONE}:2", 2, 60)).is_granted
+        assert (await other.acquire_slot("b", f"{OTHER}:2", 1, 60)).is_granted
+        for _ in range(2):
+            await one.release_slot("a", f"{ONE}:1")
+        assert (await other.acquire_slot("a", f"{OTHER}:3", 2, 0.05)).is_granted
+        assert not (await one.acquire_slot("a", f"{ONE}:3", 2, 60)).is_granted
         await deferLater(reactor, 0.1)
-        assert await one.acquire_slot("a", 2, 60) is True
+        assert (await one.acquire_slot("a", f"{ONE}:4", 2, 60)).is_granted
+
+
+@pytest_twisted.ensureDeferred
+async def test_slots_of_dead_nodes_do_not_count(run: Any) -> None:
+    """X9: the slots of a node are free once it is not alive any more."""
+    async with run() as cluster:
+        one, other, _ = cluster.stores
+        assert (await other.acquire_slot("a", f"{OTHER}:1", 1, 60)).is_granted
+        assert not (await one.acquire_slot("a", f"{ONE}:1", 1, 60)).is_granted
+        await other.close()
+        await until_gone(one, OTHER)
+        assert (await one.acquire_slot("a", f"{ONE}:2", 1, 60)).is_granted
+        open_store(other)
+        await until(lambda: other.is_up)
+
+
+@pytest_twisted.ensureDeferred
+async def test_paused_account_gets_no_slot_at_any_node(run: Any) -> None:
+    """X10: a pause of an account holds for all nodes, and is never shortened."""
+    async with run() as cluster:
+        one, other, _ = cluster.stores
+        await one.pause_account("a", 0.3)
+        await one.pause_account("a", 0.01)
+        refused = await other.acquire_slot("a", f"{OTHER}:1", 1, 60)
+        assert not refused.is_granted
+        assert 0.01 < refused.paused <= 0.3
+        assert (await other.acquire_slot("b", f"{OTHER}:2", 1, 60)).is_granted
+        await deferLater(reactor, refused.paused + 0.01)
+        assert (await other.acquire_slot("a", f"{OTHER}:3", 1, 60)).is_granted
 
 
 @pytest_twisted.ensureDeferred
@@ -328,7 +356,6 @@ async def test_request_to_a_store_that_is_away_fails(run: Any, kind: str) -> Non
     """X1: every request to a store that is away fails, and it says that it is away."""
     async with run() as cluster:
         one = cluster.stores[0]
-        await one.acquire_slot("a", 1, 60)
         before = one.calls["failed"]
         await cluster.lose_store()
         message = Message(MessageKind.GONE, JOB_ID, ONE)
@@ -347,11 +374,12 @@ async def test_request_to_a_store_that_is_away_fails(run: Any, kind: str) -> Non
             lambda: one.list_orphans(1, START),
             lambda: one.find_orphan(JOB_ID),
             one.list_nodes,
-            lambda: one.acquire_slot("a", 1, 60),
-            lambda: one.release_slot("a"),
+            lambda: one.acquire_slot("a", "x:1", 1, 60),
+            lambda: one.release_slot("a", "x:1"),
+            lambda: one.pause_account("a", 1),
         ):
             assert await refuses(asking(), StoreUnreachable)
-        assert one.calls["failed"] - before == 16
+        assert one.calls["failed"] - before == 17
         assert not one.is_up
         assert one.is_joined
     if kind == "redis":

@@ -11,7 +11,7 @@ from jobproxy.app.environment import Environment
 from jobproxy.cluster.remote_jobs import OWNER_TIMEOUT
 from jobproxy.cluster.store_coordinator import StoreCoordinator
 from jobproxy.store.interface import IStore
-from jobproxy.store.memory import Shared
+from jobproxy.store.shared import Shared
 from jobproxy.wire.tokens import LIFETIME
 from tests.support.clients import Client
 from tests.support.job_server import FakeJobServer, Start

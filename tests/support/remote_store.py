@@ -8,7 +8,8 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 
 from jobproxy.store.interface import Listener, Message, StoreUnreachable
-from jobproxy.store.memory import MemoryStore, Shared
+from jobproxy.store.memory import MemoryStore
+from jobproxy.store.shared import Shared
 from jobproxy.util.histogram import Histogram
 
 #: Dead nodes, and what they wait for. Python ends the coroutines of objects that it collects, which

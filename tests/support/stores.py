@@ -15,9 +15,10 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from jobproxy.store.interface import IStore, Message, StoreUnreachable
-from jobproxy.store.memory import MemoryStore, Shared
+from jobproxy.store.memory import MemoryStore
 from jobproxy.store.redis import RedisStore
 from jobproxy.store.redis_address import Address, read_address
+from jobproxy.store.shared import Shared
 from jobproxy.store.times import Times
 from jobproxy.wire.tokens import LIFETIME
 from tests.support.reactor import reactor, until_closed

@@ -58,7 +58,7 @@ class AccountLimiterTests(SynchronousTestCase):
         self.successResultOf(limiter.acquire("a"))
         done: list[None] = []
 
-        def end(_: None) -> None:
+        def end(_: object) -> None:
             done.append(None)
             limiter.release("a")
 
@@ -92,7 +92,7 @@ class PauseTests(SynchronousTestCase):
         self.assertEqual(len(self.limiter), 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def note(self, slot: Deferred[None], name: str) -> Deferred[None]:
+    def note(self, slot: Deferred[str | None], name: str) -> Deferred[str | None]:
         return slot.addCallback(lambda _: self.order.append(name))
 
     def test_paused_account_gets_no_slot(self) -> None:
@@ -265,7 +265,7 @@ class AccountLimiterMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.limiter = AccountLimiter(self.clock, per_account=2, queue_per_account=3, total=4)
         #: In the order in which each account's have to be served.
-        self.waiting: list[tuple[str, Deferred[None]]] = []
+        self.waiting: list[tuple[str, Deferred[str | None]]] = []
         self.running: list[str] = []
         #: When each pause ends.
         self.paused: dict[str, float] = {}
@@ -285,12 +285,12 @@ class AccountLimiterMachine(RuleBasedStateMachine):
     def requeue(self, account: str) -> None:
         self.await_slot(account, self.limiter.requeue(account), 0)
 
-    def await_slot(self, account: str, slot: Deferred[None], at: int) -> None:
+    def await_slot(self, account: str, slot: Deferred[str | None], at: int) -> None:
         self.waiting.insert(at, (account, slot))
         slot.addCallback(lambda _: self._run(account, slot))
         slot.addErrback(lambda failure: failure.trap(CancelledError) and None)
 
-    def _run(self, account: str, slot: Deferred[None]) -> None:
+    def _run(self, account: str, slot: Deferred[str | None]) -> None:
         assert account not in self.paused
         first = next(record for record in self.waiting if record[0] == account)
         assert first[1] is slot, "first come, first served"

@@ -1,10 +1,13 @@
 """AccountLimiter: pauses, requeued starts, and the Retry-After of a full queue."""
 
+import tracemalloc
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.upstream.limiter import LONGEST_ADVICE, AccountLimiter
+from jobproxy.upstream.limiter import LONGEST_ADVICE, LONGEST_PAUSE_OF_ALL, AccountLimiter
+from jobproxy.upstream.pauses import MAX_PAUSED
 from jobproxy.wire.problems import Kind
 from tests.support.problems import refuses
 
@@ -29,7 +32,7 @@ class LimiterTestCase(SynchronousTestCase):
         for name in names:
             self.note(self.limiter.acquire(account), name)
 
-    def note(self, slot: Deferred[None], name: str) -> None:
+    def note(self, slot: Deferred[str | None], name: str) -> None:
         slot.addCallback(lambda _: self.order.append(name))
 
     def release(self, times: int = 1, account: str = "a") -> None:
@@ -230,3 +233,44 @@ class CountTests(LimiterTestCase):
         counts.append((self.limiter.running, self.limiter.queued, len(self.limiter)))
         self.release(3)
         self.assertEqual(counts, [(2, 3, 3), (2, 2, 2), (1, 2, 1)])
+
+
+class ManyPausesTests(LimiterTestCase):
+    """A job server that asks for a pause of many accounts."""
+
+    def test_many_pauses_take_bounded_memory_and_one_timer(self) -> None:
+        """L10: paused accounts are bounded in number, have one timer, and take little memory."""
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(12_000):
+            self.limiter.note_refusal(f"account {number}", 3600)
+        taken = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        self.assertEqual(len(self.limiter), MAX_PAUSED)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.assertLess(taken, 1_000 * MAX_PAUSED)
+        self.assertGreater(self.limiter.paused_for("account 11999"), 3599)
+        self.clock.advance(3600)
+
+    def test_refusals_in_a_row_pause_all_accounts_for_a_short_time(self) -> None:
+        """L10: a job server that refuses many accounts in a row gets no start for a while."""
+        for number in range(MAX_PAUSED):
+            self.limiter.note_refusal(f"account {number}", 3600)
+        self.acquire("one")
+        self.assertEqual(self.order, [])
+        self.assertEqual(self.limiter.paused_for("a"), LONGEST_PAUSE_OF_ALL)
+        self.clock.advance(LONGEST_PAUSE_OF_ALL)
+        self.assertEqual(self.order, ["one"])
+        self.release()
+        self.clock.advance(3600)
+
+    def test_refusals_of_some_accounts_do_not_pause_others(self) -> None:
+        """L10: as long as it accepts jobs between the refusals, no other account is paused."""
+        for number in range(3 * MAX_PAUSED):
+            self.limiter.note_refusal(f"account {number}", 3600)
+            if number % 100 == 0:
+                self.limiter.note_ack()
+        self.acquire("one")
+        self.assertEqual(self.order, ["one"])
+        self.release()
+        self.clock.advance(3600)
