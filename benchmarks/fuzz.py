@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from attrs import frozen
 
+from jobproxy.http1.body_budget import BodyBudget
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.request_parser import RequestParser
 from jobproxy.wire.jobs import parse_job, parse_report
@@ -70,7 +71,7 @@ def read_request(body: bytes) -> None:
     """Read a request with this body, in chunks, and with some of it in a header."""
     value = bytes(byte for byte in body[:HEADERS] if 32 <= byte < 127)
     head = b"POST /proxy HTTP/1.1\r\nHost: a\r\nX-Any: %s\r\nContent-Length: %d\r\n\r\n"
-    parser = RequestParser(ServerLimits())
+    parser = RequestParser(ServerLimits(), BodyBudget(len(body)))
     message = head % (value, len(body)) + body
     for at in range(0, len(message), 4_096):
         parser.feed(message[at : at + 4_096])

@@ -184,6 +184,10 @@ class Gateway:
         securing = None if job_id is None else self.coordinator.secure(job_id)
         return delivery if securing is None else securing.addCallback(lambda _: delivery)
 
+    def is_token(self, text: str) -> bool:
+        """Whether a callback with this token would be received, whatever its body is."""
+        return self._signer.verify(text, self.table.find) is not None
+
     def reasons_not_ready(self) -> list[str]:
         """Return why a load balancer should send jobs to another proxy."""
         reasons = ["draining"] if self.is_draining else []

@@ -1,5 +1,6 @@
 """What all routes share: how they become a resource, and how they respond."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from klein import Klein
@@ -24,6 +25,7 @@ _HTTP_PROBLEMS = {
     413: Kind.BODY_TOO_LARGE,
     417: Kind.EXPECTATION_FAILED,
     431: Kind.HEADERS_TOO_LARGE,
+    503: Kind.OVERLOADED,
 }
 
 
@@ -34,8 +36,13 @@ class Routes(Protocol):
         """Add the routes to a Klein app."""
 
 
-def make_resource(*routes: Routes) -> RoutedResource:
-    """Return the resource that serves these routes, and turns all errors into problems."""
+def make_resource(
+    *routes: Routes, is_token: Callable[[str], bool] = lambda _: True
+) -> RoutedResource:
+    """Return the resource that serves these routes, and turns all errors into problems.
+
+    :param is_token: whether the token of a callback is good, so that its body is needed.
+    """
     app = Klein()
     for group in routes:
         group.add_to(app)
@@ -46,7 +53,7 @@ def make_resource(*routes: Routes) -> RoutedResource:
     }
     for kind, handler in handlers.items():
         app.handle_errors(kind)(handler)
-    return RoutedResource(app)
+    return RoutedResource(app, is_token)
 
 
 def describe_error(error: HttpError, request_id: bytes) -> tuple[bytes, bytes]:

@@ -1,6 +1,7 @@
 """Klein's routing, with a cache of what is the same for every request."""
 
 import re
+from collections.abc import Callable
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -10,8 +11,9 @@ from twisted.internet.defer import CancelledError, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
+from werkzeug.exceptions import HTTPException
 
-from jobproxy.http1.request import Request
+from jobproxy.http1.request import Request, find_path
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 
 _log = Logger()
@@ -26,10 +28,13 @@ class RoutedResource(KleinResource):
     Klein binds its URL map to the host of each request, which is slow, and needed only to build
     URLs. No URLs are built here, so there is one binding. As in Klein, a handler's Deferred is
     cancelled when its client leaves.
+
+    :param is_token: whether the variable ``token`` of a route is good.
     """
 
-    def __init__(self, app: Klein) -> None:
+    def __init__(self, app: Klein, is_token: Callable[[str], bool]) -> None:
         super().__init__(app)
+        self._is_token = is_token
         self._match = app.url_map.bind("").match
         #: All routes that are served.
         self.rules = rules = list(app.url_map.iter_rules())
@@ -41,6 +46,15 @@ class RoutedResource(KleinResource):
         #: its last segment, with the name of the one variable, which is that segment.
         self._known: dict[tuple[bytes, bytes], str] = {}
         self._known_parents: dict[tuple[bytes, bytes], tuple[str, str]] = {}
+
+    def needs_body(self, method: bytes, target: bytes) -> bool:
+        """Whether a request can use its body: its route exists, and a token in it is good."""
+        try:
+            text = unquote_to_bytes(find_path(target)).decode()
+            _, parts = self._match(text, method.decode("ascii"))
+        except (UnicodeDecodeError, HTTPException):
+            return False
+        return "token" not in parts or self._is_token(parts["token"])
 
     def render(self, request: Any) -> Any:
         try:

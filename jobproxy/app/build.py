@@ -30,6 +30,7 @@ from jobproxy.cluster.coordinator import Coordinator
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.slots import ClusterSlots
 from jobproxy.gateway import Gateway
+from jobproxy.http1.body_budget import BodyBudget
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.server import ServerFactory
 from jobproxy.jobs.hold_times import HoldTimes
@@ -47,6 +48,9 @@ from jobproxy.upstream.limiter import AccountLimiter
 from jobproxy.upstream.retries import OnLost, RetryPolicy
 from jobproxy.upstream.starts import Slots, Starter, circuit_opened
 from jobproxy.wire.tokens import MIN_KEY, TokenSigner
+
+#: Bytes of all large bodies that have not arrived completely; at least two of the largest fit.
+INCOMPLETE_BODIES = 64 * 2**20
 
 
 @frozen(eq=False, kw_only=True)
@@ -111,15 +115,21 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     feed = Feed(reactor, status)
     callbacks, admin, clients = _choose_routes(settings, environment, probes, status, feed)
 
+    limits = ServerLimits(body=settings.max_body)
+    budget = BodyBudget(max(INCOMPLETE_BODIES, 2 * settings.max_body))
+
     def serve(routes: Sequence[Routes]) -> ServerFactory:
+        resource = make_resource(*routes, is_token=gateway.is_token)
         return ServerFactory(
-            make_resource(*routes),
+            resource,
             reactor,
             describe_error=describe_error,
             observer=traffic,
             now=environment.now,
             make_id=environment.make_request_id,
-            limits=ServerLimits(body=settings.max_body),
+            limits=limits,
+            budget=budget,
+            needs_body=resource.needs_body,
         )
 
     shared = [part for part in (coordinator, starter.slots) if IService.providedBy(part)]

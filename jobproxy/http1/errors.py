@@ -10,11 +10,13 @@ class HttpError:
     :param status: of the response.
     :param reason: one word for the counters.
     :param detail: one sentence for a person, which says what to change if that is known.
+    :param retry_after: seconds after which to try again; :data:`None`: that would not help.
     """
 
     status: int
     reason: str
     detail: str
+    retry_after: int | None = None
 
 
 class BadRequest(Exception):
@@ -43,6 +45,11 @@ def expectation_failed(detail: str) -> BadRequest:
 def headers_too_large(detail: str) -> BadRequest:
     """Return the error for a head or trailers over their limits (RFC 6585, section 5)."""
     return BadRequest(HttpError(431, "headers-too-large", detail))
+
+
+def overloaded(detail: str) -> BadRequest:
+    """Return the error for a request for which there is no room at the moment."""
+    return BadRequest(HttpError(503, "overloaded", detail, retry_after=1))
 
 
 def request_timeout(seconds: float) -> HttpError:

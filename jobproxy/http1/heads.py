@@ -34,4 +34,6 @@ def write_error(error: HttpError, server: ConnectionServer) -> bytes:
         b"x-request-id": b"X-Request-Id: %b\r\n" % request_id,
         b"connection": b"Connection: close\r\n",
     }
+    if error.retry_after is not None:
+        headers[b"retry-after"] = b"Retry-After: %d\r\n" % error.retry_after
     return write_head(error.status, headers, len(body), server.fixed_headers()) + body

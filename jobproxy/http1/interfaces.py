@@ -6,9 +6,11 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
+from jobproxy.http1.body_budget import BodyBudget
 from jobproxy.http1.errors import HttpError
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.phases import Phase
+from jobproxy.http1.request_parser import NeedsBody
 
 
 class ServerObserver(Protocol):
@@ -61,12 +63,14 @@ class ConnectionServer(RequestServer, Protocol):
 
     :ivar describe_error: returns the content type and the body of the response to a refused
         request, from the error and the id of that response.
+    :ivar parsing: the arguments of a request parser.
     :ivar timeouts: the seconds that each phase may last.
     """
 
     resource: IResource
     clock: IReactorTime
     limits: ServerLimits
+    parsing: tuple[ServerLimits, BodyBudget, NeedsBody]
     timeouts: dict[Phase, float | None]
     describe_error: DescribeError
 

@@ -11,6 +11,7 @@ class ServerLimits:
     :param header_line: one header line.
     :param header_count: header lines of a request.
     :param body: a request's body.
+    :param overhead: bytes of the head and of the framing of chunks, beyond eight times the body.
     :param ahead: all that is sent while an earlier request has no response yet.
     :param request_time: from the first byte of a request to its last.
     :param silent_time: from the connection to its first byte.
@@ -25,6 +26,7 @@ class ServerLimits:
     header_line: int = 16_384
     header_count: int = 100
     body: int = 65_536
+    overhead: int = 131_072
     ahead: int = 4_096
     request_time: float = 10.0
     silent_time: float = 10.0

@@ -13,7 +13,7 @@ from jobproxy.http1.request_parser import ParsedRequest
 _REQUEST_ID = re.compile(rb"[\w.:/=+-]{1,128}", re.ASCII)
 
 
-def _find_path(uri: bytes) -> bytes:
+def find_path(uri: bytes) -> bytes:
     """Return the path of a target, which may be a whole URL (RFC 9112, section 3.2.2)."""
     path = uri.partition(b"?")[0]
     if path.startswith((b"http://", b"https://")):
@@ -58,7 +58,7 @@ class Request:
         self.channel = channel
         self.method = parsed.method
         self.uri = target
-        self.path = target if target[:1] == b"/" and b"?" not in target else _find_path(target)
+        self.path = target if target[:1] == b"/" and b"?" not in target else find_path(target)
         self.clientproto = parsed.version
         self.headers = parsed.headers
         self.body = parsed.body

@@ -5,6 +5,8 @@ it the other way (request smuggling, RFC 9112, section 11.2). llhttp is strict; 
 checks that it lacks.
 """
 
+from collections.abc import Callable
+
 from attrs import frozen
 from httptools import (
     HttpParserCallbackError,
@@ -12,12 +14,14 @@ from httptools import (
     HttpRequestParser,
 )
 
+from jobproxy.http1.body_budget import BodyBudget
 from jobproxy.http1.errors import (
     BadRequest,
     body_too_large,
     expectation_failed,
     headers_too_large,
     malformed,
+    overloaded,
 )
 from jobproxy.http1.limits import ServerLimits
 
@@ -37,6 +41,9 @@ _NAMES = {
     for spelling in (name, name.title())
 }
 MAX_DIGITS = 20
+
+#: Whether a request with this method and target can use its body, which is dropped otherwise.
+NeedsBody = Callable[[bytes, bytes], bool]
 _BLANKS = (b" ", b"\t")
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
 
@@ -73,8 +80,12 @@ class RequestParser:
         (RFC 9110, section 10.1.1).
     """
 
-    def __init__(self, limits: ServerLimits) -> None:
+    def __init__(
+        self, limits: ServerLimits, budget: BodyBudget, needs_body: NeedsBody = lambda *_: True
+    ) -> None:
         self._limits = limits
+        self._budget = budget
+        self._needs_body = needs_body
         # The parser refers to this object; close() breaks the cycle.
         self._parser = HttpRequestParser(self)
         self._requests: list[ParsedRequest] = []
@@ -93,9 +104,16 @@ class RequestParser:
         self._body: list[bytes] = []
         self._body_size = 0
         self._hosts = 0
+        self._received = 0
+        self._is_large = False
+        self._is_dropped = False
+        #: Bytes of the body that count in the budget.
+        self._counted = 0
 
     def close(self) -> None:
         """Free the parser; :meth:`feed` must not be called any more."""
+        self._budget.size -= self._counted
+        self._counted = 0
         del self._parser
 
     def feed(self, data: bytes) -> None:
@@ -104,7 +122,9 @@ class RequestParser:
         :raises BadRequest: if this is no request, or exceeds a limit; later bytes of the connection
             cannot be parsed.
         """
-        self._unparsed += len(data)
+        size = len(data)
+        self._unparsed += size
+        self._received += size
         try:
             self._parser.feed_data(data)
         except HttpParserCallbackError as error:
@@ -116,6 +136,8 @@ class RequestParser:
         # The parser calls no method for a line before its end, however long it is.
         if self._unparsed > self._limits.head:
             raise self._refuse_head()
+        if self._is_large and self._received > self._limits.overhead + 8 * self._body_size:
+            raise malformed("The chunks of a body must not consist of anything but the body.")
 
     def take_requests(self) -> list[ParsedRequest]:
         """Return the complete requests that no earlier call has returned."""
@@ -143,6 +165,8 @@ class RequestParser:
         self._body = []
         self._body_size = 0
         self._hosts = 0
+        self._received = 0
+        self._is_large = self._is_dropped = False
 
     def on_url(self, part: bytes) -> None:
         self._target += part
@@ -181,6 +205,8 @@ class RequestParser:
                 _CHECKS[name](self, value)
         if self._hosts > 1 or (self._hosts == 0 and version == b"HTTP/1.1"):
             raise malformed("A request has exactly one Host header.")
+        if self._is_large:
+            self._is_dropped = not self._needs_body(self._method, self._target)
 
     def check_host(self, value: bytes) -> None:
         self._hosts += 1
@@ -192,12 +218,15 @@ class RequestParser:
     def check_length(self, value: bytes) -> None:
         if len(value) > MAX_DIGITS:
             raise malformed(f"A Content-Length has at most {MAX_DIGITS} digits.")
-        if int(value) > self._limits.body:
+        length = int(value)
+        if length > self._limits.body:
             raise self._refuse_body()
+        self._is_large = length > self._limits.ahead
 
     def check_coding(self, value: bytes) -> None:
         if value.lower() != b"chunked" or self._version == b"HTTP/1.0":
             raise malformed("The only Transfer-Encoding taken is chunked, of HTTP/1.1.")
+        self._is_large = True
 
     def check_expectation(self, value: bytes) -> None:
         if value.lower() != b"100-continue":
@@ -213,12 +242,22 @@ class RequestParser:
         self._body_size += len(part)
         if self._body_size > self._limits.body:
             raise self._refuse_body()
+        if self._is_dropped:
+            return
         self._body.append(part)
+        if self._is_large:
+            self._counted += len(part)
+            self._budget.size += len(part)
+            if self._budget.is_exceeded:
+                raise overloaded("Too many large bodies arrive at the same time.")
 
     def on_message_complete(self) -> None:
         self._unparsed = 0
         self.is_complete = True
         self.wants_continue = False
+        if self._counted:
+            self._budget.size -= self._counted
+            self._counted = 0
         self._requests.append(
             ParsedRequest(
                 self._method,

@@ -9,9 +9,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.web.resource import IResource
 
+from jobproxy.http1.body_budget import BodyBudget
 from jobproxy.http1.interfaces import DescribeError, ServerObserver
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.phases import timeouts_of
+from jobproxy.http1.request_parser import NeedsBody
 from jobproxy.http1.server_connection import ServerConnection
 from jobproxy.util.idle import IdleNotifier
 
@@ -26,6 +28,8 @@ class ServerFactory(Factory):
     :param observer: counts what the server does; several servers may share one.
     :param now: returns Unix time in seconds.
     :param make_id: returns an id for a request that has none.
+    :param budget: for bodies that have not arrived completely; several servers may share one.
+    :param needs_body: whether a request can use its body.
     :ivar connections: all open connections.
     :ivar is_draining: whether every connection is closed as soon as it has no request.
     """
@@ -42,10 +46,13 @@ class ServerFactory(Factory):
         now: Callable[[], float],
         make_id: Callable[[], bytes],
         limits: ServerLimits | None = None,
+        budget: BodyBudget | None = None,
+        needs_body: NeedsBody = lambda *_: True,
     ) -> None:
         self.resource = resource
         self.clock = reactor
         self.limits = limits or ServerLimits()
+        self.parsing = (self.limits, budget or BodyBudget(self.limits.body), needs_body)
         self.timeouts = timeouts_of(self.limits)
         self.describe_error = describe_error
         self.observer = observer

@@ -13,6 +13,7 @@ from jobproxy.http1.interfaces import ConnectionServer
 from jobproxy.http1.phases import ARRIVING, DEAF, GOES_ON, READY, TRANSITIONS, UNREAD, Event, Phase
 from jobproxy.http1.request import Request
 from jobproxy.http1.request_parser import ParsedRequest, RequestParser
+from jobproxy.util.deadline import TURNS
 
 
 class ServerConnection(EagerWriter, Protocol):
@@ -33,6 +34,7 @@ class ServerConnection(EagerWriter, Protocol):
         "_send",
         "_surplus",
         "_timer",
+        "_turns",
         "connected",
         "factory",
         "transport",
@@ -46,6 +48,8 @@ class ServerConnection(EagerWriter, Protocol):
         self._phase = Phase.SILENT
         self._deadline: float | None = None
         self._timer: IDelayedCall | None = None
+        #: Turns of the loop since the deadline passed.
+        self._turns = 0
         self._parser: RequestParser | None = None
         #: The request that has no response yet, and the ones after it.
         self._current: Request | None = None
@@ -139,7 +143,7 @@ class ServerConnection(EagerWriter, Protocol):
         """Parse bytes; queue the requests that are complete."""
         parser = self._parser
         if parser is None:
-            parser = self._parser = RequestParser(self.factory.limits)
+            parser = self._parser = RequestParser(*self.factory.parsing)
         try:
             parser.feed(data)
         except BadRequest as bad:
@@ -269,10 +273,15 @@ class ServerConnection(EagerWriter, Protocol):
             return
         remaining = self._deadline - self.factory.clock.seconds()
         if remaining > 0:
-            self._timer = self.factory.clock.callLater(remaining, self._check_deadline)
+            self._turns = 0
+        elif self._turns < TURNS:
+            # After a stall, what arrived in time is still in the socket.
+            self._turns += 1
         else:
-            self._deadline = None
+            self._turns, self._deadline = 0, None
             self._end_phase()
+            return
+        self._timer = self.factory.clock.callLater(max(0.0, remaining), self._check_deadline)
 
     def _end_phase(self) -> None:
         """Act on the timeout of the phase."""

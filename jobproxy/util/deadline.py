@@ -13,6 +13,10 @@ from twisted.internet.interfaces import IReactorTime
 #: and 20 more in each of the next, until the queue of the listening socket is empty. 24 turns are
 #: enough for the longest queue, and cost some microseconds each.
 TURNS = 24
+#: Turns are long under load. After so many seconds, a few of them are enough: whatever had arrived
+#: on open connections was read in the first one.
+MAX_GRACE = 0.5
+MIN_TURNS = 3
 
 
 def do_nothing() -> None:
@@ -26,12 +30,13 @@ class Deadline:
     :ivar at: the time, in seconds on the clock.
     """
 
-    __slots__ = ("_call", "_clock", "_timer", "_turns", "at")
+    __slots__ = ("_call", "_checked_at", "_clock", "_timer", "_turns", "at")
 
     def __init__(self, clock: IReactorTime, seconds: float, call: Callable[[], object]) -> None:
         self._clock = clock
         self._call = call
         self._turns = TURNS
+        self._checked_at = 0.0
         self.at = clock.seconds() + seconds
         self._timer = clock.callLater(seconds, self._check)
 
@@ -53,7 +58,11 @@ class Deadline:
         self._call = do_nothing
 
     def _check(self) -> None:
-        if not self._turns:
+        now = self._clock.seconds()
+        if self._turns == TURNS:
+            self._checked_at = now
+        is_late = now - self._checked_at >= MAX_GRACE and self._turns <= TURNS - MIN_TURNS
+        if not self._turns or is_late:
             self._call()
             return
         self._turns -= 1

@@ -228,3 +228,39 @@ class UnreadTests(ServerTestCase):
     def test_unread_refusal_is_cut_off_sooner(self) -> None:
         """Q22: a connection whose refusal is not read is cut off sooner."""
         self.check(b"FROB\r\n\r\n", 2)
+
+
+class StallTests(ServerTestCase):
+    """A process that stalls while a request arrives: T6."""
+
+    def stall(self, data: bytes) -> None:
+        """Let time pass without a turn of the loop, and then turn it as Twisted does."""
+        client = self.clients[-1]
+        self.clock.rightNow += 11
+        calls = [call for call in self.clock.calls if call.getTime() <= 11]
+        for call in calls:
+            self.clock.calls.remove(call)
+            call.called = 1
+            call.func(*call.args, **call.kw)
+        # Timers come first, and then what has arrived.
+        client.send(data)
+        self.clock.advance(0)
+
+    def test_request_that_came_during_a_stall_is_read(self) -> None:
+        """T6: a request that came while the process stalled gets its response."""
+        client = self.connect()
+        self.stall(GET)
+        self.assertEqual(client.response.status, 404)
+
+    def test_rest_of_a_request_that_came_during_a_stall_is_read(self) -> None:
+        """T6: so does a request of which the rest came meanwhile."""
+        client = self.connect()
+        client.send(GET[:20])
+        self.stall(GET[20:])
+        self.assertEqual(client.response.status, 404)
+
+    def test_connection_that_is_still_silent_after_a_stall_is_closed(self) -> None:
+        """T6: a connection on which nothing came is closed."""
+        client = self.connect()
+        self.stall(b"")
+        self.assertFalse(client.is_open)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.util.deadline import Deadline
+from jobproxy.util.deadline import MAX_GRACE, MIN_TURNS, TURNS, Deadline
 from tests.support.proxy import ProxyTestCase, result_of
 
 #: The largest listen backlog of our sockets.
@@ -135,6 +135,25 @@ class TurnTests(LoopTestCase):
             # As twisted.internet.tcp.Port does it.
             waiting, at_once, turns = waiting - at_once, at_once + 20, turns + 1
         self.check_met_in_turn(turns + 1)
+
+    def test_long_turns_delay_the_call_by_little(self) -> None:
+        """T7: under load, when turns are long, the call comes after a few of them."""
+        self.loop.stall(10)
+        turns = 0
+        while not self.calls:
+            turns += 1
+            self.loop.turn(lambda: self.loop.stall(0.1))
+        self.assertLess(turns, TURNS)
+        self.assertLessEqual(self.calls[0], 10 + MAX_GRACE + 0.11)
+
+    def test_very_long_turns_are_still_some(self) -> None:
+        """T7: however long they are, what has arrived is read first."""
+        self.loop.stall(10)
+        turns = 0
+        while not self.calls:
+            turns += 1
+            self.loop.turn(lambda: self.loop.stall(10))
+        self.assertEqual(turns, MIN_TURNS + 1)
 
     def test_call_comes_within_few_turns_after_a_stall(self) -> None:
         """B11: the function is called within few turns, after a stall too."""
