@@ -4,6 +4,7 @@ Whatever reaches outside is an argument: the reactor, the HTTP client, the store
 the wall clock.
 """
 
+import math
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -49,6 +50,9 @@ from jobproxy.upstream.retries import OnLost, RetryPolicy
 from jobproxy.upstream.starts import Slots, Starter, circuit_opened
 from jobproxy.wire.tokens import MIN_KEY, TokenSigner
 
+#: Files that are not for clients: callbacks, the operator, the log, and the process itself. Those
+#: of start requests come on top.
+RESERVED_FILES = 256
 #: Bytes of all large bodies that have not arrived completely; at least two of the largest fit.
 INCOMPLETE_BODIES = 64 * 2**20
 
@@ -118,7 +122,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     limits = ServerLimits(body=settings.max_body)
     budget = BodyBudget(max(INCOMPLETE_BODIES, 2 * settings.max_body))
 
-    def serve(routes: Sequence[Routes]) -> ServerFactory:
+    def serve(routes: Sequence[Routes], most: float = math.inf) -> ServerFactory:
         resource = make_resource(*routes, is_token=gateway.is_token)
         return ServerFactory(
             resource,
@@ -130,6 +134,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
             limits=limits,
             budget=budget,
             needs_body=resource.needs_body,
+            max_connections=most,
         )
 
     shared = [part for part in (coordinator, starter.slots) if IService.providedBy(part)]
@@ -139,9 +144,17 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         feed=feed,
         callbacks=serve(callbacks) if callbacks else None,
         admin=serve(admin) if admin else None,
-        clients=serve(clients),
+        clients=serve(clients, _count_connections(settings, environment)),
         services=(lag, feed, *shared, table),
     )
+
+
+def _count_connections(settings: Settings, environment: Environment) -> int:
+    """Return how many connections clients may have; the rest is for all others."""
+    if settings.max_connections is not None:
+        return settings.max_connections
+    files = environment.file_limit
+    return files - min(settings.max_starts + RESERVED_FILES, files // 2)
 
 
 def _choose_routes(

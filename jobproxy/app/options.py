@@ -138,6 +138,12 @@ class Options(DaemonOptions):
         ),
         Option("max-held", "10000", read_count, "maximum of held clients"),
         Option(
+            "max-connections",
+            None,
+            read_count,
+            "maximum of connections of clients; by default what the limit of open files allows",
+        ),
+        Option(
             "starts-per-account",
             "16",
             read_count,

@@ -50,6 +50,7 @@ class Settings:
     lost_after: float | None = None
     correlate_by: CorrelateBy = CorrelateBy.TOKEN
     max_held: int = 10_000
+    max_connections: int | None = None
     starts_per_account: int = 16
     queue_per_account: int = 1_000
     max_starts: int = 256

@@ -2,6 +2,7 @@
 
 import gc
 import resource
+import sys
 
 
 def tune_collector() -> None:
@@ -13,6 +14,12 @@ def tune_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 20, 100)
+
+
+def read_file_limit() -> int:
+    """Return how many files this process may have open, once its limit is raised."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
 
 
 def raise_file_limit() -> None:

@@ -1,5 +1,6 @@
 """The HTTP server: its connections and what they share."""
 
+import math
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
@@ -30,7 +31,8 @@ class ServerFactory(Factory):
     :param make_id: returns an id for a request that has none.
     :param budget: for bodies that have not arrived completely; several servers may share one.
     :param needs_body: whether a request can use its body.
-    :ivar connections: all open connections.
+    :param max_connections: how many connections may be open.
+    :ivar connections: all open connections, the oldest first.
     :ivar is_draining: whether every connection is closed as soon as it has no request.
     """
 
@@ -48,6 +50,7 @@ class ServerFactory(Factory):
         limits: ServerLimits | None = None,
         budget: BodyBudget | None = None,
         needs_body: NeedsBody = lambda *_: True,
+        max_connections: float = math.inf,
     ) -> None:
         self.resource = resource
         self.clock = reactor
@@ -58,7 +61,8 @@ class ServerFactory(Factory):
         self.observer = observer
         self.make_id = make_id
         self._now = now
-        self.connections: set[ServerConnection] = set()
+        self._max_connections = max_connections
+        self.connections: dict[ServerConnection, None] = {}
         self.is_draining = False
         self._idle = IdleNotifier()
         self._fixed_at = -1
@@ -78,13 +82,19 @@ class ServerFactory(Factory):
         return self._idle.wait(is_idle=not self.connections)
 
     def add(self, connection: ServerConnection) -> None:
-        """Add a connection that is open; only that connection calls this."""
-        self.connections.add(connection)
+        """Add a connection that is open; only that connection calls this.
+
+        At the limit, the oldest connection without a complete request is reset. That is this one if
+        all others have one.
+        """
+        self.connections[connection] = None
         self.observer.connection_opened()
+        if len(self.connections) > self._max_connections:
+            any(other.make_room() for other in list(self.connections))
 
     def remove(self, connection: ServerConnection) -> None:
         """Remove a connection that is lost; only that connection calls this."""
-        self.connections.remove(connection)
+        del self.connections[connection]
         self.observer.connection_closed()
         if not self.connections:
             self._idle.notify()

@@ -17,10 +17,10 @@ from jobproxy.util.deadline import TURNS
 
 
 class ServerConnection(EagerWriter, Protocol):
-    """A connection of a client.
+    """A connection of a client; for its phases see :mod:`jobproxy.http1.phases`.
 
     Requests that are received while an earlier one has no response wait for their turn; so does the
-    error for bytes that are no request. For the phases see :mod:`jobproxy.http1.phases`.
+    error for bytes that are no request.
     """
 
     __slots__ = (
@@ -48,7 +48,6 @@ class ServerConnection(EagerWriter, Protocol):
         self._phase = Phase.SILENT
         self._deadline: float | None = None
         self._timer: IDelayedCall | None = None
-        #: Turns of the loop since the deadline passed.
         self._turns = 0
         self._parser: RequestParser | None = None
         #: The request that has no response yet, and the ones after it.
@@ -75,9 +74,8 @@ class ServerConnection(EagerWriter, Protocol):
         self.factory.remove(self)
         self._stop_timer()
         self._close_parser()
-        self._queue = self._error = None
-        if self._current is not None:
-            current, self._current = self._current, None
+        current, self._current, self._queue, self._error = self._current, None, None, None
+        if current is not None:
             current.connection_lost()
 
     def _fall_back(self) -> None:
@@ -139,6 +137,13 @@ class ServerConnection(EagerWriter, Protocol):
         if not is_busy and self._phase not in DEAF:
             self._close()
 
+    def make_room(self) -> bool:
+        """Reset the connection unless it has a complete request; return whether it is reset."""
+        if self._current or self._queue or self._phase in DEAF:
+            return False
+        self._abort("crowded")
+        return True
+
     def _read(self, data: bytes) -> None:
         """Parse bytes; queue the requests that are complete."""
         parser = self._parser
@@ -191,14 +196,10 @@ class ServerConnection(EagerWriter, Protocol):
         if self._error is not None:
             self._refuse(self._error)
         elif self._parser is not None:
-            self._go_on_reading(self._parser)
-
-    def _go_on_reading(self, parser: RequestParser) -> None:
-        """Read the next request; send ``100 Continue`` if its client waits for that."""
-        wanted_continue = parser.grant_continue()
-        self._follow_parser()
-        if wanted_continue:
-            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            wanted_continue = self._parser.grant_continue()
+            self._follow_parser()
+            if wanted_continue:
+                self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse(self, error: HttpError) -> None:
         self._write(write_error(error, self.factory))
@@ -247,10 +248,9 @@ class ServerConnection(EagerWriter, Protocol):
             self._stop_timer()
         if (before, phase) in GOES_ON:
             return
+        self._deadline = None
         seconds = self.factory.timeouts[phase]
-        if seconds is None:
-            self._deadline = None
-        else:
+        if seconds is not None:
             self._set_deadline(seconds)
 
     def _set_deadline(self, seconds: float) -> None:

@@ -41,6 +41,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "lost-after": None,
                 "correlate-by": CorrelateBy.TOKEN,
                 "max-held": 10_000,
+                "max-connections": None,
                 "starts-per-account": 16,
                 "queue-per-account": 1_000,
                 "max-starts": 256,

@@ -122,7 +122,7 @@ class LeavingTests(ServerTestCase):
     """Clients that leave at any time."""
 
     def assert_nothing_left(self) -> None:
-        self.assertEqual(self.site.connections, set())
+        self.assertEqual(self.site.connections, {})
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.starts, [])
 

@@ -134,7 +134,7 @@ def exchange(pieces: list[bytes], random: Random, *, is_tame: bool) -> Outcome:
     else:
         live(client, resource, clock, pieces, random)
     client.leave()
-    assert site.connections == set()
+    assert site.connections == {}
     assert clock.getDelayedCalls() == []
     resource.respond_to_held()
     ended = [request for request, _ in resource.ends]

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event
 
 from jobproxy.daemon.process import raise_file_limit
+from jobproxy.sandbox.processes import find_free_port
 from tests.support.socket_client import Client, Response, result_of
 from tests.support.stage import Stage, run_stage
 from tests.support.waiting import wait_until
@@ -158,3 +159,22 @@ def test_held_clients_stay_held_without_free_sockets() -> None:
         finish(stage, held)
         finish(stage, dict(zip([101], stage.hold(101), strict=True)))
         assert "Traceback" not in stage.proxy.log
+
+
+def test_silent_clients_take_no_socket_of_a_callback() -> None:
+    """L12: silent connections of clients leave room for callbacks, starts and the operator."""
+    callbacks, admin = find_free_port(), find_free_port()
+    ports = {
+        "callback_url": f"http://127.0.0.1:{callbacks}/callback",
+        "callback_listen": f"tcp:{callbacks}:interface=127.0.0.1",
+        "admin_listen": f"tcp:{admin}:interface=127.0.0.1",
+    }
+    with run_stage(max_connections="20", **ports) as stage:
+        held = dict(enumerate(stage.hold(*range(10))))
+        use_up_files(stage, spare=60)
+        silent = [stage.connect() for _ in range(100)]
+        wait_until(lambda: sum(map(is_open, silent)) <= 10)
+        assert stage.ready(f"http://127.0.0.1:{admin}").status == 200
+        finish(stage, held)
+        for client in silent:
+            client.close()

@@ -186,7 +186,7 @@ class ServerTestCase(ProxyTestCase):
 
     def tearDown(self) -> None:
         super().tearDown()
-        self.assertEqual(self.site.connections, set())
+        self.assertEqual(self.site.connections, {})
 
     def connect(self) -> RawClient:
         client = RawClient(self.site)

@@ -1,0 +1,59 @@
+"""More connections than there may be."""
+
+from typing import Any
+
+from tests.support.http1_server import GET, RawClient, ServerTestCase, head, post
+from tests.support.proxy import result_of
+
+
+class CrowdTests(ServerTestCase):
+    """A server with five connections for clients."""
+
+    settings: dict[str, Any] = {"max_connections": 5}
+
+    def test_oldest_connection_without_a_request_makes_room(self) -> None:
+        """L12: at the limit the oldest connection that is silent, idle or slow is closed."""
+        silent, idle, slow = (self.connect() for _ in range(3))
+        idle.send(GET)
+        slow.send(head()[:10])
+        held = [self.hold(), self.hold()]
+        for expected in (silent, idle, slow):
+            self.assertTrue(expected.is_open)
+            new = self.hold()
+            self.assertFalse(expected.is_open)
+            held.append(new)
+        self.assertEqual(len(self.site.connections), 5)
+        self.assertEqual(self.traffic.refused, {"crowded": 3})
+        for number, client in enumerate(held):
+            self.call_back_from_elsewhere(number)
+            self.assertEqual(client.response.status, 200)
+
+    def call_back_from_elsewhere(self, number: int) -> None:
+        """Let a job end as a callback on another port does it."""
+        token = self.starts[number].callback_path.rpartition("/")[2]
+        self.gateway.deliver(token, result_of("1"))
+
+    def test_new_connection_is_refused_when_all_clients_are_held(self) -> None:
+        """L12: held clients never make room for others."""
+        held = [self.hold() for _ in range(5)]
+        new = RawClient(self.site)
+        self.assertFalse(new.is_open)
+        for number, client in enumerate(held):
+            self.assertTrue(client.is_held)
+            self.call_back_from_elsewhere(number)
+            self.assertEqual(client.response.status, 200)
+        again = self.connect()
+        again.send(post(b"{"))
+        self.assertEqual(again.response.status, 400)
+
+
+class ReserveTests(ServerTestCase):
+    """What the limit of open files leaves for clients."""
+
+    def test_callbacks_and_the_operator_have_no_limit(self) -> None:
+        """L12: only clients have a limit; the operator's port has none."""
+        self.assertIsNotNone(self.proxy.admin)
+        admin: Any = self.proxy.admin
+        clients: Any = self.proxy.clients
+        self.assertEqual(admin._max_connections, float("inf"))
+        self.assertLess(clients._max_connections, float("inf"))
