@@ -172,7 +172,7 @@ def test_silent_clients_take_no_socket_of_a_callback() -> None:
     with run_stage(max_connections="20", **ports) as stage:
         held = dict(enumerate(stage.hold(*range(10))))
         use_up_files(stage, spare=60)
-        silent = [stage.connect() for _ in range(100)]
+        silent = [stage.connect() for _ in range(40)]
         wait_until(lambda: sum(map(is_open, silent)) <= 10)
         assert stage.ready(f"http://127.0.0.1:{admin}").status == 200
         finish(stage, held)
