@@ -79,15 +79,19 @@ class UpstreamIdIndex:
     ack does not come in time, the callback gets a record of its own.
 
     :param keep_unclaimed: is called with a callback whose ack did not come; returns its record.
+    :param drop_orphan: removes such a record, given its job id, unless a client has asked for it.
     """
 
     _clock: IReactorTime
     _ids: UpstreamIds
     _keep_unclaimed: Callable[[str, Report], JobRecord]
+    _drop_orphan: Callable[[str], None]
     _records: dict[str, JobRecord] = field(factory=dict, init=False, repr=False)
     #: The upstream ids of each job, by its job id: there are several if it was started again.
     _ids_of: dict[str, list[str]] = field(factory=dict, init=False, repr=False)
     _parked: ExpiringMap[Report] = field(init=False, repr=False)
+    #: The job ids of the records of callbacks whose ack did not come.
+    _unclaimed: set[str] = field(factory=set, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         bounds = (self._ids.bounds.number, self._ids.bounds.size)
@@ -117,23 +121,30 @@ class UpstreamIdIndex:
                     other=record.job_id,
                 )
             return None
-        self._name(record, upstream_id)
         report = self._parked.find(upstream_id)
         if report is not None:
             self._parked.remove(upstream_id)
+        elif other is not None and other.job_id in self._unclaimed:
+            # There was no room for it among the parked ones.
+            report = other.result
+            self._drop_orphan(other.job_id)
+        self._name(record, upstream_id)
         return report
 
     def remove(self, record: JobRecord) -> None:
+        self._unclaimed.discard(record.job_id)
         for upstream_id in self._ids_of.pop(record.job_id, ()):
             if self._records.get(upstream_id) is record:
                 del self._records[upstream_id]
 
     def clear(self) -> None:
         self._parked.clear()
+        self._unclaimed.clear()
 
     def _unclaim(self, report: Report) -> None:
         assert report.upstream_id is not None
         record = self._keep_unclaimed(self._ids.make_job_id(), report)
+        self._unclaimed.add(record.job_id)
         self._name(record, report.upstream_id)
 
     def _name(self, record: JobRecord, upstream_id: str) -> None:

@@ -66,7 +66,8 @@ class CorrelationTable(Service):
         )
         self._index = TokenIndex()
         if self._upstream_ids is not None:
-            self._index = UpstreamIdIndex(self._clock, self._upstream_ids, self._keep_unclaimed)
+            keep, drop = self._keep_unclaimed, self.retention.drop_orphan
+            self._index = UpstreamIdIndex(self._clock, self._upstream_ids, keep, drop)
 
     def __len__(self) -> int:
         """Return how many jobs have not ended, with or without clients."""
