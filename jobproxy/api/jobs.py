@@ -7,6 +7,7 @@ from klein import Klein
 from twisted.internet.defer import Deferred
 
 from jobproxy.api.documents import describe_state, describe_times, job_path
+from jobproxy.api.origins import NO_PAGES, Origins
 from jobproxy.api.responses import respond
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
@@ -26,18 +27,28 @@ class ClientRoutes:
     """Serves clients.
 
     :param allows_callbacks: whether a client may set a callback URL of its own.
+    :param origins: the web pages that may start jobs.
     """
 
     _gateway: Gateway
     _allows_callbacks: bool = False
+    _origins: Origins = NO_PAGES
 
     def add_to(self, app: Klein) -> None:
         for path in PROXY_PATHS:
             app.route(path, methods=["POST"])(self.proxy)
         app.route("/jobs/<job_id>", methods=["GET"])(self.job)
+        if self._origins.allowed:
+            for path in (*PROXY_PATHS, "/jobs/<_>"):
+                app.route(path, methods=["OPTIONS"])(self.permit)
+
+    def permit(self, request: Request, _: str = "") -> bytes:
+        """Say to a browser what a web page may do."""
+        return self._origins.permit(request)
 
     def proxy(self, request: Request) -> Deferred[bytes]:
         """Hold a client until its job ends; cancel the Deferred when the client leaves."""
+        self._origins.check(request)
         _check_type(request)
         preferences = parse_preferences(request.headers)
         job = parse_job(request.body, allows_callbacks=self._allows_callbacks)
@@ -67,6 +78,7 @@ class ClientRoutes:
 
     async def job(self, request: Request, job_id: str) -> bytes:
         """Respond with a job's result or state; hold the client if it prefers to wait."""
+        self._origins.check(request)
         preferences = parse_preferences(request.headers)
         waiting = self._gateway.find(job_id, preferences)
         self._apply(request, preferences)

@@ -23,6 +23,7 @@ from jobproxy.api.admin import (
 from jobproxy.api.callbacks import CallbackRoutes
 from jobproxy.api.jobs import ClientRoutes
 from jobproxy.api.openapi import OpenApiRoutes
+from jobproxy.api.origins import Origins
 from jobproxy.api.responses import Routes, describe_error, make_resource
 from jobproxy.app.build_table import build_table
 from jobproxy.app.environment import Environment
@@ -182,7 +183,8 @@ def _choose_routes(
         OrphanRoutes(gateway),
         DrainRoutes(gateway, environment.stop),
     ]
-    clients: list[Routes] = [ClientRoutes(gateway, settings.allow_client_callbacks)]
+    origins = Origins(frozenset(origin.encode() for origin in settings.allow_origin))
+    clients: list[Routes] = [ClientRoutes(gateway, settings.allow_client_callbacks, origins)]
     if not settings.callback_listen:
         clients, callbacks = clients + callbacks, []
     if not settings.admin_listen:

@@ -17,6 +17,7 @@ from jobproxy.daemon.options import (
     read_count,
     read_delay,
     read_endpoints,
+    read_origins,
     read_seconds,
     read_server_url,
     read_switch,
@@ -192,6 +193,13 @@ class Options(DaemonOptions):
             read_switch,
             "allow clients that do not wait to set their own callback URL",
             is_switch=True,
+        ),
+        Option(
+            "allow-origin",
+            None,
+            read_origins,
+            "origin whose web pages may start jobs, like https://app.example",
+            repeatable=True,
         ),
         Option(
             "log-accounts",

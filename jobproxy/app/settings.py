@@ -60,4 +60,5 @@ class Settings:
     cluster: Address | None = None
     slot_scope: SlotScope = SlotScope.NODE
     allow_client_callbacks: bool = False
+    allow_origin: tuple[str, ...] = ()
     log_accounts: bool = False

@@ -252,6 +252,16 @@ def read_endpoints(text: str) -> list[str]:
     return list(_check_endpoints(text))
 
 
+def read_origins(text: str) -> list[str]:
+    """Parse origins of web pages (RFC 6454, section 6.2) that are separated by spaces."""
+    origins = text.split()
+    for origin in origins:
+        url = urlsplit(origin)
+        if f"{url.scheme}://{url.netloc}" != origin.lower() or not _HOST.fullmatch(url.netloc):
+            raise ValueError(f"must be an origin like https://app.example, not {origin!r}")
+    return [origin.lower() for origin in origins]
+
+
 def _check_endpoints(text: str) -> Iterator[str]:
     for description in text.split():
         try:

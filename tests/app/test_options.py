@@ -52,6 +52,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "cluster-password-file": None,
                 "slot-scope": SlotScope.NODE,
                 "allow-client-callbacks": False,
+                "allow-origin": None,
                 "log-accounts": False,
             },
             "tests/app/test_options.py: state the default of each option",

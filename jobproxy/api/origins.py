@@ -1,0 +1,61 @@
+"""Web pages: which of them may start jobs, and what a browser needs to know for that."""
+
+from attrs import frozen
+
+from jobproxy.http1.request import Request
+from jobproxy.wire.problems import Kind, Problem, ProblemError
+
+#: Values of ``Sec-Fetch-Site`` of requests that no page of another site has made.
+_OWN = frozenset({b"same-origin", b"none"})
+_EXPOSED = (
+    b"Content-Location, Idempotent-Replayed, Location, Preference-Applied, Retry-After, "
+    b"Server-Timing, X-Request-Id"
+)
+_HEADERS = b"Content-Type, Idempotency-Key, Prefer, X-Request-Id, traceparent, tracestate"
+#: Seconds for which a browser may remember what is allowed.
+_MAX_AGE = b"600"
+
+
+@frozen
+class Origins:
+    """The origins whose pages may start jobs (``--allow-origin``), and none else.
+
+    A browser adds ``Origin`` to every POST (Fetch, section 3.2). It sends some of them, with any
+    body, without asking first; only their response is hidden from the page. So the request itself
+    has to be refused.
+    """
+
+    allowed: frozenset[bytes]
+
+    def check(self, request: Request) -> None:
+        """Let a page read the response if its origin is allowed.
+
+        :raises ProblemError: if it is the request of any other page.
+        """
+        origin, site = None, b"none"
+        for name, value in request.headers:
+            if name == b"origin":
+                origin = value
+            elif name == b"sec-fetch-site":
+                site = value
+        if origin is None and site in _OWN:
+            return
+        if origin not in self.allowed:
+            detail = "A web page may not do this, unless --allow-origin has its origin."
+            raise ProblemError(Problem(Kind.FORBIDDEN, detail))
+        request.setHeader(b"Access-Control-Allow-Origin", origin)
+        request.setHeader(b"Access-Control-Expose-Headers", _EXPOSED)
+        request.setHeader(b"Vary", b"Origin")
+
+    def permit(self, request: Request) -> bytes:
+        """Respond to a browser that asks what a page may do (Fetch, section 4.8)."""
+        self.check(request)
+        request.setHeader(b"Access-Control-Allow-Methods", b"GET, POST")
+        request.setHeader(b"Access-Control-Allow-Headers", _HEADERS)
+        request.setHeader(b"Access-Control-Max-Age", _MAX_AGE)
+        request.setResponseCode(204)
+        return b""
+
+
+#: No web page may start jobs.
+NO_PAGES = Origins(frozenset())

@@ -1,0 +1,78 @@
+"""Web pages that try to start jobs: only those of allowed origins may."""
+
+from typing import Any
+
+from jobproxy.api.jobs import PROXY_PATHS
+from tests.support.clients import Response
+from tests.support.proxy import ProxyTestCase, result_of
+
+PAGE = "https://app.example"
+
+
+class ForbiddenTests(ProxyTestCase):
+    """A proxy for which no page is allowed."""
+
+    def check_forbidden(self, **headers: str) -> None:
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        for path in PROXY_PATHS:
+            response = self.connect().request(path, headers=fields).response
+            self.assert_problem(response, 403, "forbidden")
+        self.assertEqual(self.starts, [])
+
+    def test_web_pages_start_no_jobs(self) -> None:
+        """Q28: the request of a web page starts no job, whatever kind of page it is."""
+        for origin in (PAGE, "null", "http://127.0.0.1:8080"):
+            self.check_forbidden(Origin=origin)
+        for site in ("cross-site", "same-site"):
+            self.check_forbidden(Sec_Fetch_Site=site)
+
+    def test_programs_are_not_affected(self) -> None:
+        """Q28: a client that is no browser, or what its user has typed, is served."""
+        for headers in ({}, {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin"}):
+            client = self.connect().request(headers=headers)
+            self.starts[-1].respond(result_of("1"))
+            self.assertEqual(client.response.status, 200)
+            self.assertNotIn("access-control-allow-origin", client.response.headers)
+
+    def test_preflight_is_not_served(self) -> None:
+        """Q28: nothing is permitted to a browser that asks."""
+        asked = self.connect().request("/proxy", None, method="OPTIONS").response
+        self.assert_problem(asked, 405, "method-not-allowed")
+
+
+class AllowedTests(ProxyTestCase):
+    """A proxy for which the pages of one origin are allowed."""
+
+    settings: dict[str, Any] = {"allow_origin": (PAGE,)}
+
+    def check_readable(self, response: Response) -> None:
+        self.assertEqual(response.headers["access-control-allow-origin"], PAGE)
+        self.assertEqual(response.headers["vary"], "Origin")
+        self.assertIn("Location", response.headers["access-control-expose-headers"])
+
+    def test_page_of_an_allowed_origin_starts_a_job_and_reads_its_result(self) -> None:
+        """Q28: a page of an allowed origin starts jobs, and may read results and problems."""
+        client = self.connect().request(headers={"Origin": PAGE, "Sec-Fetch-Site": "cross-site"})
+        self.starts[0].respond(result_of("1"))
+        self.assertEqual((client.response.status, client.response.body), (200, result_of("1")))
+        self.check_readable(client.response)
+        path = client.response.headers["content-location"]
+        self.check_readable(self.connect().get(path, Origin=PAGE).response)
+        refused = self.connect().request(body=b"{", headers={"Origin": PAGE}).response
+        self.assert_problem(refused, 400, "invalid-json")
+        self.check_readable(refused)
+
+    def test_preflight_permits_it(self) -> None:
+        """Q28: a browser that asks first is told what is permitted."""
+        asked = self.connect().request("/proxy", None, method="OPTIONS", headers={"Origin": PAGE})
+        self.assertEqual(asked.response.status, 204)
+        self.check_readable(asked.response)
+        self.assertIn("Idempotency-Key", asked.response.headers["access-control-allow-headers"])
+
+    def test_other_pages_are_refused(self) -> None:
+        """Q28: pages of other origins are refused as before."""
+        for origin in ("https://evil.example", "null", f"{PAGE}.evil.example"):
+            refused = self.connect().request(headers={"Origin": origin}).response
+            self.assert_problem(refused, 403, "forbidden")
+            self.assertNotIn("access-control-allow-origin", refused.headers)
+        self.assertEqual(self.starts, [])
