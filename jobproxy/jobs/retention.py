@@ -65,8 +65,8 @@ class Retention:
 
     @property
     def retained_bytes(self) -> int:
-        """About how many bytes they take."""
-        return self.outcomes.size + self.orphans.size
+        """About how many bytes all records take that no client waits for."""
+        return self.unattended.size + self.outcomes.size + self.orphans.size
 
     def move(self, record: JobRecord, kept_in: ExpiringMap[JobRecord] | None) -> None:
         """Move a record to a map; to none if a client waits for it."""
@@ -74,9 +74,14 @@ class Retention:
             record.kept_in.remove(record.job_id)
         record.kept_in = kept_in
         if kept_in is not None:
-            result = record.result
-            size = OVERHEAD if result is None else OVERHEAD + len(result.body)
+            kept = record.result or record.ack
+            size = OVERHEAD if kept is None else OVERHEAD + len(kept.body)
             kept_in.put(record.job_id, record, size, record.account)
+
+    def resize(self, record: JobRecord) -> None:
+        """Count a record anew, which has got its ack."""
+        if record.kept_in is not None:
+            self.move(record, record.kept_in)
 
     def keep_ended(self, record: JobRecord, *, is_orphan: bool) -> None:
         """Move the record of a job that has just ended, and log an orphan."""

@@ -232,8 +232,8 @@ class CorrelationTable(Service):
         self._forget(record)
 
     def _set_ack(self, record: JobRecord, ack: Report) -> None:
-        record.upstream_id = ack.upstream_id or record.upstream_id
-        record.ack = ack
+        record.upstream_id, record.ack = ack.upstream_id or record.upstream_id, ack
+        self.retention.resize(record)
         record.last_report = record.acked = self._clock.seconds()
 
     def _change(self, record: JobRecord, event: Event, *, has_news: bool = False) -> None:

@@ -102,6 +102,23 @@ class DefaultLimitTests(SynchronousTestCase):
         self.assertIsNone(table.find("0"))
         self.assertIsNotNone(table.find("1"))
 
+    def test_acks_of_jobs_without_a_client_are_counted_and_bounded(self) -> None:
+        """L13: the acks of jobs that no client waits for count in the bytes that are kept."""
+        table = CorrelationTable(Clock(), 300, bounds=Bounds(number=100, size=20_000))
+        ack = Report(bytes(4_000), "1", "running")
+        for number in range(50):
+            record = table.create(str(number), lambda: None)
+            waiting = table.clients.wait(record, 30, ack_is_enough=True, takes_state=True)
+            table.send(record)
+            if number % 2:
+                table.clients.dismiss(record.waiters[0])
+            table.acknowledge(record, ack)
+            self.assertTrue(waiting.called or number % 2)
+            self.assertLessEqual(table.retention.retained_bytes, 20_000)
+        self.assertGreater(table.retention.retained_bytes, 3 * 4_000)
+        self.assertEqual(len(table), len(table.retention.unattended))
+        table.stopService()
+
     def test_retained_bytes_are_of_outcomes_and_orphans(self) -> None:
         """B2, B4: the retained bytes are those of outcomes and orphans together."""
         table = self.make_table(2, bytes(100))
