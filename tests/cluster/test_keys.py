@@ -333,34 +333,29 @@ class WithdrawnTests(ClusterTestCase):
             self.assert_problem(client.response, 503, "upstream-unreachable")
         self.check_key_is_free(*self.nodes[1:])
 
-    def test_key_is_free_although_the_message_was_lost(self) -> None:
-        """X3: also if the nodes of those who joined do not get the message."""
+    def check_free_without_message(self, *, dies: bool) -> None:
+        """Check that the key is free for those who joined, although they got no message."""
         first = self.begin()
         joined = [node.submit(key="k") for node in self.nodes[1:]]
         self.cluster.settle()
         for node in self.nodes[1:]:
             node.store.loses_messages = True
         first.leave()
+        if dies:
+            self.nodes[0].kill()
         self.cluster.settle()
         for node in self.nodes[1:]:
             node.store.loses_messages = False
         self.assertTrue(all(client.is_held for client in joined))
         self.check_key_is_free(*self.nodes[1:])
 
+    def test_key_is_free_although_the_message_was_lost(self) -> None:
+        """X3: also if the nodes of those who joined do not get the message."""
+        self.check_free_without_message(dies=False)
+
     def test_key_is_free_although_its_node_died(self) -> None:
         """X3: also if the node of the job dies after that."""
-        first = self.begin()
-        joined = [node.submit(key="k") for node in self.nodes[1:]]
-        self.cluster.settle()
-        for node in self.nodes[1:]:
-            node.store.loses_messages = True
-        first.leave()
-        self.nodes[0].kill()
-        self.cluster.settle()
-        for node in self.nodes[1:]:
-            node.store.loses_messages = False
-        self.assertTrue(all(client.is_held for client in joined))
-        self.check_key_is_free(*self.nodes[1:])
+        self.check_free_without_message(dies=True)
 
     def test_follower_ends_when_its_leader_is_withdrawn(self) -> None:
         """X3: a client whose job follows one that is withdrawn gets a problem at once."""
