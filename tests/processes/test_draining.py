@@ -161,11 +161,16 @@ def test_requests_that_have_arrived_get_a_response() -> None:
         (kept,) = stage.hold(1)
         assert stage.call_back(1).status == 200
         assert kept.receive().status == 200
+        idle = stage.connect()
+        idle.ask("GET", "/readyz")
+        assert idle.receive().status == 200
         with stage.stall():
             kept.send_job(2)
             silent.send_job(3)
             new = stage.send_job(4)
             stage.proxy.process.send_signal(signal.SIGTERM)
+        # From then on no connection is closed without a response, not even a new one.
+        assert idle.is_ended()
         for number, client in enumerate((kept, silent, new), 2):
             # Whether the signal or the request is seen first is not said.
             if stage.is_started(number, client):
