@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import define, field
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, succeed
 
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.store.interface import IStore, SlotGrant, StoreUnreachable
@@ -103,7 +103,7 @@ class ClusterSlots(Service):
 
         def receive(grant: SlotGrant) -> None:
             if not grant.is_granted:
-                del self._held[slot]
+                self._held.pop(slot, None)
             elif waiting.called:
                 self._give_back(slot)
             if not waiting.called:
@@ -119,5 +119,8 @@ class ClusterSlots(Service):
         return waiting
 
     def _give_back(self, slot: str) -> Deferred[bool]:
-        account = self._held.pop(slot)
+        account = self._held.pop(slot, None)
+        if account is None:
+            # The service has stopped, and has given it back.
+            return succeed(True)
         return self._outbox.send(lambda: self._store.release_slot(account, slot))

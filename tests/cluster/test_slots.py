@@ -258,7 +258,49 @@ class GivenBackTests(ClusterSlotsTestCase):
         self.successResultOf(self.slots[0].stopService())
         self.assertEqual(self.taken(), 0)
         for start in starts:
-            self.limiters[0].release(start.account)
+            start.end()
+
+    def test_question_that_the_stop_interrupts_leaves_no_slot_taken(self) -> None:
+        """X9: a node may stop at any step of its questions, whatever their answers are."""
+        for steps in range(3):
+            for loses_connection in (False, True):
+                store = self.stores[0]
+                store.latency = 0.1
+                slots = self.make(0, store)
+                slots.startService()
+                starts = [Start(slots) for _ in range(2)]
+                self.clock.pump([0.1] * steps)
+                stopped = slots.stopService()
+                starts[0].waiting.cancel()
+                if loses_connection:
+                    store.go_away()
+                self.clock.pump([0.1] * 6)
+                store.latency = 0
+                store.come_back()
+                Deferred.fromCoroutine(self.outboxes[0].send_again())
+                self.clock.advance(1)
+                self.successResultOf(stopped)
+                for start in starts:
+                    if start.is_granted:
+                        start.end()
+                    else:
+                        self.failureResultOf(start.waiting, CancelledError)
+                self.assertEqual(self.taken(), 0)
+
+    def test_question_that_is_refused_after_the_stop_leaves_nothing(self) -> None:
+        """X9: a refusal that comes after the stop is one as any other."""
+        granted = [self.acquire(1), self.acquire(1)]
+        self.slots[0].startService()
+        self.stores[0].latency = 0.1
+        start = self.acquire(0)
+        stopped = self.slots[0].stopService()
+        self.clock.pump([0.1] * 6)
+        self.successResultOf(stopped)
+        start.waiting.cancel()
+        self.failureResultOf(start.waiting, CancelledError)
+        self.clock.pump([0.1] * 6)
+        for each in granted:
+            each.end()
 
 
 class WholeNodeTests(ClusterTestCase):
