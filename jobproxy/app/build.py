@@ -42,6 +42,7 @@ from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.reactor_lag import ReactorLag
 from jobproxy.monitoring.status import Feed, Status
 from jobproxy.monitoring.traffic import Traffic
+from jobproxy.store.slots import ISlotStore
 from jobproxy.store.times import TIMES
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
@@ -207,7 +208,7 @@ def _build_starter(
     if store is not None and outbox is not None and settings.slot_scope is SlotScope.CLUSTER:
         slots = ClusterSlots(
             limiter,
-            store,
+            ISlotStore(store),
             outbox,
             environment.node,
             settings.starts_per_account,

@@ -4,7 +4,6 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from jobproxy.cluster.replicator import Replicator
 from jobproxy.jobs.record import JobRecord
@@ -13,8 +12,6 @@ from jobproxy.store.interface import IStore, Message, MessageKind
 from jobproxy.util.deadline import do_nothing
 from jobproxy.wire.jobs import parse_report
 from jobproxy.wire.tokens import node_of
-
-_log = Logger()
 
 #: Seconds to wait for the owner of a job to send its state.
 OWNER_TIMEOUT = 2.0
@@ -109,7 +106,7 @@ class RemoteJobs:
     def update(
         self, job_id: str, answer: Answer, key_digest: bytes | None = None, digest: bytes = b""
     ) -> JobRecord:
-        """Let the table know what was answered; create the record if there is none.
+        """Update the table with an answer; create the record if there is none.
 
         :param key_digest: of the key by which clients of this node find the new record.
         :param digest: the digest of the request with that key.

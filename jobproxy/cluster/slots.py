@@ -9,7 +9,8 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, succeed
 
 from jobproxy.cluster.outbox import Outbox
-from jobproxy.store.interface import IStore, SlotGrant, StoreUnreachable
+from jobproxy.store.interface import StoreUnreachable
+from jobproxy.store.slots import ISlotStore, SlotGrant
 from jobproxy.upstream.limiter import AccountLimiter
 from jobproxy.util.backoff import Backoff
 
@@ -35,7 +36,7 @@ class ClusterSlots(Service):
     """
 
     _limiter: AccountLimiter
-    _store: IStore
+    _store: ISlotStore
     _outbox: Outbox
     _node: str
     _per_account: int

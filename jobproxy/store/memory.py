@@ -16,18 +16,18 @@ from jobproxy.store.interface import (
     MessageKind,
     NullListener,
     Placement,
-    SlotGrant,
     StoreUnreachable,
 )
 from jobproxy.store.orphans import Orphan, Position, choose_orphans, make_orphan
 from jobproxy.store.shared import Result, Shared
+from jobproxy.store.slots import ISlotStore, SlotGrant
 from jobproxy.store.times import NOTE_TIME
 from jobproxy.util.histogram import Histogram
 
 Returned = TypeVar("Returned")
 
 
-@implementer(IStore)
+@implementer(IStore, ISlotStore)
 @define(eq=False)
 class MemoryStore:
     """One node's access to the shared data; see :class:`IStore`."""

@@ -19,18 +19,18 @@ from jobproxy.store.interface import (
     Message,
     MessageKind,
     Placement,
-    SlotGrant,
 )
 from jobproxy.store.orphans import Orphan, Position
 from jobproxy.store.redis_address import Address
 from jobproxy.store.redis_commands import Commands
 from jobproxy.store.redis_connection import Link, make_protocol, prepare_nothing
 from jobproxy.store.redis_subscription import Subscription
+from jobproxy.store.slots import ISlotStore, SlotGrant
 from jobproxy.store.times import NOTE_TIME, Times
 from jobproxy.util.histogram import Histogram
 
 
-@implementer(IStore)
+@implementer(IStore, ISlotStore)
 @define(eq=False)
 class RedisStore:
     """One node's access to a Redis; see :class:`IStore`.

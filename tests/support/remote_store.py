@@ -6,10 +6,12 @@ from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from zope.interface import implementer
 
-from jobproxy.store.interface import Listener, Message, StoreUnreachable
+from jobproxy.store.interface import IStore, Listener, Message, StoreUnreachable
 from jobproxy.store.memory import MemoryStore
 from jobproxy.store.shared import Shared
+from jobproxy.store.slots import ISlotStore
 from jobproxy.util.histogram import Histogram
 
 #: Dead nodes, and what they wait for. Python ends the coroutines of objects that it collects, which
@@ -40,6 +42,7 @@ class Connection:
         self.deliver(self, message)
 
 
+@implementer(IStore, ISlotStore)
 @define(eq=False)
 class RemoteStore:
     """One node's end of a store: its requests and messages are lost with their connection.
