@@ -124,7 +124,8 @@ def count(arguments: argparse.Namespace) -> tuple[Calls, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         stats = Path(folder, "stats")
         words = (f"--profile={stats}", "--profiler=cprofile", "--savestats")
-        with run_gateway("jobproxy", gateway_cpu, words=words) as gateway:
+        store = {"store": arguments.store.replace("FOLDER", folder)}
+        with run_gateway("jobproxy", gateway_cpu, words=words, more=store) as gateway:
             if load_cpu is not None:
                 os.sched_setaffinity(0, {load_cpu})
             load = CountedLoad(_describe_load(arguments, gateway))
@@ -140,6 +141,7 @@ def _describe_load(arguments: argparse.Namespace, gateway: Running) -> argparse.
         hold=0,
         duration=0,
         jobs=arguments.jobs,
+        keys=arguments.keys,
     )
 
 
@@ -154,6 +156,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=3000, help="%(default)s")
     parser.add_argument("--held", type=int, default=100, help="clients at once; %(default)s")
     parser.add_argument("--accounts", type=int, default=50, help="%(default)s")
+    parser.add_argument("--keys", action="store_true", help="give each job an Idempotency-Key")
+    parser.add_argument(
+        "--store", default="memory:", help="like sqlite:FOLDER/store.db; %(default)s"
+    )
     parser.add_argument("--top", type=int, default=40, help="functions shown; %(default)s")
     parser.add_argument("--max", type=float, metavar="N", help="calls a job that are allowed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all figures")

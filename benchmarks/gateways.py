@@ -69,11 +69,16 @@ def pinned(cpu: int | None) -> Iterator[None]:
 
 @contextmanager
 def run_gateway(
-    name: str, cpu: int | None, logger: str = "", words: tuple[str, ...] = ()
+    name: str,
+    cpu: int | None,
+    logger: str = "",
+    words: tuple[str, ...] = (),
+    more: dict[str, str] | None = None,
 ) -> Iterator[Running]:
     """Run a gateway while the context lasts.
 
     :param logger: of jobproxy, as are the words, see :class:`DaemonProcess`.
+    :param more: options of jobproxy.
     """
     port, job_server_port = find_free_port(), find_free_port()
     options = {
@@ -85,7 +90,9 @@ def run_gateway(
             if name == "jobproxy":
                 # The peers have no bounds, so these must not limit jobproxy.
                 bounds = {"max-held": "20000", "queue-per-account": "20000"}
-                daemon = DaemonProcess("jobproxy", {**options, **bounds}, port, logger, words)
+                daemon = DaemonProcess(
+                    "jobproxy", {**options, **bounds, **(more or {})}, port, logger, words
+                )
                 process = stack.enter_context(daemon).process
             else:
                 process = stack.enter_context(_run_peer(_COMMANDS[name], options, port))

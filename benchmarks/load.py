@@ -41,6 +41,7 @@ class Load:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.port: int = arguments.gateway_port
         self.accounts: int = arguments.accounts
+        self.has_keys: bool = arguments.keys
         self.host = f"127.0.0.1:{self.port}".encode()
         self.errors: Counter[str] = Counter()
         self.server = JobServer(
@@ -79,7 +80,8 @@ class Load:
             number % self.accounts,
             number,
         )
-        return number, make_post(self.host, b"/proxy", body)
+        key = b"Idempotency-Key: key-%d\r\n" % number if self.has_keys else b""
+        return number, make_post(self.host, b"/proxy", body, key)
 
     def check_response(self, number: int, latency: float, head: bytes, body: bytes) -> None:
         """Check the response to a client, and record its latency."""
@@ -246,6 +248,7 @@ def read_arguments() -> argparse.Namespace:
         "--connections", type=int, default=200, help="number of clients; %(default)s"
     )
     parser.add_argument("--accounts", type=int, default=50, help="number of accounts; %(default)s")
+    parser.add_argument("--keys", action="store_true", help="give each job an Idempotency-Key")
     parser.add_argument("--duration", type=float, default=0, help="seconds of a job; %(default)s")
     parser.add_argument("--seconds", type=float, default=5, help="seconds to measure; %(default)s")
     parser.add_argument(

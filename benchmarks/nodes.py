@@ -94,7 +94,7 @@ def run_nodes(
         secret = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".key"))
         secret.write("a key that is long enough for callback tokens\n")
         secret.flush()
-        shared = {} if redis is None else {"cluster": redis.url, "secret-file": secret.name}
+        shared = {} if redis is None else {"store": redis.url, "secret-file": secret.name}
         daemons, admin_ports = [], {}
         for _ in range(number):
             port = find_free_port()
@@ -140,13 +140,20 @@ class Connection:
 
     async def post(self, path: str, body: bytes, headers: str = "") -> tuple[int, bytes, bytes]:
         """Send a POST; return the status, the head and the body of the response."""
-        if self._reader is None or self._writer is None:
-            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port)
         head = (
             f"POST {path} HTTP/1.1\r\nHost: node\r\nContent-Type: application/json\r\n"
             f"{headers}Content-Length: {len(body)}\r\n\r\n"
         )
-        self._writer.write(head.encode() + body)
+        return await self._call(head.encode() + body)
+
+    async def get(self, path: str) -> tuple[int, bytes, bytes]:
+        """Send a GET; return the same."""
+        return await self._call(f"GET {path} HTTP/1.1\r\nHost: node\r\n\r\n".encode())
+
+    async def _call(self, request: bytes) -> tuple[int, bytes, bytes]:
+        if self._reader is None or self._writer is None:
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self._writer.write(request)
         responses: list[tuple[bytes, bytes]] = []
         while not responses:
             data = await asyncio.wait_for(self._reader.read(65_536), PATIENCE)

@@ -50,11 +50,14 @@ def is_success(head: bytes) -> bool:
     return head.startswith(b"HTTP/1.1 200 ")
 
 
-def make_post(host: bytes, path: bytes, body: bytes) -> bytes:
-    """Return a request with a JSON body."""
+def make_post(host: bytes, path: bytes, body: bytes, headers: bytes = b"") -> bytes:
+    """Return a request with a JSON body.
+
+    :param headers: more header lines, each with its line end.
+    """
     return (
-        b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n%b" % (path, host, len(body), body)
+        b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n%b"
+        b"Content-Length: %d\r\n\r\n%b" % (path, host, headers, len(body), body)
     )
 
 

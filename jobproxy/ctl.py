@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -19,6 +19,9 @@ from twisted.web.client import Agent, ResponseFailed
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from jobproxy.store.inspection import export, inspect
+from jobproxy.store.sqlite_file import BadStore
+from jobproxy.util.tables import list_counts, make_table
 from jobproxy.util.terminal import escape, write_output
 
 DEFAULT_ADMIN = "http://127.0.0.1:8082"
@@ -148,6 +151,23 @@ class Command:
         await self._proxy.call("DELETE", self._orphan)
         self._print({"dropped": self._arguments.job_id}, lambda: "dropped\n")
 
+    async def check_store(self) -> None:
+        path = self._arguments.path
+        try:
+            found = inspect(path)
+        except BadStore as error:
+            raise Failed(f"{path} {error}") from error
+        counts = {name: found[name] for name in ("claims", "running", "results", "orphans")}
+        self._print(found, lambda: f"sound, {found['bytes']} bytes: {list_counts(counts)}\n")
+
+    async def export_store(self) -> None:
+        path = self._arguments.path
+        try:
+            for row in export(path):
+                self._write(json.dumps(row).encode() + b"\n")
+        except BadStore as error:
+            raise Failed(f"{path} {error}") from error
+
     async def drain(self) -> None:
         """Drain the proxy, and wait until its process has ended."""
         draining = json.loads(await self._proxy.call("POST", "/drain"))
@@ -180,43 +200,20 @@ def describe_status(status: dict[str, Any]) -> str:
         ("starting", str(status["starting"])),
         ("circuit", status["circuit"]),
         ("orphans", f"{status['orphans']} of {status['retained']} retained results"),
-        ("starts", _list_counts(status["starts"])),
-        ("callbacks", _list_counts(status["callbacks"])),
+        ("starts", list_counts(status["starts"])),
+        ("callbacks", list_counts(status["callbacks"])),
         (
             "responses",
-            _list_counts(
+            list_counts(
                 {
                     f"{each['status']} {each['outcome']}": each["count"]
                     for each in status["responses"]
                 }
             ),
         ),
-        ("refused", _list_counts(status["refused"])),
+        ("refused", list_counts(status["refused"])),
     ]
     return "".join(f"{name:11}{value}\n" for name, value in rows)
-
-
-def make_table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as a table; columns without a value in any row are left out."""
-    known = [column for column in columns if any(column in row for row in rows)] or columns
-    cells = [[column.upper() for column in known]]
-    cells += [[_escape(row.get(column)) for column in known] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        for line in cells
-    )
-    return "".join(f"{line.rstrip()}\n" for line in lines)
-
-
-def _escape(value: object) -> str:
-    """Return a value as text without control characters."""
-    text = "-" if value is None else str(value)
-    return text if text.isprintable() else ascii(text)
-
-
-def _list_counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -273,6 +270,13 @@ def _add_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) ->
         ("drop", "drop_orphan", "drop an orphan"),
     ):
         add(orphan_commands, name, action, text).add_argument("job_id", metavar="JOB-ID")
+    store = commands.add_parser("store", help="look at the file of --store sqlite:PATH")
+    store_commands = store.add_subparsers(metavar="command", required=True)
+    for name, action, text in (
+        ("check", "check_store", "check whether the file is sound, and count what is in it"),
+        ("export", "export_store", "print all that is in the file, as JSON lines"),
+    ):
+        add(store_commands, name, action, text).add_argument("path", metavar="PATH")
     drain = add(
         commands,
         "drain",

@@ -9,9 +9,10 @@ from twisted.application.service import MultiService
 from twisted.internet.error import ReactorNotRunning
 
 from jobproxy.app.build import build_proxy
+from jobproxy.app.build_store import UnusableStore, make_store, prepare
 from jobproxy.app.environment import Environment
 from jobproxy.app.options import Options
-from jobproxy.app.service import build_daemon, make_monotonic, make_store
+from jobproxy.app.service import build_daemon, make_monotonic
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ClientLimits
@@ -31,7 +32,10 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         from twisted.internet import reactor as global_reactor
 
         reactor = make_monotonic(global_reactor)
-    settings = config.settings()
+    try:
+        settings = prepare(config.settings())
+    except UnusableStore as error:
+        config.refuse(f"--store: {error}")
     agent = PooledAgent(
         reactor, ClientLimits(connections=settings.max_starts, idle_time=settings.upstream_idle)
     )

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.ctl import DEFAULT_ADMIN, describe_status, make_parser, make_table
+from jobproxy.ctl import DEFAULT_ADMIN, describe_status, make_parser
+from jobproxy.util.tables import make_table
 from tests.support.proxy import ProxyTestCase
 
 

@@ -23,7 +23,7 @@ from jobproxy.daemon.options import (
     read_switch,
     reader_of,
 )
-from jobproxy.store.redis_address import read_address
+from jobproxy.store.address import MEMORY, StoreAddress, read_address
 from jobproxy.upstream.retries import OnLost, RetryMode
 from jobproxy.wire.tokens import MIN_KEY
 
@@ -169,17 +169,18 @@ class Options(DaemonOptions):
             "the first signs and both verify; by default the key is random",
         ),
         Option(
-            "cluster",
+            "store",
             "memory:",
             read_address,
-            "store that several nodes share: redis://[user:password@]host:port/db, rediss:// with "
-            "TLS, redis+sentinel://host:port,host:port/service/db; memory: for a single node",
+            "where keys, results and orphans are kept: memory:; sqlite:PATH, which survives "
+            "restarts; or for several nodes redis://[user:password@]host:port/db, rediss:// with "
+            "TLS, redis+sentinel://host:port,host:port/service/db",
         ),
         Option(
-            "cluster-password-file",
+            "store-password-file",
             None,
             read_password,
-            "file with the password of the Redis of --cluster",
+            "file with the password of the Redis of --store",
         ),
         Option(
             "slot-scope",
@@ -228,21 +229,26 @@ class Options(DaemonOptions):
                 "--correlate-by id needs a --callback-url with a path of its own that "
                 f"cannot be guessed, not {path}"
             )
-        self._check_cluster()
+        self._check_store()
 
-    def _check_cluster(self) -> None:
-        address = self["cluster"]
-        if address is None:
-            if self["cluster-password-file"] is not None:
-                raise usage.UsageError("--cluster-password-file needs --cluster")
-            if self["slot-scope"] is SlotScope.CLUSTER:
-                raise usage.UsageError("--slot-scope cluster needs --cluster")
+    def _check_store(self) -> None:
+        store = self["store"]
+        if store != MEMORY and self["correlate-by"] is CorrelateBy.ID:
+            raise usage.UsageError("--correlate-by id needs --store memory:")
+        if store.redis is None:
+            for name, is_given in (
+                ("--store-password-file", self["store-password-file"] is not None),
+                ("--slot-scope cluster", self["slot-scope"] is SlotScope.CLUSTER),
+            ):
+                if is_given:
+                    raise usage.UsageError(f"{name} needs a Redis as --store")
             return
         if self["secret-file"] is None:
-            raise usage.UsageError("--cluster needs --secret-file, the same for all nodes")
+            raise usage.UsageError("a Redis as --store needs --secret-file, the same for all nodes")
         if find_spec("txredisapi") is None:
-            raise usage.UsageError("--cluster needs txredisapi: pip install 'jobproxy[redis]'")
-        if self["correlate-by"] is CorrelateBy.ID:
-            raise usage.UsageError("--cluster cannot be used with --correlate-by id")
-        if self["cluster-password-file"] is not None:
-            self["cluster"] = evolve(address, password=self["cluster-password-file"])
+            raise usage.UsageError(
+                "a Redis as --store needs txredisapi: pip install 'jobproxy[redis]'"
+            )
+        if self["store-password-file"] is not None:
+            redis = evolve(store.redis, password=self["store-password-file"])
+            self["store"] = StoreAddress(redis=redis)

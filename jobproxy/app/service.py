@@ -7,9 +7,6 @@ from typing import Any
 from twisted.application import strports
 from twisted.application.internet import TimerService
 from twisted.application.service import IService, MultiService
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.ssl import optionsForClientTLS
 
 from jobproxy import logs
 from jobproxy.app.build import Proxy
@@ -17,8 +14,6 @@ from jobproxy.app.drain import Drain
 from jobproxy.app.settings import Settings
 from jobproxy.daemon.shutdown import Daemon
 from jobproxy.daemon.systemd import Heartbeat, Notifier
-from jobproxy.store.interface import IStore
-from jobproxy.store.times import TIMES
 
 #: Seconds between two attempts to write the log lines that are still buffered.
 FLUSH_INTERVAL = 0.5
@@ -36,23 +31,6 @@ def make_monotonic(reactor: Any) -> Any:
     """
     reactor.seconds = time.monotonic
     return reactor
-
-
-def make_store(settings: Settings, reactor: Any, node: str) -> IStore | None:
-    """Return the store that the nodes share; :data:`None` if there is only one node."""
-    address = settings.cluster
-    if address is None:
-        return None
-    # txredisapi is an optional dependency, which only --cluster needs.
-    from jobproxy.store.redis import RedisStore
-
-    def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
-        endpoint = HostnameEndpoint(reactor, host.encode(), port, TIMES.answer)
-        return wrapClientTLS(optionsForClientTLS(host), endpoint) if address.is_tls else endpoint
-
-    return RedisStore(
-        reactor, address, make_endpoint, node, settings.retain, settings.key_life, TIMES
-    )
 
 
 def build_daemon(settings: Settings, proxy: Proxy, reactor: Any) -> MultiService:

@@ -4,7 +4,7 @@ from enum import Enum
 
 from attrs import frozen
 
-from jobproxy.store.redis_address import Address
+from jobproxy.store.address import MEMORY, StoreAddress
 from jobproxy.upstream.retries import OnLost, RetryMode
 
 
@@ -30,7 +30,7 @@ class Settings:
     those of the options, but for the required ones.
 
     :param secret_file: the keys of callback tokens; the first signs.
-    :param cluster: the Redis that the nodes share; :data:`None`: there is one node.
+    :param store: where keys, results and orphans are kept.
     """
 
     callback_url: str
@@ -57,7 +57,7 @@ class Settings:
     max_body: int = 65_536
     upstream_idle: float = 2.0
     secret_file: tuple[bytes, ...] = ()
-    cluster: Address | None = None
+    store: StoreAddress = MEMORY
     slot_scope: SlotScope = SlotScope.NODE
     allow_client_callbacks: bool = False
     allow_origin: tuple[str, ...] = ()

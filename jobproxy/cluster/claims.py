@@ -1,7 +1,6 @@
 """Claims: which job an idempotency key stands for, on all nodes."""
 
 from attrs import define
-from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -12,6 +11,7 @@ from jobproxy.jobs import job_problems
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.store.interface import Claim, IStore, MessageKind, StoreUnreachable
+from jobproxy.util.shield import shield
 from jobproxy.wire.problems import ProblemError, Started
 
 _log = Logger()
@@ -121,12 +121,10 @@ class Claims:
     async def may_run_elsewhere(self, record: JobRecord) -> bool:
         """Whether another node may have started the same job, with the key of this one."""
         assert record.key_digest is not None
-        finding = self._store.find_claim(record.key_digest)
-        waiting: Deferred[Claim | None] = Deferred()
         # The client waits, so the time is short; but the store's response must not be cancelled.
-        finding.addBoth(lambda found: None if waiting.called else waiting.callback(found))
+        finding = shield(self._store.find_claim(record.key_digest))
         try:
-            claim = await waiting.addTimeout(LOOKUP_TIMEOUT, self._clock)
+            claim = await finding.addTimeout(LOOKUP_TIMEOUT, self._clock)
         except (StoreUnreachable, DeferredTimeoutError):
             return True
         if claim is None or claim.job_id == record.job_id:

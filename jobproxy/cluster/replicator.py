@@ -11,6 +11,7 @@ from jobproxy.jobs.events import Source
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.states import State
 from jobproxy.store.interface import Claim, IStore, Message, MessageKind, StoreUnreachable
+from jobproxy.util.shield import shield
 from jobproxy.wire.tokens import node_of
 
 
@@ -39,6 +40,11 @@ class Replicator:
         if not record.is_ended:
             if record.ack is not None:
                 self._publish_ack(record)
+            elif self._store.is_local and record.sent is not None and not record.starts:
+                # It was not read, and may be sent again much later: a process that starts
+                # meanwhile must not believe that the job runs. Not repeated, as the key may have
+                # been claimed again by then.
+                self._release_claim(record, again=False)
             return
         if node_of(record.job_id) == self._node:
             self._publish_end(record, source)
@@ -70,21 +76,13 @@ class Replicator:
         if storing is None:
             # It was stored before, or that failed: the outbox has it, but that is not enough.
             storing = self._put(record, [], is_orphan=is_orphan, again=False)
-        waiting: Deferred[None] = Deferred()
-
-        def pass_on(is_stored: bool) -> bool:
-            if is_stored:
-                waiting.callback(None)
-            else:
-                waiting.errback(StoreUnreachable())
-            return is_stored
-
-        storing.addCallback(pass_on)
-        return waiting
+        return shield(storing).addCallback(_check_stored)
 
     def _publish_ack(self, record: JobRecord) -> None:
         """Send the ack to the watchers, and call the followers."""
         assert record.ack is not None
+        if self._store.is_local and record.key_digest and node_of(record.job_id) == self._node:
+            self._send(self._store.put_note, record.job_id, record.ack.body)
         state = Message(MessageKind.STATE, record.job_id, self._node, record.ack.body)
         for node in sorted(self.watchers.get(record.job_id, ())):
             self._send(self._store.send, node, state)
@@ -92,11 +90,11 @@ class Replicator:
             follow(record)
 
     def _publish_end(self, record: JobRecord, source: Source) -> None:
-        job_id, key_digest = record.job_id, record.key_digest
+        job_id = record.job_id
         if record.result is not None:
             watchers = sorted(self.watchers.pop(job_id, ()))
             is_orphan = not (record.waiters or record.runs_unattended)
-            may_be_asked_for = bool(key_digest) or record.runs_unattended
+            may_be_asked_for = bool(record.key_digest) or record.runs_unattended
             is_stored = source is Source.ELSEWHERE
             if watchers or is_orphan or (may_be_asked_for and not is_stored):
                 self._put(record, watchers, is_orphan=is_orphan)
@@ -105,12 +103,15 @@ class Replicator:
                 self._send(
                     self._store.send, node, Message(MessageKind.NOT_STARTED, job_id, self._node)
                 )
-            if key_digest is not None:
-                claim = Claim(job_id, record.request_digest)
-                self._send(self._store.release_claim, key_digest, claim)
+            self._release_claim(record, again=True)
         elif record.state is State.FORGOTTEN:
             self.watchers.pop(job_id, None)
         # Otherwise the callback can still come, to any node.
+
+    def _release_claim(self, record: JobRecord, *, again: bool) -> None:
+        key_digest, claim = record.key_digest, Claim(record.job_id, record.request_digest)
+        if key_digest is not None:
+            self.outbox.send(lambda: self._store.release_claim(key_digest, claim), again=again)
 
     def _put(
         self, record: JobRecord, watchers: list[str], *, is_orphan: bool, again: bool = True
@@ -139,3 +140,8 @@ class Replicator:
 
     def _send(self, call: Callable[..., Deferred[Any]], *args: Any) -> None:
         self.outbox.send(lambda: call(*args))
+
+
+def _check_stored(is_stored: bool) -> None:
+    if not is_stored:
+        raise StoreUnreachable

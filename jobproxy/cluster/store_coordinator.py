@@ -1,4 +1,4 @@
-"""The coordinator of a node that shares a store with other nodes."""
+"""The coordinator of a node with a store, which it may share with other nodes."""
 
 from collections import Counter
 from collections.abc import Coroutine
@@ -27,6 +27,7 @@ from jobproxy.store.interface import (
     StoreUnreachable,
 )
 from jobproxy.store.orphans import Orphan, Position
+from jobproxy.util.shield import shield
 from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Kind, Problem, ProblemError, job_unknown
 from jobproxy.wire.tokens import is_job_id, node_of
@@ -35,7 +36,7 @@ Found = TypeVar("Found")
 
 UNREACHABLE = Problem(
     Kind.STORE_UNREACHABLE,
-    "The proxy cannot reach the store that the nodes share; try again.",
+    "The proxy cannot use its store at the moment; try again.",
     started="unknown",
     retry_after=1,
 )
@@ -49,7 +50,7 @@ _DELIVERIES = {
 
 @define(eq=False)
 class StoreCoordinator(Service):
-    """Shares keys, results and orphans with other nodes; see :class:`Coordinator`.
+    """Keeps keys, results and orphans in a store; see :class:`Coordinator`.
 
     A job of this node without a key does not need the store. The store is open while this service
     runs.
@@ -132,6 +133,8 @@ class StoreCoordinator(Service):
 
     async def _relay(self, job_id: str, report: Report) -> Delivery:
         owner, result = node_of(job_id), "cut-off"
+        record = self._table.find(job_id)
+        is_awaited = record is not None and bool(record.waiters)
         try:
             if report.is_progress:
                 progress = Message(MessageKind.PROGRESS, job_id, self._node, report.body)
@@ -142,6 +145,9 @@ class StoreCoordinator(Service):
                     job_id, report.body, [owner], upstream_id=report.upstream_id
                 )
                 result, delivery = placement.value, _DELIVERIES[placement]
+                if delivery is Delivery.LATE and is_awaited:
+                    # Its owner is dead, but clients of this node wait for it.
+                    delivery = Delivery.ACCEPTED
         except StoreUnreachable:
             result = UNREACHABLE.slug
             raise _callback_not_stored() from None
@@ -166,11 +172,15 @@ class StoreCoordinator(Service):
     def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
         return waiting.addCallbacks(self._note, self._note_failure)
 
-    def _note(self, record: JobRecord) -> JobRecord:
-        if record.result is None and self._remote_jobs.is_ours(record.job_id):
-            job_id, ack = record.job_id, record.ack.body if record.ack else b""
-            self._outbox.send(lambda: self._store.put_note(job_id, ack), len(ack))
-        return record
+    def _note(self, record: JobRecord) -> JobRecord | Deferred[JobRecord]:
+        """Note the job before its client is told that it can ask for it."""
+        if record.result is not None or not self._remote_jobs.is_ours(record.job_id):
+            return record
+        return shield(self._put_note(record)).addCallback(_check_noted, record)
+
+    def _put_note(self, record: JobRecord) -> Deferred[bool]:
+        job_id, ack = record.job_id, record.ack.body if record.ack else b""
+        return self._outbox.send(lambda: self._store.put_note(job_id, ack), len(ack))
 
     def _note_failure(self, failure: Failure) -> Any:
         if not failure.check(ProblemError):
@@ -180,7 +190,9 @@ class StoreCoordinator(Service):
         if record is None:
             return failure
         if not record.is_unstarted:
-            self._note(record)
+            # The client's time is up, so that it does not wait for the store.
+            if record.result is None and self._remote_jobs.is_ours(record.job_id):
+                self._put_note(record)
         elif record.key_digest is not None and record.sent is None and problem.started == "no":
             return _run(self._look_elsewhere(record, problem))
         return failure
@@ -225,6 +237,13 @@ class StoreCoordinator(Service):
             found=self._inbox.found,
             unsent=self._outbox.failed,
         )
+
+
+def _check_noted(is_stored: bool, record: JobRecord) -> JobRecord:
+    if not is_stored:
+        problem = job_problems.about(record, UNREACHABLE)
+        raise ProblemError(evolve(problem, started=record.started))
+    return record
 
 
 def _callback_not_stored() -> ProblemError:

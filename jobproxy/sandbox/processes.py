@@ -1,6 +1,7 @@
 """Real ``twistd`` processes on this machine: started, waited for, and always stopped."""
 
 import atexit
+import os
 import random
 import socket
 import subprocess
@@ -71,6 +72,7 @@ class DaemonProcess:
     :param logger: the full name of what makes twistd's log observer; by default the proxy's own,
         and Twisted's for the simulator.
     :param words: more options of ``twistd`` itself.
+    :param variables: of its environment, besides those of this process.
     """
 
     plugin: str
@@ -78,6 +80,7 @@ class DaemonProcess:
     port: int = field(factory=find_free_port)
     logger: str | None = None
     words: tuple[str, ...] = ()
+    variables: dict[str, str] = field(factory=dict)
     process: subprocess.Popen[bytes] = field(init=False, repr=False)
     _log: "tempfile._TemporaryFileWrapper[bytes]" = field(init=False, repr=False)
 
@@ -100,7 +103,11 @@ class DaemonProcess:
         command += [f"--listen=tcp:{self.port}:interface=127.0.0.1:backlog=4096"]
         command += [f"--{name}={value}" for name, value in self.options.items()]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | self.variables,
         )
         try:
             wait_until_served(self.process, self.port)

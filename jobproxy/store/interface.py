@@ -128,6 +128,9 @@ class IStore(Interface):
     """
 
     is_joined: bool = Attribute("Whether the node has ever been connected and caught up.")
+    is_local: bool = Attribute(
+        "Whether calls take effect in their order, also after a failure, and cost no round trip."
+    )
     is_up: bool = Attribute("Whether the store can be reached, and the node receives messages.")
     calls: Counter[str] = Attribute("The number of calls, by result: ok or failed.")
     durations: Histogram = Attribute("How long the calls took that did not fail.")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, execute, succeed
@@ -34,6 +34,7 @@ class MemoryStore:
 
     _shared: Shared
     node: str
+    is_local: ClassVar[bool] = False
     is_joined: bool = field(default=False, init=False)
     is_up: bool = field(default=False, init=False)
     calls: Counter[str] = field(factory=Counter, init=False)

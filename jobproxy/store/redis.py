@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
@@ -21,7 +21,7 @@ from jobproxy.store.interface import (
     Placement,
 )
 from jobproxy.store.orphans import Orphan, Position
-from jobproxy.store.redis_address import Address
+from jobproxy.store.redis_address import RedisAddress
 from jobproxy.store.redis_commands import Commands
 from jobproxy.store.redis_connection import Link, make_protocol, prepare_nothing
 from jobproxy.store.redis_subscription import Subscription
@@ -43,8 +43,10 @@ class RedisStore:
     :param key_life: seconds that claims are kept.
     """
 
+    is_local: ClassVar[bool] = False
+
     _clock: IReactorTime
-    _address: Address
+    _address: RedisAddress
     _make_endpoint: Callable[[str, int], IStreamClientEndpoint]
     _node: str
     _retain: float

@@ -6,14 +6,10 @@ from attrs import field, frozen
 
 _PORT = 6379
 _SENTINEL_PORT = 26_379
-_FORMS = (
-    "must be memory:, redis://[user:password@]host[:port][/db], rediss://… for TLS, or "
-    "redis+sentinel://[user:password@]host[:port],…/service[/db]"
-)
 
 
 @frozen
-class Address:
+class RedisAddress:
     """Where a Redis is, and how to log in.
 
     :param hosts: host names and ports: of Redis, or of the sentinels if there is a service.
@@ -28,25 +24,15 @@ class Address:
     service: str | None = None
 
 
-def read_address(text: str) -> Address | None:
-    """Parse the URL of a Redis.
-
-    :return: :data:`None` for ``memory:``.
-    :raises ValueError: if the URL is invalid; its text never contains the URL, which may have a
-        password.
-    """
-    if text == "memory:":
-        return None
+def read_redis_address(text: str) -> RedisAddress | None:
+    """Parse the URL of a Redis; return :data:`None` if it is none."""
     try:
-        address = _read(urlsplit(text))
+        return _read(urlsplit(text))
     except ValueError:
-        address = None
-    if address is None:
-        raise ValueError(_FORMS)
-    return address
+        return None
 
 
-def _read(url: SplitResult) -> Address | None:
+def _read(url: SplitResult) -> RedisAddress | None:
     scheme, _, rest = url.scheme.partition("+")
     if scheme not in ("redis", "rediss") or rest not in ("", "sentinel"):
         return None
@@ -63,7 +49,7 @@ def _read(url: SplitResult) -> Address | None:
     is_whole = all(host for host, _ in found) and not path and db.isdigit()
     if not is_whole or bool(rest) != bool(service) or (len(found) > 1 and not rest):
         return None
-    return Address(
+    return RedisAddress(
         found,
         int(db),
         unquote(username) or None,

@@ -25,7 +25,7 @@ from txredisapi import RedisProtocol, ResponseError, SubscriberProtocol
 from zope.interface import implementer
 
 from jobproxy.store.interface import StoreUnreachable
-from jobproxy.store.redis_address import Address
+from jobproxy.store.redis_address import RedisAddress
 from jobproxy.util.backoff import Backoff
 from jobproxy.util.tls_names import WRONG_NAME, check_name
 
@@ -74,7 +74,7 @@ class Link(Service):
     """
 
     _clock: IReactorTime
-    _address: Address
+    _address: RedisAddress
     _make_endpoint: Callable[[str, int], IStreamClientEndpoint]
     _make_protocol: Callable[[], Any]
     _prepare: Callable[[Any], Awaitable[None]]

@@ -20,7 +20,7 @@ from jobproxy.store.interface import (
     StoreUnreachable,
     parse_message,
 )
-from jobproxy.store.redis_address import Address
+from jobproxy.store.redis_address import RedisAddress
 from jobproxy.store.redis_commands import Commands
 from jobproxy.store.redis_connection import Link, Subscriber
 from jobproxy.store.times import Times
@@ -40,7 +40,7 @@ class Subscription:
     """
 
     _clock: IReactorTime
-    _address: Address
+    _address: RedisAddress
     _make_endpoint: Callable[[str, int], IStreamClientEndpoint]
     _commands: Commands
     _node: str

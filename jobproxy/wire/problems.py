@@ -79,7 +79,7 @@ class Kind(Enum):
     DRAINING = ("draining", "The proxy is stopping", 503)
     STORE_UNREACHABLE = (
         "store-unreachable",
-        "The store that the nodes share cannot be reached",
+        "The store cannot be used at the moment",
         503,
     )
     WAIT_OVER = ("wait-over", "The job did not end in time", 504)

@@ -5,6 +5,7 @@ from contextlib import redirect_stdout
 
 from jobproxy import __version__, tap
 from jobproxy.app.settings import CorrelateBy, SlotScope
+from jobproxy.store.address import MEMORY
 from jobproxy.upstream.retries import OnLost, RetryMode
 from tests.support.options import REQUIRED, OptionsTestCase
 
@@ -48,8 +49,8 @@ class ProxyOptionsTests(OptionsTestCase):
                 "max-body": 65_536,
                 "upstream-idle": 2.0,
                 "secret-file": None,
-                "cluster": None,
-                "cluster-password-file": None,
+                "store": MEMORY,
+                "store-password-file": None,
                 "slot-scope": SlotScope.NODE,
                 "allow-client-callbacks": False,
                 "allow-origin": None,

@@ -9,7 +9,7 @@ from attrs import exceptions, fields
 from jobproxy import app
 from jobproxy.app.options import Options
 from jobproxy.app.settings import Settings, SlotScope
-from jobproxy.store.redis_address import read_address
+from jobproxy.store.address import read_address
 from jobproxy.upstream.retries import OnLost
 from tests.support.options import REQUIRED, OptionsTestCase
 
@@ -28,10 +28,10 @@ class SettingsTests(OptionsTestCase):
         self.assertEqual(self.read(f"--job-server-url={url}"), expected)
 
     def test_each_option_is_one_setting(self) -> None:
-        """Each option is a setting of the same name, but for the password of the cluster."""
+        """Each option is a setting of the same name, but for the password of the store."""
         names = {attribute.name.replace("_", "-") for attribute in fields(Settings)}
         options = {option.name for option in Options.table}
-        missing = options - names - {"cluster-password-file"}
+        missing = options - names - {"store-password-file"}
         self.assertFalse(missing, f"jobproxy/app/settings.py: add fields for {missing}")
         self.assertFalse(names - options, "jobproxy/app/settings.py: fields without an option")
 
@@ -54,16 +54,16 @@ class SettingsTests(OptionsTestCase):
         settings = self.read(f"--secret-file={secret}")
         self.assertEqual(settings.secret_file, (b"n" * 32, b"o" * 32))
 
-    def test_password_of_the_cluster_is_in_its_address(self) -> None:
-        """The password of the cluster is part of the address."""
+    def test_password_of_the_store_is_in_its_address(self) -> None:
+        """The password of the store is part of the address."""
         secret, password = self.write_file(b"k" * 32), self.write_file(b"s3cret\n")
         settings = self.read(
-            "--cluster=redis://redis.example",
+            "--store=redis://redis.example",
             f"--secret-file={secret}",
-            f"--cluster-password-file={password}",
+            f"--store-password-file={password}",
             "--slot-scope=cluster",
         )
-        self.assertEqual(settings.cluster, read_address("redis://:s3cret@redis.example"))
+        self.assertEqual(settings.store, read_address("redis://:s3cret@redis.example"))
         self.assertIs(settings.slot_scope, SlotScope.CLUSTER)
 
     def test_values_are_typed(self) -> None:

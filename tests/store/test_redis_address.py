@@ -4,23 +4,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.store.redis_address import Address, read_address
+from jobproxy.store.address import MEMORY, StoreAddress, read_address
+from jobproxy.store.redis_address import RedisAddress
 
 GOOD = {
-    "redis://host": Address((("host", 6379),)),
-    "redis://host/": Address((("host", 6379),)),
-    "redis://127.0.0.1:7000/15": Address((("127.0.0.1", 7000),), db=15),
-    "redis://[::1]:7000": Address((("::1", 7000),)),
-    "redis://:s%40cret@host": Address((("host", 6379),), password="s@cret"),
-    "redis://user:pa:ss@host/2": Address((("host", 6379),), 2, "user", "pa:ss"),
-    "rediss://host:6380": Address((("host", 6380),), is_tls=True),
-    "redis+sentinel://a,b:7,c/main": Address(
+    "redis://host": RedisAddress((("host", 6379),)),
+    "redis://host/": RedisAddress((("host", 6379),)),
+    "redis://127.0.0.1:7000/15": RedisAddress((("127.0.0.1", 7000),), db=15),
+    "redis://[::1]:7000": RedisAddress((("::1", 7000),)),
+    "redis://:s%40cret@host": RedisAddress((("host", 6379),), password="s@cret"),
+    "redis://user:pa:ss@host/2": RedisAddress((("host", 6379),), 2, "user", "pa:ss"),
+    "rediss://host:6380": RedisAddress((("host", 6380),), is_tls=True),
+    "redis+sentinel://a,b:7,c/main": RedisAddress(
         (("a", 26_379), ("b", 7), ("c", 26_379)), service="main"
     ),
-    "redis+sentinel://:secret@a/main/3": Address(
+    "redis+sentinel://:secret@a/main/3": RedisAddress(
         (("a", 26_379),), 3, password="secret", service="main"
     ),
-    "rediss+sentinel://a/main": Address((("a", 26_379),), is_tls=True, service="main"),
+    "rediss+sentinel://a/main": RedisAddress((("a", 26_379),), is_tls=True, service="main"),
 }
 BAD = (
     "",
@@ -51,9 +52,9 @@ class AddressTests(SynchronousTestCase):
 
     def test_each_part_of_a_url_is_read(self) -> None:
         """Each part of a URL is read."""
-        self.assertIsNone(read_address("memory:"))
+        self.assertIs(read_address("memory:"), MEMORY)
         for text, address in GOOD.items():
-            self.assertEqual(read_address(text), address, text)
+            self.assertEqual(read_address(text), StoreAddress(redis=address), text)
 
     def test_any_other_url_is_refused_with_the_forms(self) -> None:
         """Any other URL is refused, and the error names the forms."""

@@ -20,7 +20,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from jobproxy.sandbox.processes import wait_until_served
 from jobproxy.store.redis import RedisStore
-from jobproxy.store.redis_address import Address
+from jobproxy.store.redis_address import RedisAddress
 from tests.support.identities import ADDRESS, Identity, authority, issue
 from tests.support.reactor import reactor, until_closed
 from tests.support.redis_server import RedisServer, exchange, find_server
@@ -90,7 +90,7 @@ async def test_redis_that_goes_and_comes_back_is_logged_in_few_lines(redis: Redi
 
 
 def make_tls_store(port: int, host: str = "127.0.0.1") -> RedisStore:
-    address = Address(((host, port),), password="secret", is_tls=True)
+    address = RedisAddress(((host, port),), password="secret", is_tls=True)
     return make_redis_store(address, NODE, make_endpoint=make_tls_endpoint)
 
 
@@ -187,7 +187,7 @@ async def test_master_of_the_sentinel_is_used_and_then_the_next_one(redis: Redis
         await until(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"))
         async with watching(redis, 1) as (port,):
             unused = ("127.0.0.1", 1)
-            address = Address((unused, ("127.0.0.1", port)), service="main")
+            address = RedisAddress((unused, ("127.0.0.1", port)), service="main")
             store = make_redis_store(address, NODE)
             await until(lambda: b"slaves=1" in exchange(port, [("INFO", "sentinel")]))
             async with running(store) as listener:
@@ -206,7 +206,7 @@ async def test_error_names_the_sentinels_and_their_faults(
     redis: RedisServer, errors: list[str]
 ) -> None:
     """The error names the sentinels that were asked, and what was wrong with each."""
-    address = Address((("127.0.0.1", 1), ("127.0.0.1", redis.port)), service="main")
+    address = RedisAddress((("127.0.0.1", 1), ("127.0.0.1", redis.port)), service="main")
     store = make_redis_store(address, NODE)
     open_store(store)
     await until(lambda: len(errors) == 2)

@@ -1,6 +1,7 @@
 """Several whole proxies in memory, which share a clock, a job server and a store."""
 
 import json
+from collections.abc import Callable
 from itertools import count
 from typing import Any, cast
 
@@ -29,7 +30,7 @@ class Node(Proxy):
         self.settings = settings
         self.is_alive = True
         self.own_clock = NodeClock(cluster.clock)
-        self.store = RemoteStore(cluster.shared, name)
+        self.store, self._die = cluster.make_store(self)
         self.build(cluster.clock, cluster.job_server)
         self.clock = cast(Clock, self.own_clock)
 
@@ -78,7 +79,7 @@ class Node(Proxy):
 
     def kill(self) -> None:
         """End the process: it sends nothing any more, and nothing of it continues."""
-        self.store.die()
+        self._die()
         self.own_clock.die()
         self.is_alive = False
         for client in self.clients:
@@ -88,13 +89,22 @@ class Node(Proxy):
 
 
 class Cluster:
-    """Nodes that share a clock, a job server and a store."""
+    """Nodes that share a clock, a job server and a store.
 
-    def __init__(self, size: int, settings: dict[str, Any]) -> None:
+    :param make_store: returns the store of a node, and what is called when its process is killed.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        settings: dict[str, Any],
+        make_store: Callable[[Node], tuple[Any, Callable[[], object]]] | None = None,
+    ) -> None:
         self.clock = Network()
         self.job_server = FakeJobServer(self.clock)
         self.shared = Shared(self.clock, settings.get("retain", 300.0))
         self.settings = settings
+        self.make_store = make_store or self._share_store
         self.nodes: list[Node] = []
         self._numbers = count()
         for _ in range(size):
@@ -119,6 +129,10 @@ class Cluster:
         self.add_node().start()
         self.nodes[self.nodes.index(dead)] = self.nodes.pop()
         return self.nodes[-1]
+
+    def _share_store(self, node: Node) -> tuple[Any, Callable[[], object]]:
+        store = RemoteStore(self.shared, node.name)
+        return store, store.die
 
     def settle(self) -> None:
         """Deliver all messages that were sent."""
@@ -168,12 +182,16 @@ class ClusterTestCase(ProblemTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.cluster = Cluster(self.size, self.settings)
+        self.cluster = self.make_cluster()
         self.clock, self.starts = self.cluster.clock, self.cluster.starts
 
     def tearDown(self) -> None:
         super().tearDown()
         self.cluster.check_end()
+
+    def make_cluster(self) -> Cluster:
+        """Return the cluster of a test."""
+        return Cluster(self.size, self.settings)
 
     @property
     def nodes(self) -> list[Node]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
@@ -55,6 +55,7 @@ class RemoteStore:
 
     _shared: Shared
     node: str
+    is_local: ClassVar[bool] = False
     latency: float = field(default=0.0, init=False)
     loses_requests: bool = field(default=False, init=False)
     loses_messages: bool = field(default=False, init=False)

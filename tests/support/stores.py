@@ -1,7 +1,10 @@
 """Stores of either kind for several nodes, which record the messages that they receive."""
 
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,14 +14,21 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from jobproxy.store.interface import IStore, Message, StoreUnreachable
 from jobproxy.store.memory import MemoryStore
 from jobproxy.store.redis import RedisStore
-from jobproxy.store.redis_address import Address, read_address
+from jobproxy.store.redis_address import RedisAddress, read_redis_address
 from jobproxy.store.shared import Shared
+from jobproxy.store.sqlite import SqliteStore
+from jobproxy.store.sqlite_address import read_sqlite_address
+from jobproxy.store.sqlite_file import SqliteFile
+from jobproxy.store.sqlite_session import Session
 from jobproxy.store.times import Times
 from jobproxy.wire.tokens import LIFETIME
 from tests.support.reactor import reactor, until_closed
@@ -58,7 +68,7 @@ def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
 
 
 def make_redis_store(
-    address: Address | str,
+    address: RedisAddress | str,
     node: str,
     retain: float = 60.0,
     make_endpoint: Callable[[str, int], IStreamClientEndpoint] = make_endpoint,
@@ -67,9 +77,48 @@ def make_redis_store(
     key_life: float = LIFETIME,
 ) -> RedisStore:
     """Return a store with short times that is not open."""
-    where = read_address(address) if isinstance(address, str) else address
+    where = read_redis_address(address) if isinstance(address, str) else address
     assert where is not None
     return RedisStore(reactor, where, make_endpoint, node, retain, key_life, times)
+
+
+@define(eq=False)
+class Disk:
+    """A folder for a store, and the thread that writes to it.
+
+    :ivar is_broken: whether everything fails, as on a broken disk.
+    """
+
+    _pool: ThreadPool = field(factory=lambda: ThreadPool(1, 1), init=False)
+    _folder: TemporaryDirectory[str] = field(factory=TemporaryDirectory, init=False)
+    is_broken: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._pool.start()
+
+    @property
+    def path(self) -> str:
+        return f"{self._folder.name}/store.db"
+
+    def call(self, work: Callable[[], Any]) -> Deferred[Any]:
+        """Call a function in the thread."""
+        return deferToThreadPool(reactor, self._pool, self._do, work)
+
+    def end(self) -> None:
+        self._pool.stop()
+        self._folder.cleanup()
+
+    def _do(self, work: Callable[[], Any]) -> Any:
+        if not self.is_broken:
+            return work()
+        return [Failure(sqlite3.OperationalError("disk I/O error"))]
+
+
+def make_sqlite_store(disk: Disk, node: str, retain: float, key_life: float) -> SqliteStore:
+    """Return a store in a file that is not open."""
+    file = SqliteFile(read_sqlite_address(disk.path))
+    session = Session(reactor, file, disk.call, time.time, SHORT_TIMES)
+    return SqliteStore(reactor, session, node, retain, key_life)
 
 
 _LISTENERS: "WeakKeyDictionary[Any, RecordingListener]" = WeakKeyDictionary()
@@ -99,10 +148,12 @@ class Cluster:
     """The stores of several nodes.
 
     :param redis: the server, if it is one.
+    :param disk: that of a file, if it is one.
     """
 
     stores: list[Any]
     redis: RedisServer | None = None
+    disk: "Disk | None" = None
 
     @property
     def listeners(self) -> list[RecordingListener]:
@@ -112,6 +163,9 @@ class Cluster:
         """Let no node reach the store."""
         if self.redis is not None:
             self.redis.stop()
+        elif self.disk is not None:
+            self.disk.is_broken = True
+            await refuses(self.stores[0].find_claim(b""), StoreUnreachable)
         else:
             for store in self.stores:
                 store.go_away()
@@ -128,12 +182,15 @@ async def run_stores(
 ) -> AsyncIterator[Cluster]:
     """Run a store for each of these nodes.
 
-    :param kind: ``memory`` or ``redis``.
+    :param kind: ``memory``, ``redis``, or ``sqlite``, which has only the first of the nodes.
     """
     stores: list[Any]
+    disk = Disk() if kind == "sqlite" else None
     if kind == "memory":
         shared = Shared(reactor, retain, key_life)
         stores = [MemoryStore(shared, node) for node in nodes]
+    elif disk is not None:
+        stores = [make_sqlite_store(disk, nodes[0], retain, key_life)]
     else:
         redis.ask("FLUSHALL")
         redis.ask("SET", "jobproxy:epoch", "1")
@@ -144,10 +201,13 @@ async def run_stores(
         await until(lambda: all(store.is_up and store.is_joined for store in stores))
         for store in stores:
             listener_of(store).caught_up = 0
-        yield Cluster(stores, redis if kind == "redis" else None)
+        each = stores if disk is None else stores * len(nodes)
+        yield Cluster(each, redis if kind == "redis" else None, disk)
     finally:
         for store in stores:
             await store.close()
+        if disk is not None:
+            disk.end()
         await until_closed()
 
 

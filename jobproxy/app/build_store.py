@@ -1,0 +1,86 @@
+"""Makes the store, and checks it before the proxy starts."""
+
+import os
+import time
+from functools import partial
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from jobproxy.app.settings import Settings
+from jobproxy.store.interface import IStore
+from jobproxy.store.key_file import read_or_make_key
+from jobproxy.store.redis_address import RedisAddress
+from jobproxy.store.sqlite import SqliteStore
+from jobproxy.store.sqlite_address import SqliteAddress
+from jobproxy.store.sqlite_file import BadStore, SqliteFile
+from jobproxy.store.sqlite_session import Session
+from jobproxy.store.times import TIMES
+
+
+class UnusableStore(Exception):
+    """The store cannot be used; the message follows the name of the option."""
+
+
+def prepare(settings: Settings) -> Settings:
+    """Check the store, and return the settings with the key that is kept beside it.
+
+    :raises UnusableStore: if a process that used it would fail at once.
+    """
+    address = settings.store.sqlite
+    if address is None:
+        return settings
+    file = SqliteFile(address)
+    try:
+        # The file is closed again, as a connection must not be used after a fork.
+        if file.lock():
+            file.connect(time.time()).close()
+    except BadStore as error:
+        raise UnusableStore(f"{address.path} {error}") from error
+    finally:
+        file.unlock()
+    if settings.secret_file:
+        return settings
+    try:
+        return evolve(settings, secret_file=(read_or_make_key(address.key_path, os.urandom),))
+    except ValueError as error:
+        raise UnusableStore(f"{address.key_path} {error}") from error
+
+
+def make_store(settings: Settings, reactor: Any, node: str) -> IStore | None:
+    """Return the store; :data:`None` if everything is kept in memory alone."""
+    if settings.store.sqlite is not None:
+        return _make_sqlite(settings, settings.store.sqlite, reactor, node)
+    if settings.store.redis is not None:
+        return _make_redis(settings, settings.store.redis, reactor, node)
+    return None
+
+
+def _make_sqlite(
+    settings: Settings, address: SqliteAddress, reactor: Any, node: str
+) -> SqliteStore:
+    pool = ThreadPool(1, 1, "store")
+    # Threads do not survive the fork of a daemon.
+    reactor.callWhenRunning(pool.start)
+    reactor.addSystemEventTrigger("after", "shutdown", pool.stop)
+    in_thread = partial(deferToThreadPool, reactor, pool)
+    session = Session(reactor, SqliteFile(address), in_thread, time.time, TIMES)
+    return SqliteStore(reactor, session, node, settings.retain, settings.key_life)
+
+
+def _make_redis(settings: Settings, address: RedisAddress, reactor: Any, node: str) -> IStore:
+    # txredisapi is an optional dependency, which only Redis needs.
+    from jobproxy.store.redis import RedisStore
+
+    def make_endpoint(host: str, port: int) -> IStreamClientEndpoint:
+        endpoint = HostnameEndpoint(reactor, host.encode(), port, TIMES.answer)
+        return wrapClientTLS(optionsForClientTLS(host), endpoint) if address.is_tls else endpoint
+
+    return RedisStore(
+        reactor, address, make_endpoint, node, settings.retain, settings.key_life, TIMES
+    )

@@ -1,0 +1,168 @@
+"""The store in an SQLite file, for one node: what it keeps survives a restart, and a kill.
+
+A restart is the death of one node and the birth of another, with the name of its own. So the jobs
+of earlier processes are those of dead nodes, as in a cluster.
+"""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from jobproxy.store import sqlite_statements as statements
+from jobproxy.store.interface import Claim, IStore, Listener, Message, MessageKind, Placement
+from jobproxy.store.orphans import Orphan, Position
+from jobproxy.store.sqlite_session import Session
+from jobproxy.store.times import NOTE_TIME
+from jobproxy.store.transactions import Returned, Work
+from jobproxy.util.histogram import Histogram
+
+
+@implementer(IStore)
+@define(eq=False)
+class SqliteStore:
+    """The node's access to the file; see :class:`IStore`. There are no other nodes.
+
+    :param node: the name of this node.
+    :param retain: seconds that results are kept.
+    :param key_life: seconds that claims are kept.
+    """
+
+    is_local: ClassVar[bool] = True
+
+    _clock: IReactorTime
+    _session: Session
+    _node: str
+    _retain: float
+    _key_life: float
+    calls: Counter[str] = field(factory=Counter, init=False)
+    durations: Histogram = field(factory=Histogram, init=False, repr=False)
+
+    @property
+    def is_joined(self) -> bool:
+        return self._session.is_joined
+
+    @property
+    def is_up(self) -> bool:
+        return self._session.is_up
+
+    def open(self, listener: Listener) -> None:
+        self._session.open(listener)
+
+    def close(self) -> Deferred[Any]:
+        return self._session.close()
+
+    def claim(self, key_digest: bytes, claim: Claim) -> Deferred[Claim]:
+        now, life = self._session.time(), self._key_life
+        return self._do(lambda db: statements.put_claim(db, key_digest, claim, now, life))
+
+    def put_claims_again(self, claims: Sequence[tuple[bytes, Claim]]) -> Deferred[None]:
+        now, life = self._session.time(), self._key_life
+        return self._do(lambda db: statements.put_claims(db, claims, now, life))
+
+    def release_claim(self, key_digest: bytes, claim: Claim) -> Deferred[None]:
+        return self._do(lambda db: statements.release_claim(db, key_digest, claim.job_id))
+
+    def find_claim(self, key_digest: bytes) -> Deferred[Claim | None]:
+        now = self._session.time()
+        return self._do(lambda db: statements.find_claim(db, key_digest, now))
+
+    def put_result(
+        self,
+        job_id: str,
+        body: bytes,
+        nodes: Sequence[str],
+        *,
+        key_digest: bytes | None = None,
+        is_orphan: bool | None = None,
+        upstream_id: str | None = None,
+    ) -> Deferred[Placement]:
+        now, is_alive = self._session.time(), self._node in nodes
+        becomes_orphan = not is_alive if is_orphan is None else is_orphan
+
+        def put(db: sqlite3.Connection) -> Placement:
+            if key_digest is not None:
+                statements.end_claim(db, key_digest, job_id)
+            return statements.put_result(
+                db,
+                job_id,
+                body,
+                upstream_id=upstream_id,
+                now=now,
+                retain=self._retain,
+                is_orphan=becomes_orphan,
+            )
+
+        def send(placement: Placement) -> Placement:
+            if nodes and placement is not Placement.CONFLICT:
+                self._session.receive_soon(Message(MessageKind.RESULT, job_id, self._node, body))
+            is_new = placement is Placement.TAKEN
+            return Placement.ORPHANED if is_new and not is_alive else placement
+
+        return self._do(put).addCallback(send)
+
+    def confirm(
+        self, job_id: str, *, key_digest: bytes | None = None, is_collected: bool = False
+    ) -> Deferred[None]:
+        def note(db: sqlite3.Connection) -> None:
+            if key_digest is not None:
+                statements.end_claim(db, key_digest, job_id)
+            if is_collected:
+                statements.claim_orphan(db, job_id)
+
+        return self._do(note)
+
+    def put_note(self, job_id: str, ack: bytes) -> Deferred[None]:
+        now = self._session.time()
+        return self._do(lambda db: statements.put_note(db, job_id, ack, now, NOTE_TIME))
+
+    def collect_results(self, job_ids: Sequence[str]) -> Deferred[list[bytes | None]]:
+        now = self._session.time()
+        return self._do(lambda db: [statements.collect_job(db, each, now)[0] for each in job_ids])
+
+    def collect_job(self, job_id: str) -> Deferred[tuple[bytes | None, bytes | None]]:
+        now = self._session.time()
+        return self._do(lambda db: statements.collect_job(db, job_id, now))
+
+    def discard_result(self, job_id: str) -> Deferred[None]:
+        return self._do(lambda db: statements.discard_result(db, job_id))
+
+    def send(self, node: str, message: Message) -> Deferred[bool]:
+        def send(_: object) -> bool:
+            if node == self._node:
+                self._session.receive_soon(message)
+            return node == self._node
+
+        return self._do(lambda _: None).addCallback(send)
+
+    def list_orphans(self, limit: int, after: Position) -> Deferred[list[Orphan]]:
+        now = self._session.time()
+        return self._do(lambda db: statements.list_orphans(db, limit, after, now))
+
+    def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
+        now = self._session.time()
+        return self._do(lambda db: statements.find_orphan(db, job_id, now))
+
+    def list_nodes(self) -> Deferred[list[str]]:
+        return self._do(lambda _: [self._node])
+
+    def _do(self, work: Work[Returned]) -> Deferred[Returned]:
+        begun = self._clock.seconds()
+        return self._session.run(work).addCallbacks(
+            self._count, self._count_failed, callbackArgs=(begun,)
+        )
+
+    def _count(self, found: Returned, begun: float) -> Returned:
+        self.calls["ok"] += 1
+        self.durations.observe(self._clock.seconds() - begun)
+        return found
+
+    def _count_failed(self, failure: Failure) -> Failure:
+        self.calls["failed"] += 1
+        return failure

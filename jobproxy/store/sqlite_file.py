@@ -1,0 +1,205 @@
+"""The SQLite file of a store: who may use it, whether it is sound, and its tables."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from jobproxy.store.sqlite_address import SqliteAddress
+
+#: ``jobp``: marks the files of this program ("PRAGMA application_id").
+APPLICATION = 0x6A6F6270
+#: Seconds to wait for another program that writes to the file.
+BUSY_TIMEOUT = 1.0
+#: Bytes that the write-ahead log keeps on disk when it is empty.
+MAX_LOG = 16 * 2**20
+#: The size in bytes up to which all pages are checked at the start, which takes a second or so.
+MAX_CHECKED = 512 * 2**20
+#: Kibibytes of the file that are kept in memory.
+CACHE = 16_384
+
+#: For each version of the tables the statements that make it from the version before.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+        # Idempotency keys, and the jobs for which they stand. Times are in Unix seconds.
+        """CREATE TABLE claims (key_digest BLOB PRIMARY KEY, job_id TEXT NOT NULL,
+        request_digest BLOB NOT NULL, has_ended INTEGER NOT NULL, expires REAL NOT NULL)
+        WITHOUT ROWID""",
+        "CREATE INDEX claims_expire ON claims (expires)",
+        # A job has an ack until it has a result; "came" is when that came, in milliseconds.
+        """CREATE TABLE jobs (job_id TEXT PRIMARY KEY, ack BLOB, result BLOB, upstream_id TEXT,
+        came INTEGER, is_orphan INTEGER NOT NULL, expires REAL NOT NULL)""",
+        "CREATE INDEX jobs_expire ON jobs (expires)",
+        "CREATE INDEX orphans ON jobs (came, job_id) WHERE is_orphan",
+    ),
+)
+
+
+class BadStore(Exception):
+    """The file cannot be used; the message says why, and follows its name."""
+
+
+_DAMAGE = {
+    "file is not a database": "is not a database of SQLite, or is damaged",
+    "database disk image is malformed": "is damaged",
+}
+_REASONS = _DAMAGE | {
+    "database or disk is full": "has reached its max-size, or the disk is full",
+    "attempt to write a readonly database": "cannot be written",
+    "unable to open database file": "cannot be opened",
+    "database is locked": "is locked by another program",
+}
+
+
+def explain(error: sqlite3.Error) -> str:
+    """Return what an error of SQLite means for an operator."""
+    return _REASONS.get(str(error), f"cannot be used: {error}")
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is damaged, so that to try again does not help."""
+    return str(error) in _DAMAGE
+
+
+@define(eq=False)
+class SqliteFile:
+    """One process's access to the file.
+
+    :param migrations: see :data:`MIGRATIONS`.
+    """
+
+    address: SqliteAddress
+    _migrations: Sequence[Sequence[str]] = MIGRATIONS
+    _lock: int | None = field(default=None, init=False)
+
+    def lock(self) -> bool:
+        """Lock the file for this process; return whether that succeeded, without waiting.
+
+        The lock ends with the process, however it ends.
+
+        :raises BadStore: if there can be no lock.
+        """
+        if self._lock is not None:
+            return True
+        try:
+            found = os.open(self.address.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise BadStore(_explain_folder(self.address.path, error)) from None
+        try:
+            fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(found)
+            return False
+        os.truncate(found, 0)
+        os.pwrite(found, b"%d\n" % os.getpid(), 0)
+        self._lock = found
+        return True
+
+    def unlock(self) -> None:
+        """Let another process use the file."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def read_owner(self) -> str:
+        """Return the number of the process that has locked the file."""
+        try:
+            return Path(self.address.lock_path).read_text(encoding="ascii").strip() or "?"
+        except (OSError, UnicodeDecodeError):
+            return "?"
+
+    def connect(self, now: float) -> sqlite3.Connection:
+        """Open the file, which is made if there is none; any one thread may use it at a time.
+
+        :param now: Unix time in seconds.
+        :raises BadStore: if it is not a store of this program, is damaged, or cannot be written.
+        """
+        path = self.address.path
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise BadStore(_explain_folder(path, error)) from None
+        try:
+            connection = sqlite3.connect(
+                path, BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.Error as error:
+            raise BadStore(explain(error)) from None
+        try:
+            self._prepare(connection)
+            if Path(path).stat().st_size <= MAX_CHECKED:
+                check(connection)
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('started', ?)", (now,))
+        except sqlite3.Error as error:
+            connection.close()
+            raise BadStore(explain(error)) from None
+        except BadStore:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        version = check_format(connection, len(self._migrations))
+        if ask(connection, "PRAGMA journal_mode = WAL") != "wal":
+            raise BadStore("is on a file system without write-ahead logs; use a local disk")
+        connection.execute(f"PRAGMA synchronous = {self.address.synchronous}")
+        page = ask(connection, "PRAGMA page_size")
+        connection.execute(f"PRAGMA max_page_count = {self.address.max_size // page}")
+        connection.execute(f"PRAGMA journal_size_limit = {MAX_LOG}")
+        connection.execute(f"PRAGMA cache_size = -{CACHE}")
+        if version == len(self._migrations):
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        for statements in self._migrations[version:]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
+        connection.execute("COMMIT")
+
+
+def check_format(connection: sqlite3.Connection, newest: int = len(MIGRATIONS)) -> int:
+    """Return the version of the tables; 0: there are none yet.
+
+    :param newest: the newest version that can be read.
+    :raises BadStore: if another program, or a newer version of this one, made them.
+    """
+    version: int = ask(connection, "PRAGMA user_version")
+    is_empty = not ask(connection, "SELECT count(*) FROM sqlite_master")
+    if ask(connection, "PRAGMA application_id") != APPLICATION and not (is_empty and not version):
+        raise BadStore("is a database of another program; name another file")
+    if version > newest:
+        raise BadStore(
+            f"was written by a newer version of jobproxy: its format is {version}, and this "
+            f"version reads up to {newest}"
+        )
+    return version
+
+
+def check(connection: sqlite3.Connection) -> None:
+    """Check that the pages of the file are sound.
+
+    :raises BadStore: if one is damaged.
+    """
+    found = ask(connection, "PRAGMA quick_check(1)")
+    if found != "ok":
+        raise BadStore(f"is damaged ({found}); restore a backup, or move it away")
+
+
+def ask(connection: sqlite3.Connection, question: str) -> Any:
+    """Return the only value that a statement gives."""
+    with closing(connection.execute(question)) as cursor:
+        row = cursor.fetchone()
+    return None if row is None else row[0]
+
+
+def _explain_folder(path: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"cannot be made: there is no folder {str(Path(path).parent)!r}"
+    return f"cannot be opened: {error.strerror}"

@@ -1,0 +1,179 @@
+"""The connection of a process to the SQLite file of its store, for as long as the store is open."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from jobproxy.store import sqlite_statements as statements
+from jobproxy.store.interface import Listener, Message, NullListener, StoreUnreachable
+from jobproxy.store.sqlite_file import BadStore, SqliteFile, explain, is_damage
+from jobproxy.store.times import Times
+from jobproxy.store.transactions import InThread, Returned, Transactions, Work
+
+_log = Logger()
+
+#: Rows of each table that are removed in one step, and the seconds until the next.
+SWEEP = 500
+SWEEP_PAUSE = 0.05
+
+
+@define(eq=False)
+class Session:
+    """Opens the file as soon as no other process has it, looks after it, and closes it.
+
+    :param in_thread: calls a function in a thread of the store's own.
+    :param now: returns Unix time in seconds.
+    :ivar is_joined: whether the listener has ever caught up.
+    """
+
+    _clock: IReactorTime
+    _file: SqliteFile
+    _in_thread: InThread[Any]
+    _now: Callable[[], float]
+    _times: Times
+    is_joined: bool = field(default=False, init=False)
+    _transactions: Transactions | None = field(default=None, init=False)
+    #: What to add to the time of the reactor's clock to get the store's.
+    _offset: float = field(default=0.0, init=False)
+    _listener: Listener = field(factory=NullListener, init=False)
+    _beats: LoopingCall = field(init=False)
+    _pause: Deferred[None] | None = field(default=None, init=False)
+    #: What the log says of the store at present; :data:`None`: that it is well.
+    _trouble: str | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._beats = LoopingCall(self._beat)
+        self._beats.clock = self._clock
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the file can be read and written."""
+        transactions = self._transactions
+        return transactions is not None and transactions.error is None and self.is_joined
+
+    def open(self, listener: Listener) -> None:
+        """Open the file, now or as soon as that is possible; pass messages to the listener."""
+        self._listener = listener
+        self._beats.start(self._times.beat)
+
+    def close(self) -> Deferred[Any]:
+        """Close the file once all work is done, and let another process use it."""
+        self._beats.stop()
+        transactions, self._transactions = self._transactions, None
+        if self._pause is not None:
+            self._pause.cancel()
+        if transactions is None:
+            return succeed(None)
+        return transactions.close().addCallback(lambda _: self._file.unlock())
+
+    def run(self, work: Work[Returned]) -> Deferred[Returned]:
+        """Do some work on the tables.
+
+        :return: fires once it is safe; fails with :class:`StoreUnreachable`.
+        """
+        if self._transactions is None:
+            return fail(StoreUnreachable())
+        return self._transactions.add(work)
+
+    def time(self) -> float:
+        """Return Unix time in seconds, which no step of the wall clock moves."""
+        return self._clock.seconds() + self._offset
+
+    def receive_soon(self, message: Message) -> None:
+        """Pass a message to the listener in a later turn of the reactor, as a network does."""
+        self._clock.callLater(0, self._receive, message)
+
+    def _receive(self, message: Message) -> None:
+        try:
+            self._listener.receive(message)
+        except Exception:
+            _log.failure("a message about job {job} could not be handled", job=message.job_id)
+
+    def _beat(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._look_after())
+
+    async def _look_after(self) -> None:
+        """Open the file if that has not succeeded; write to it if it has failed; clean it up."""
+        if self._transactions is None:
+            await self._connect()
+        transactions = self._transactions
+        if transactions is None:
+            return
+        if transactions.error is not None:
+            self._report(f"the store {self._file.address.path} {explain(transactions.error)}")
+            if not is_damage(transactions.error):
+                await self._recover(transactions)
+        elif not self.is_joined:
+            await self._catch_up()
+        else:
+            await self._sweep(transactions)
+
+    async def _connect(self) -> None:
+        address = self._file.address
+        try:
+            if not self._file.lock():
+                owner = self._file.read_owner()
+                self._report(
+                    f"process {owner} uses the store {address.path}; waiting until it has ended"
+                )
+                return
+            connection = await self._in_thread(lambda: self._file.connect(self._now()))
+        except BadStore as error:
+            self._file.unlock()
+            self._report(f"the store {address.path} {error}")
+            return
+        if not self._beats.running:
+            # The store was closed meanwhile.
+            await self._in_thread(connection.close)
+            self._file.unlock()
+            return
+        self._offset = self._now() - self._clock.seconds()
+        self._transactions = Transactions(
+            self._clock, self._in_thread, self._times.answer, connection
+        )
+
+    async def _recover(self, transactions: Transactions) -> None:
+        try:
+            await transactions.add(partial(statements.touch, now=self.time()))
+        except StoreUnreachable:
+            return
+        transactions.forget_error()
+        await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        try:
+            await self._listener.catch_up()
+        except StoreUnreachable:
+            return
+        self.is_joined = True
+        self._report(None)
+
+    async def _sweep(self, transactions: Transactions) -> None:
+        """Remove what has expired, in small steps, so that nothing waits for long."""
+        while self._transactions is transactions:
+            remove = partial(statements.remove_expired, now=self.time(), limit=SWEEP)
+            try:
+                if await transactions.add(remove) < SWEEP:
+                    return
+                self._pause = deferLater(self._clock, SWEEP_PAUSE)
+                await self._pause
+            except (StoreUnreachable, CancelledError):
+                return
+            finally:
+                self._pause = None
+
+    def _report(self, trouble: str | None) -> None:
+        """Log once what is wrong, and once that it is right again."""
+        if trouble == self._trouble:
+            return
+        if trouble is not None:
+            _log.error("{trouble}", trouble=trouble)
+        elif self._trouble is not None:
+            _log.info("the store {path} can be used again", path=self._file.address.path)
+        self._trouble = trouble

@@ -1,0 +1,135 @@
+"""The store in a file over its life: opened late, cleaned up, away and back."""
+
+from attrs import evolve
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+
+from jobproxy.store.interface import Claim, StoreUnreachable
+from jobproxy.store.orphans import START
+from jobproxy.store.sqlite import SqliteStore
+from jobproxy.store.sqlite_file import SqliteFile, ask
+from jobproxy.store.sqlite_session import SWEEP, Session
+from jobproxy.store.times import TIMES
+from tests.store.test_sqlite_file import NOW, FileTestCase
+from tests.support.restarts import Thread
+from tests.support.stores import RecordingListener
+
+CLAIM = Claim("job", b"digest")
+
+
+class StoreTests(FileTestCase):
+    """One store, on a clock."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock, self.thread = Clock(), Thread()
+        self.addCleanup(self.thread.drop)
+        self.wall = NOW
+        self.store = self.make_store(self.file)
+        self.listener = RecordingListener()
+
+    def tearDown(self) -> None:
+        self.thread.go_on()
+        self.successResultOf(self.store.close())
+        self.clock.advance(0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def make_store(self, file: SqliteFile) -> SqliteStore:
+        session = Session(
+            self.clock, file, self.thread.call, lambda: self.wall + self.clock.seconds(), TIMES
+        )
+        return SqliteStore(self.clock, session, "node-one", 60.0, 100.0)
+
+    def read_log(self) -> list[str]:
+        """Open the store; return what is logged during three heartbeats."""
+        with capturedLogs() as events:
+            self.store.open(self.listener)
+            for _ in range(3):
+                self.clock.advance(TIMES.beat)
+        return [event["log_format"].format(**event) for event in events]
+
+    def test_store_waits_for_the_process_that_has_the_file(self) -> None:
+        """G13: a second process says for whom it waits, and goes on once that one has ended."""
+        first = SqliteFile(self.file.address)
+        self.assertTrue(first.lock())
+        (line,) = self.read_log()
+        self.assertRegex(line, r"process \d+ uses the store .*store.db; waiting until it has ended")
+        self.assertFalse(self.store.is_up or self.store.is_joined)
+        self.failureResultOf(self.store.find_claim(b"k"), StoreUnreachable)
+        first.unlock()
+        self.clock.advance(TIMES.beat)
+        self.assertTrue(self.store.is_up and self.store.is_joined)
+        self.assertEqual(self.listener.caught_up, 1)
+
+    def test_file_that_gets_bad_while_another_process_has_it_is_reported(self) -> None:
+        """G12: what is found only after the start is said in the log, and tried again."""
+        self.path.write_bytes(b"my thesis\n" * 100)
+        (line,) = self.read_log()
+        self.assertIn("is not a database of SQLite", line)
+        self.assertFalse(self.store.is_joined)
+        self.path.unlink()
+        self.clock.advance(TIMES.beat)
+        self.assertTrue(self.store.is_joined)
+
+    def test_disk_that_is_full_for_a_while_is_used_again(self) -> None:
+        """K5: a full disk is said once; reading works on; once there is room, all is as before."""
+        self.assertEqual(self.read_log(), [])
+        self.store.claim(b"before", CLAIM)
+        self.set_limit("1")
+        with capturedLogs() as events:
+            self.failureResultOf(self.store.put_note("job", b"x" * 100_000), StoreUnreachable)
+            self.assertFalse(self.store.is_up)
+            self.assertEqual(self.successResultOf(self.store.find_claim(b"before")), CLAIM)
+            for _ in range(3):
+                self.store.put_note("job", b"x" * 100_000).addErrback(lambda _: None)
+                self.clock.advance(TIMES.beat)
+        lines = [event["log_format"].format(**event) for event in events]
+        self.assertIn("has reached its max-size, or the disk is full", lines[0])
+        self.set_limit("1000000")
+        self.clock.advance(TIMES.beat)
+        self.assertTrue(self.store.is_up)
+        self.successResultOf(self.store.put_note("job", b"x" * 100_000))
+        self.assertGreaterEqual(self.listener.caught_up, 2)
+
+    def set_limit(self, pages: str) -> None:
+        """Set how many pages the file may have; it keeps those that it has."""
+
+        def limit(connection: object) -> None:
+            ask(connection, f"PRAGMA max_page_count = {pages}")  # type: ignore[arg-type]
+
+        self.successResultOf(self.store._session.run(limit))
+
+    def test_what_has_expired_is_removed_in_small_steps(self) -> None:
+        """All rows go when their time is over, some at a time, and leave room for new ones."""
+        self.store.open(self.listener)
+        claims = [(b"%d" % number, evolve(CLAIM, job_id=f"{number}")) for number in range(1_200)]
+        self.successResultOf(self.store.put_claims_again(claims))
+        self.successResultOf(self.store.put_result("job", b"{}", [], is_orphan=True))
+        for rows in (1_200, 1_200 - SWEEP, 1_200 - 2 * SWEEP, 0):
+            self.assertEqual(self.count_claims(), rows)
+            self.clock.advance(101 if rows == 1_200 else 0.05)
+        self.assertEqual(self.successResultOf(self.store.list_orphans(9, START)), [])
+
+    def count_claims(self) -> int:
+        counting = self.store._session.run(lambda db: ask(db, "SELECT count(*) FROM claims"))
+        return int(self.successResultOf(counting))
+
+    def test_step_of_the_wall_clock_ends_nothing(self) -> None:
+        """T5: while the process runs, only the time that has passed counts."""
+        self.store.open(self.listener)
+        self.successResultOf(self.store.claim(b"k", CLAIM))
+        self.wall += 2 * 86_400
+        self.assertEqual(self.successResultOf(self.store.find_claim(b"k")), CLAIM)
+        self.clock.advance(101)
+        self.assertIsNone(self.successResultOf(self.store.find_claim(b"k")))
+
+    def test_expired_claim_can_be_claimed_before_it_is_removed(self) -> None:
+        """A claim whose time is over does not count, although it is still in the file."""
+        self.store.open(self.listener)
+        self.successResultOf(self.store.claim(b"k", CLAIM))
+        self.thread.hangs = True
+        self.clock.advance(101)
+        other = evolve(CLAIM, job_id="other")
+        claiming = self.store.claim(b"k", other)
+        self.thread.go_on()
+        self.assertEqual(self.successResultOf(claiming), other)
