@@ -235,7 +235,7 @@ class Gateway:
             ack_is_enough=is_async and preferences.wait is None,
             takes_state=is_async,
         )
-        return self.coordinator.remember(waiting)
+        return self.coordinator.remember(waiting, record, is_async=is_async)
 
 
 def _refusal(problem: Problem, record: JobRecord | None) -> ProblemError:

@@ -70,7 +70,7 @@ def _make_sqlite(
     reactor.addSystemEventTrigger("after", "shutdown", pool.stop)
     in_thread = partial(deferToThreadPool, reactor, pool)
     session = Session(reactor, SqliteFile(address), in_thread, time.time, TIMES)
-    return SqliteStore(reactor, session, node, settings.retain, settings.key_life)
+    return SqliteStore(session, node, settings.retain, settings.key_life)
 
 
 def _make_redis(settings: Settings, address: RedisAddress, reactor: Any, node: str) -> IStore:

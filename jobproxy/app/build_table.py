@@ -10,7 +10,7 @@ from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.remote_jobs import RemoteJobs
 from jobproxy.cluster.replicator import Replicator
 from jobproxy.cluster.store_coordinator import StoreCoordinator
-from jobproxy.jobs.events import JobEvents, Observers
+from jobproxy.jobs.events import JobEvents
 from jobproxy.jobs.index import UpstreamIds
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.wire.tokens import TokenSigner
@@ -38,11 +38,11 @@ def build_table(
         )
         return table, LocalCoordinator(table, reactor), None
     outbox = Outbox(reactor, settings.retain, environment.bounds)
-    replicator = Replicator(store, outbox, node)
+    replicator = Replicator(reactor, store, outbox, node, events)
     table = CorrelationTable(
         reactor,
         settings.retain,
-        observer=Observers((events, replicator)),
+        observer=replicator,
         key_life=settings.key_life,
         bounds=environment.bounds,
     )

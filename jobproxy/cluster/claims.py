@@ -1,6 +1,7 @@
 """Claims: which job an idempotency key stands for, on all nodes."""
 
 from attrs import define
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -34,26 +35,33 @@ class Claims:
     _jobs: RemoteJobs
     _replicator: Replicator
 
-    async def claim(self, record: JobRecord) -> bool:
+    def claim(self, record: JobRecord) -> Deferred[bool]:
         """Claim the key of a job; to be called before its first start request.
 
-        :return: whether to start the job. If not, another node starts it, and the record ends as
-            that job does.
-        :raises ProblemError: if the key belongs to another request.
-        :raises StoreUnreachable: if it is not known which node starts the job.
+        :return: fires with whether to start the job. If not, another node starts it, and the record
+            ends as that job does. It fails with a :class:`ProblemError` if the key belongs to
+            another request, and with :class:`StoreUnreachable` if it is not known which node starts
+            the job.
         """
         assert record.key_digest is not None
         claim = Claim(record.job_id, record.request_digest)
-        while True:
-            valid = await self._store.claim(record.key_digest, claim)
-            if valid.job_id == claim.job_id:
-                return True
-            if valid.request_digest != claim.request_digest:
-                raise ProblemError(job_problems.key_reused())
-            leader = await self.find_job(record.key_digest, valid)
-            if leader is not None:
-                self._follow(record, leader)
-                return False
+        claiming: Deferred[Claim] = self._store.claim(record.key_digest, claim)
+        return claiming.addCallback(self._check_claim, record)
+
+    def _check_claim(self, valid: Claim, record: JobRecord) -> bool | Deferred[bool]:
+        if valid.job_id == record.job_id:
+            return True
+        return Deferred.fromCoroutine(self._follow_claim(valid, record))
+
+    async def _follow_claim(self, valid: Claim, record: JobRecord) -> bool:
+        assert record.key_digest is not None
+        if valid.request_digest != record.request_digest:
+            raise ProblemError(job_problems.key_reused())
+        leader = await self.find_job(record.key_digest, valid)
+        if leader is None:
+            return await self.claim(record)
+        self._follow(record, leader)
+        return False
 
     async def find_job(self, key_digest: bytes, claim: Claim) -> JobRecord | None:
         """Return the record of the job that has a claim.

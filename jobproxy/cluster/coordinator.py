@@ -87,13 +87,17 @@ class Coordinator(Protocol):
         :return: :data:`None`: that is not necessary. The Deferred fires once it is stored.
         """
 
-    def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
-        """Note a job in the store when its client gets a response without the result.
+    def remember(
+        self, waiting: Deferred[JobRecord], record: JobRecord, *, is_async: bool
+    ) -> Deferred[JobRecord]:
+        """Note a job in the store before its client gets a response without the result.
 
-        The client can then ask any node for it. A problem of a job with a key does not say that the
-        job was not started if another node has started a job with that key.
+        The client can then ask any node for it, also after a restart. A problem of a job with a key
+        does not say that the job was not started if another node has started a job with that key.
 
-        :return: ``waiting``, with the same outcome but for that.
+        :param is_async: whether the client takes such a response.
+        :return: ``waiting``, with the same outcome but for that; it fails with
+            ``STORE_UNREACHABLE`` if the job cannot be noted.
         """
 
     def orphan_collected(self, job_id: str) -> None:

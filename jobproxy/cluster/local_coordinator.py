@@ -43,7 +43,13 @@ class LocalCoordinator:
     def secure(self, job_id: str) -> None:
         """Return :data:`None`: the table has the result, and there is no store."""
 
-    def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
+    def remember(
+        self,
+        waiting: Deferred[JobRecord],
+        record: JobRecord,  # noqa: ARG002 - Coordinator's
+        *,
+        is_async: bool,  # noqa: ARG002
+    ) -> Deferred[JobRecord]:
         return waiting
 
     def orphan_collected(self, job_id: str) -> None:

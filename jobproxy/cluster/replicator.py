@@ -5,14 +5,18 @@ from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from jobproxy.cluster.outbox import Outbox
-from jobproxy.jobs.events import Source
+from jobproxy.jobs.events import Observer, Source
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.states import State
 from jobproxy.store.interface import Claim, IStore, Message, MessageKind, StoreUnreachable
 from jobproxy.util.shield import shield
 from jobproxy.wire.tokens import node_of
+
+#: Seconds after its ack when a job with a key is noted in a local store, at most.
+NOTE_DELAY = 1.0
 
 
 @define(eq=False)
@@ -22,13 +26,19 @@ class Replicator:
     A job without a key whose client is held is of no use to other nodes, so it is not stored.
 
     :param node: the name of this node.
+    :param events: is called with each change before.
     :ivar watchers: the nodes that get a message when a job of this node ends, by job id.
     :ivar followers: functions to call when a remote job is acknowledged or ends, by job id.
     """
 
+    _clock: IReactorTime
     _store: IStore
     outbox: Outbox
     _node: str
+    _events: Observer
+    #: Acknowledged jobs with a key that are not in the store yet, by job id.
+    _unnoted: dict[str, JobRecord] = field(factory=dict, init=False, repr=False)
+    _timer: IDelayedCall | None = field(default=None, init=False)
     #: The results that are being stored, by job id.
     _storing: dict[str, Deferred[bool]] = field(factory=dict, init=False, repr=False)
     watchers: dict[str, set[str]] = field(factory=dict, init=False, repr=False)
@@ -37,22 +47,45 @@ class Replicator:
     )
 
     def job_changed(self, record: JobRecord, source: Source) -> None:
-        if not record.is_ended:
-            if record.ack is not None:
-                self._publish_ack(record)
-            elif self._store.is_local and record.sent is not None and not record.starts:
-                # It was not read, and may be sent again much later: a process that starts
-                # meanwhile must not believe that the job runs. Not repeated, as the key may have
-                # been claimed again by then.
-                self._release_claim(record, again=False)
+        self._events.job_changed(record, source)
+        is_known = record.key_digest or record.runs_unattended or self.watchers or self.followers
+        if not is_known and (record.waiters or record.result is None):
+            # Usually nobody else can ask for the job.
             return
-        if node_of(record.job_id) == self._node:
-            self._publish_end(record, source)
-        for follow in self.followers.pop(record.job_id, ()):
-            follow(record)
+        if record.is_ended:
+            self._unnoted.pop(record.job_id, None)
+            if node_of(record.job_id) == self._node:
+                self._publish_end(record, source)
+            for follow in self.followers.pop(record.job_id, ()):
+                follow(record)
+        elif record.ack is not None:
+            self._publish_ack(record)
+        elif self._store.is_local and record.sent is not None and not record.starts:
+            # It was not read, and may be sent again much later: a process that starts meanwhile
+            # must not believe that the job runs. Not repeated, as the key may have been claimed
+            # again by then.
+            self._release_claim(record, again=False)
 
-    def client_left(self, record: JobRecord, reason: str) -> None:
-        """Do nothing: other nodes need not know."""
+    def client_left(self, record: JobRecord) -> None:
+        self._events.client_left(record)
+
+    def client_timed_out(self, record: JobRecord) -> None:
+        self._events.client_timed_out(record)
+        if node_of(record.job_id) == self._node and not record.is_unstarted:
+            # The client's time is up, so that it does not wait for this.
+            self.put_note(record)
+
+    def stop(self) -> None:
+        """Put no more notes into the store; to be called when it is closed."""
+        self._unnoted.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def put_note(self, record: JobRecord) -> Deferred[bool]:
+        """Note in the store that a job exists; fires with whether that succeeded."""
+        job_id, ack = record.job_id, record.ack.body if record.ack else b""
+        return self.outbox.send(lambda: self._store.put_note(job_id, ack), len(ack))
 
     def add_watcher(self, job_id: str, node: str) -> None:
         """Send a node one message when a job ends; the job must not have ended yet."""
@@ -82,12 +115,25 @@ class Replicator:
         """Send the ack to the watchers, and call the followers."""
         assert record.ack is not None
         if self._store.is_local and record.key_digest and node_of(record.job_id) == self._node:
-            self._send(self._store.put_note, record.job_id, record.ack.body)
-        state = Message(MessageKind.STATE, record.job_id, self._node, record.ack.body)
-        for node in sorted(self.watchers.get(record.job_id, ())):
-            self._send(self._store.send, node, state)
+            self._note_soon(record)
+        if record.job_id in self.watchers:
+            state = Message(MessageKind.STATE, record.job_id, self._node, record.ack.body)
+            for node in sorted(self.watchers[record.job_id]):
+                self._send(self._store.send, node, state)
         for follow in self.followers.get(record.job_id, ()):
             follow(record)
+
+    def _note_soon(self, record: JobRecord) -> None:
+        """Note a job with a key if it has not ended after a while; most jobs have by then."""
+        self._unnoted[record.job_id] = record
+        if self._timer is None:
+            self._timer = self._clock.callLater(NOTE_DELAY, self._note_all)
+
+    def _note_all(self) -> None:
+        self._timer = None
+        unnoted, self._unnoted = self._unnoted, {}
+        for record in unnoted.values():
+            self.put_note(record)
 
     def _publish_end(self, record: JobRecord, source: Source) -> None:
         job_id = record.job_id

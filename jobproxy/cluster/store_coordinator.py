@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 from attrs import define, evolve, field
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
 from jobproxy.cluster.claims import Claims
@@ -20,6 +20,7 @@ from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.store.interface import (
+    Claim,
     IStore,
     Message,
     MessageKind,
@@ -30,7 +31,7 @@ from jobproxy.store.orphans import Orphan, Position
 from jobproxy.util.shield import shield
 from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Kind, Problem, ProblemError, job_unknown
-from jobproxy.wire.tokens import is_job_id, node_of
+from jobproxy.wire.tokens import NODE, is_job_id, node_of
 
 Found = TypeVar("Found")
 
@@ -75,10 +76,11 @@ class StoreCoordinator(Service):
 
     def stopService(self) -> Deferred[Any]:
         super().stopService()
+        self._replicator.stop()
         return self._store.close()
 
     def claim(self, record: JobRecord) -> Deferred[bool]:
-        return _run(self._claims.claim(record))
+        return self._claims.claim(record).addErrback(_fail_with_problem)
 
     def locate(self, job_id: str) -> Deferred[JobRecord] | None:
         if not is_job_id(job_id) or self._remote_jobs.is_ours(job_id):
@@ -102,31 +104,40 @@ class StoreCoordinator(Service):
     def locate_key(
         self, key_digest: bytes, request_digest: bytes, known: JobRecord | None
     ) -> Deferred[JobRecord | None]:
-        return _run(self._locate_key(key_digest, request_digest, known))
-
-    async def _locate_key(
-        self, key_digest: bytes, request_digest: bytes, known: JobRecord | None
-    ) -> JobRecord | None:
         if known is not None and not self._remote_jobs.may_be_outdated(known):
-            return known
-        try:
-            claim = await self._store.find_claim(key_digest)
-        except StoreUnreachable:
-            if known is not None:
-                return known
-            self._table.keys.check_free(key_digest, request_digest)
-            raise
+            return succeed(known)
+        request = (key_digest, request_digest, known)
+        return self._store.find_claim(key_digest).addCallbacks(
+            self._find_claimed, self._find_unclaimed, request, errbackArgs=request
+        )
+
+    def _find_claimed(
+        self,
+        claim: Claim | None,
+        key_digest: bytes,
+        request_digest: bytes,
+        known: JobRecord | None,
+    ) -> JobRecord | Deferred[JobRecord | None] | None:
         if claim is None:
             if known is not None:
-                return await self._claims.find_released(known)
+                return _run(self._claims.find_released(known))
             self._table.keys.check_free(key_digest, request_digest)
             return None
         if claim.request_digest != request_digest:
             raise ProblemError(job_problems.key_reused())
-        return await self._claims.find_job(key_digest, claim)
+        return _run(self._claims.find_job(key_digest, claim))
+
+    def _find_unclaimed(
+        self, failure: Failure, key_digest: bytes, request_digest: bytes, known: JobRecord | None
+    ) -> JobRecord:
+        failure.trap(StoreUnreachable)
+        if known is not None:
+            return known
+        self._table.keys.check_free(key_digest, request_digest)
+        raise ProblemError(UNREACHABLE)
 
     def is_elsewhere(self, job_id: str) -> bool:
-        return not self._remote_jobs.is_ours(job_id)
+        return job_id[NODE] != self._node
 
     def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
         return _run(self._relay(job_id, report))
@@ -169,31 +180,26 @@ class StoreCoordinator(Service):
         """How many jobs this node or others expect messages about."""
         return self._remote_jobs.watched
 
-    def remember(self, waiting: Deferred[JobRecord]) -> Deferred[JobRecord]:
-        return waiting.addCallbacks(self._note, self._note_failure)
+    def remember(
+        self, waiting: Deferred[JobRecord], record: JobRecord, *, is_async: bool
+    ) -> Deferred[JobRecord]:
+        if is_async:
+            waiting.addCallback(self._note)
+        if record.key_digest is not None:
+            waiting.addErrback(self._check_unstarted, record)
+        return waiting
 
     def _note(self, record: JobRecord) -> JobRecord | Deferred[JobRecord]:
         """Note the job before its client is told that it can ask for it."""
         if record.result is not None or not self._remote_jobs.is_ours(record.job_id):
             return record
-        return shield(self._put_note(record)).addCallback(_check_noted, record)
+        return shield(self._replicator.put_note(record)).addCallback(_check_noted, record)
 
-    def _put_note(self, record: JobRecord) -> Deferred[bool]:
-        job_id, ack = record.job_id, record.ack.body if record.ack else b""
-        return self._outbox.send(lambda: self._store.put_note(job_id, ack), len(ack))
-
-    def _note_failure(self, failure: Failure) -> Any:
+    def _check_unstarted(self, failure: Failure, record: JobRecord) -> Any:
         if not failure.check(ProblemError):
             return failure
         problem = cast(ProblemError, failure.value).problem
-        record = None if problem.job_id is None else self._table.find(problem.job_id)
-        if record is None:
-            return failure
-        if not record.is_unstarted:
-            # The client's time is up, so that it does not wait for the store.
-            if record.result is None and self._remote_jobs.is_ours(record.job_id):
-                self._put_note(record)
-        elif record.key_digest is not None and record.sent is None and problem.started == "no":
+        if record.is_unstarted and record.sent is None and problem.started == "no":
             return _run(self._look_elsewhere(record, problem))
         return failure
 

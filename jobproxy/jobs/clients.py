@@ -141,7 +141,7 @@ class WaitingClients:
             else:
                 self._forget(record)
         if not record.is_ended:
-            self._observer.client_left(record, "left")
+            self._observer.client_left(record)
         self.notify_idle()
 
     def _expire(self, waiter: Waiter) -> None:
@@ -156,7 +156,7 @@ class WaitingClients:
                 self._fail(record, problem)
         is_open = record.problem is None
         if is_open and not waiter.is_poll:
-            self._observer.client_left(record, "has waited for as long as it may")
+            self._observer.client_timed_out(record)
         if is_open and (waiter.is_poll or takes_state):
             deferred.callback(record)
         else:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
-from attrs import define, frozen
+from attrs import define
 from twisted.logger import Logger
 
 from jobproxy.jobs.record import JobRecord
@@ -28,26 +28,11 @@ class Observer(Protocol):
     def job_changed(self, record: JobRecord, source: Source) -> None:
         """The job is in another state, or has got its ack."""
 
-    def client_left(self, record: JobRecord, reason: str) -> None:
-        """A client is not held any more, although the job has not ended.
+    def client_left(self, record: JobRecord) -> None:
+        """A client has closed its connection, although the job has not ended."""
 
-        :param reason: the end of the log line "a client of job ID …".
-        """
-
-
-@frozen
-class Observers:
-    """Calls several observers, in order."""
-
-    _observers: tuple[Observer, ...]
-
-    def job_changed(self, record: JobRecord, source: Source) -> None:
-        for observer in self._observers:
-            observer.job_changed(record, source)
-
-    def client_left(self, record: JobRecord, reason: str) -> None:
-        for observer in self._observers:
-            observer.client_left(record, reason)
+    def client_timed_out(self, record: JobRecord) -> None:
+        """A client was held for as long as it may, although the job has not ended."""
 
 
 @define(eq=False)
@@ -87,12 +72,18 @@ class JobEvents:
             waiting=len(record.waiters),
         )
 
-    def client_left(self, record: JobRecord, reason: str) -> None:
+    def client_left(self, record: JobRecord) -> None:
+        self._log_end(record, "left")
+
+    def client_timed_out(self, record: JobRecord) -> None:
+        self._log_end(record, "has waited for as long as it may")
+
+    def _log_end(self, record: JobRecord, end: str) -> None:
         if self._is_wanted():
             _log.info(
                 "a client of job {job} {end}",
                 **record.log_fields,
                 state=record.state.word,
-                end=reason,
+                end=end,
                 waiting=len(record.waiters),
             )

@@ -9,10 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from attrs import define, field
+from attrs import define
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from jobproxy.store import sqlite_statements as statements
@@ -20,7 +18,6 @@ from jobproxy.store.interface import Claim, IStore, Listener, Message, MessageKi
 from jobproxy.store.orphans import Orphan, Position
 from jobproxy.store.sqlite_session import Session
 from jobproxy.store.times import NOTE_TIME
-from jobproxy.store.transactions import Returned, Work
 from jobproxy.util.histogram import Histogram
 
 
@@ -36,13 +33,18 @@ class SqliteStore:
 
     is_local: ClassVar[bool] = True
 
-    _clock: IReactorTime
     _session: Session
     _node: str
     _retain: float
     _key_life: float
-    calls: Counter[str] = field(factory=Counter, init=False)
-    durations: Histogram = field(factory=Histogram, init=False, repr=False)
+
+    @property
+    def calls(self) -> Counter[str]:
+        return self._session.calls
+
+    @property
+    def durations(self) -> Histogram:
+        return self._session.durations
 
     @property
     def is_joined(self) -> bool:
@@ -60,18 +62,18 @@ class SqliteStore:
 
     def claim(self, key_digest: bytes, claim: Claim) -> Deferred[Claim]:
         now, life = self._session.time(), self._key_life
-        return self._do(lambda db: statements.put_claim(db, key_digest, claim, now, life))
+        return self._session.run(lambda db: statements.put_claim(db, key_digest, claim, now, life))
 
     def put_claims_again(self, claims: Sequence[tuple[bytes, Claim]]) -> Deferred[None]:
         now, life = self._session.time(), self._key_life
-        return self._do(lambda db: statements.put_claims(db, claims, now, life))
+        return self._session.run(lambda db: statements.put_claims(db, claims, now, life))
 
     def release_claim(self, key_digest: bytes, claim: Claim) -> Deferred[None]:
-        return self._do(lambda db: statements.release_claim(db, key_digest, claim.job_id))
+        return self._session.run(lambda db: statements.release_claim(db, key_digest, claim.job_id))
 
     def find_claim(self, key_digest: bytes) -> Deferred[Claim | None]:
         now = self._session.time()
-        return self._do(lambda db: statements.find_claim(db, key_digest, now))
+        return self._session.run(lambda db: statements.find_claim(db, key_digest, now))
 
     def put_result(
         self,
@@ -105,7 +107,7 @@ class SqliteStore:
             is_new = placement is Placement.TAKEN
             return Placement.ORPHANED if is_new and not is_alive else placement
 
-        return self._do(put).addCallback(send)
+        return self._session.run(put).addCallback(send)
 
     def confirm(
         self, job_id: str, *, key_digest: bytes | None = None, is_collected: bool = False
@@ -116,22 +118,24 @@ class SqliteStore:
             if is_collected:
                 statements.claim_orphan(db, job_id)
 
-        return self._do(note)
+        return self._session.run(note)
 
     def put_note(self, job_id: str, ack: bytes) -> Deferred[None]:
         now = self._session.time()
-        return self._do(lambda db: statements.put_note(db, job_id, ack, now, NOTE_TIME))
+        return self._session.run(lambda db: statements.put_note(db, job_id, ack, now, NOTE_TIME))
 
     def collect_results(self, job_ids: Sequence[str]) -> Deferred[list[bytes | None]]:
         now = self._session.time()
-        return self._do(lambda db: [statements.collect_job(db, each, now)[0] for each in job_ids])
+        return self._session.run(
+            lambda db: [statements.collect_job(db, each, now)[0] for each in job_ids]
+        )
 
     def collect_job(self, job_id: str) -> Deferred[tuple[bytes | None, bytes | None]]:
         now = self._session.time()
-        return self._do(lambda db: statements.collect_job(db, job_id, now))
+        return self._session.run(lambda db: statements.collect_job(db, job_id, now))
 
     def discard_result(self, job_id: str) -> Deferred[None]:
-        return self._do(lambda db: statements.discard_result(db, job_id))
+        return self._session.run(lambda db: statements.discard_result(db, job_id))
 
     def send(self, node: str, message: Message) -> Deferred[bool]:
         def send(_: object) -> bool:
@@ -139,30 +143,15 @@ class SqliteStore:
                 self._session.receive_soon(message)
             return node == self._node
 
-        return self._do(lambda _: None).addCallback(send)
+        return self._session.run(lambda _: None).addCallback(send)
 
     def list_orphans(self, limit: int, after: Position) -> Deferred[list[Orphan]]:
         now = self._session.time()
-        return self._do(lambda db: statements.list_orphans(db, limit, after, now))
+        return self._session.run(lambda db: statements.list_orphans(db, limit, after, now))
 
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
         now = self._session.time()
-        return self._do(lambda db: statements.find_orphan(db, job_id, now))
+        return self._session.run(lambda db: statements.find_orphan(db, job_id, now))
 
     def list_nodes(self) -> Deferred[list[str]]:
-        return self._do(lambda _: [self._node])
-
-    def _do(self, work: Work[Returned]) -> Deferred[Returned]:
-        begun = self._clock.seconds()
-        return self._session.run(work).addCallbacks(
-            self._count, self._count_failed, callbackArgs=(begun,)
-        )
-
-    def _count(self, found: Returned, begun: float) -> Returned:
-        self.calls["ok"] += 1
-        self.durations.observe(self._clock.seconds() - begun)
-        return found
-
-    def _count_failed(self, failure: Failure) -> Failure:
-        self.calls["failed"] += 1
-        return failure
+        return self._session.run(lambda _: [self._node])

@@ -28,9 +28,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
         # Idempotency keys, and the jobs for which they stand. Times are in Unix seconds.
+        # Rows in the order of their insertion share pages; a key digest is like a random number.
         """CREATE TABLE claims (key_digest BLOB PRIMARY KEY, job_id TEXT NOT NULL,
-        request_digest BLOB NOT NULL, has_ended INTEGER NOT NULL, expires REAL NOT NULL)
-        WITHOUT ROWID""",
+        request_digest BLOB NOT NULL, has_ended INTEGER NOT NULL, expires REAL NOT NULL)""",
         "CREATE INDEX claims_expire ON claims (expires)",
         # A job has an ack until it has a result; "came" is when that came, in milliseconds.
         """CREATE TABLE jobs (job_id TEXT PRIMARY KEY, ack BLOB, result BLOB, upstream_id TEXT,

@@ -1,5 +1,6 @@
 """The connection of a process to the SQLite file of its store, for as long as the store is open."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from jobproxy.store.interface import Listener, Message, NullListener, StoreUnrea
 from jobproxy.store.sqlite_file import BadStore, SqliteFile, explain, is_damage
 from jobproxy.store.times import Times
 from jobproxy.store.transactions import InThread, Returned, Transactions, Work
+from jobproxy.util.histogram import Histogram
 
 _log = Logger()
 
@@ -30,6 +32,8 @@ class Session:
     :param in_thread: calls a function in a thread of the store's own.
     :param now: returns Unix time in seconds.
     :ivar is_joined: whether the listener has ever caught up.
+    :ivar calls: how much work has succeeded and failed.
+    :ivar durations: of transactions.
     """
 
     _clock: IReactorTime
@@ -38,6 +42,8 @@ class Session:
     _now: Callable[[], float]
     _times: Times
     is_joined: bool = field(default=False, init=False)
+    calls: Counter[str] = field(factory=Counter, init=False)
+    durations: Histogram = field(factory=Histogram, init=False, repr=False)
     _transactions: Transactions | None = field(default=None, init=False)
     #: What to add to the time of the reactor's clock to get the store's.
     _offset: float = field(default=0.0, init=False)
@@ -78,6 +84,7 @@ class Session:
         :return: fires once it is safe; fails with :class:`StoreUnreachable`.
         """
         if self._transactions is None:
+            self.calls["failed"] += 1
             return fail(StoreUnreachable())
         return self._transactions.add(work)
 
@@ -135,7 +142,12 @@ class Session:
             return
         self._offset = self._now() - self._clock.seconds()
         self._transactions = Transactions(
-            self._clock, self._in_thread, self._times.answer, connection
+            self._clock,
+            self._in_thread,
+            self._times.answer,
+            connection,
+            self.calls,
+            self.durations,
         )
 
     async def _recover(self, transactions: Transactions) -> None:

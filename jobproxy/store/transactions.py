@@ -1,6 +1,7 @@
 """Transactions: what came in the meantime is written to a database together, in a thread."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from jobproxy.store.interface import StoreUnreachable
+from jobproxy.util.histogram import Histogram
 
 Returned = TypeVar("Returned")
 
@@ -31,6 +33,8 @@ class Transactions:
 
     :param in_thread: calls the work in a thread.
     :param timeout: seconds for one transaction; the work that waits fails then.
+    :param calls: counts how much work has succeeded and failed.
+    :param durations: of transactions.
     :ivar error: why some work has failed, until :meth:`forget_error`.
     :ivar is_hanging: whether a transaction takes longer than its timeout.
     """
@@ -39,12 +43,16 @@ class Transactions:
     _in_thread: InThread[Any]
     _timeout: float
     _connection: sqlite3.Connection
+    _calls: Counter[str] = field(factory=Counter)
+    _durations: Histogram = field(factory=Histogram, repr=False)
     _waiting: list[tuple[Work[Any], Deferred[Any]]] = field(factory=list, init=False)
     _running: list[tuple[Work[Any], Deferred[Any]]] = field(factory=list, init=False)
+    _is_busy: bool = field(default=False, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
     _end: Deferred[None] | None = field(default=None, init=False)
     error: sqlite3.Error | None = field(default=None, init=False)
     is_hanging: bool = field(default=False, init=False)
+    _begun: float = field(default=0.0, init=False)
 
     def add(self, work: Work[Returned]) -> Deferred[Returned]:
         """Do some work in the next transaction.
@@ -53,10 +61,11 @@ class Transactions:
             :class:`StoreUnreachable` if the database has failed, or does not respond.
         """
         if self.is_hanging or self._end is not None:
+            self._calls["failed"] += 1
             return fail(StoreUnreachable())
         done: Deferred[Returned] = Deferred()
         self._waiting.append((work, done))
-        if not self._running:
+        if not self._is_busy:
             self._begin()
         return done
 
@@ -66,7 +75,7 @@ class Transactions:
         self._end = end
         if self.is_hanging:
             self._end_close()
-        elif not self._running:
+        elif not self._is_busy:
             self._close()
         return end
 
@@ -76,7 +85,9 @@ class Transactions:
 
     def _begin(self) -> None:
         self._running, self._waiting = self._waiting[:MAX_PARTS], self._waiting[MAX_PARTS:]
+        self._is_busy = True
         parts = [work for work, _ in self._running]
+        self._begun = self._clock.seconds()
         self._timer = self._clock.callLater(self._timeout, self._give_up)
         running = self._in_thread(lambda: commit(self._connection, parts))
         running.addCallback(self._finish).addErrback(self._give_up)
@@ -85,7 +96,10 @@ class Transactions:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        done, self._running, self.is_hanging = self._running, [], False
+        done, self._running = self._running, []
+        self._is_busy = self.is_hanging = False
+        self._durations.observe(self._clock.seconds() - self._begun)
+        self._calls["ok"] += len(done)
         if self._waiting:
             self._begin()
         elif self._end is not None:
@@ -93,11 +107,16 @@ class Transactions:
         for (_, deferred), outcome in zip(done, outcomes, strict=False):
             if not isinstance(outcome, Failure):
                 deferred.callback(outcome)
-            elif isinstance(outcome.value, sqlite3.Error):
-                self.error = outcome.value
-                deferred.errback(StoreUnreachable())
             else:
-                deferred.errback(outcome)
+                self._fail(deferred, outcome)
+
+    def _fail(self, deferred: Deferred[Any], failure: Failure) -> None:
+        self._calls["ok"] -= 1
+        self._calls["failed"] += 1
+        if isinstance(failure.value, sqlite3.Error):
+            self.error = failure.value
+            failure = Failure(StoreUnreachable())
+        deferred.errback(failure)
 
     def _give_up(self, failure: Failure | None = None) -> Any:
         """Fail all that waits: nothing is written any more until this transaction has ended."""
@@ -105,7 +124,8 @@ class Transactions:
         self.error = sqlite3.OperationalError("the disk does not respond")
         failed, self._waiting = self._running + self._waiting, []
         # What the transaction returns in the end is not wanted any more.
-        self._running = [(work, Deferred()) for work, _ in self._running]
+        self._running = []
+        self._calls["failed"] += len(failed)
         for _, deferred in failed:
             deferred.errback(StoreUnreachable())
         self._end_close()

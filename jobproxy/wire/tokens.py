@@ -27,7 +27,7 @@ JOB_ID_LENGTH = 38
 _DOMAIN = b"jobproxy callback token v2\0"
 _JOB_ID = re.compile(rf"[A-Za-z0-9_-]{{{JOB_ID_LENGTH}}}")
 #: Where in a job id the node is: after the expiry, before the random part.
-_NODE = slice(8, 16)
+NODE = slice(8, 16)
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
@@ -97,7 +97,7 @@ def make_node() -> str:
 
 def node_of(job_id: str) -> str:
     """Return the name of the node that made a job id: the owner of the job."""
-    return job_id[_NODE]
+    return job_id[NODE]
 
 
 def is_job_id(text: str) -> bool:

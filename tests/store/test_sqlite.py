@@ -38,7 +38,7 @@ class StoreTests(FileTestCase):
         session = Session(
             self.clock, file, self.thread.call, lambda: self.wall + self.clock.seconds(), TIMES
         )
-        return SqliteStore(self.clock, session, "node-one", 60.0, 100.0)
+        return SqliteStore(session, "node-one", 60.0, 100.0)
 
     def read_log(self) -> list[str]:
         """Open the store; return what is logged during three heartbeats."""

@@ -86,9 +86,7 @@ class RestartTestCase(ClusterTestCase):
         now = lambda: EPOCH + node.own_clock.seconds()  # noqa: E731
         session = Session(node.own_clock, file, self.thread.call, now, TIMES)
         retain, key_life = self.settings.get("retain", 300.0), self.settings.get("key_life")
-        return SqliteStore(
-            node.own_clock, session, node.name, retain, key_life or LIFETIME
-        ), file.unlock
+        return SqliteStore(session, node.name, retain, key_life or LIFETIME), file.unlock
 
     @property
     def node(self) -> Node:

@@ -118,7 +118,7 @@ def make_sqlite_store(disk: Disk, node: str, retain: float, key_life: float) -> 
     """Return a store in a file that is not open."""
     file = SqliteFile(read_sqlite_address(disk.path))
     session = Session(reactor, file, disk.call, time.time, SHORT_TIMES)
-    return SqliteStore(reactor, session, node, retain, key_life)
+    return SqliteStore(session, node, retain, key_life)
 
 
 _LISTENERS: "WeakKeyDictionary[Any, RecordingListener]" = WeakKeyDictionary()
