@@ -7,6 +7,8 @@ callback until it gets 200. With ``--power-cut`` the process that starts again f
 they were when they were last synced to the disk (``power_cut.c``, which needs a C compiler).
 
     python benchmarks/restarts.py --rounds 200 --jobs 1000
+
+``--gently`` ends each process with SIGTERM instead, as an upgrade does.
 """
 
 import argparse
@@ -61,7 +63,7 @@ class Round:
         told = [self._poll(first + 500_000 + turn) for turn in range(self.jobs)]
         clients = asyncio.gather(*keyed, *told)
         await asyncio.sleep(delay)
-        proxy.kill()
+        await asyncio.to_thread(proxy.kill)
         await asyncio.to_thread(proxy.start)
         await asyncio.wait_for(clients, PATIENCE)
         await asyncio.wait_for(self.server.finish(), PATIENCE)
@@ -142,6 +144,7 @@ class Proxy:
     folder: Path
     query: str
     has_power_cuts: bool
+    is_gentle: bool
     _daemon: DaemonProcess | None = field(default=None, init=False)
 
     def start(self) -> None:
@@ -156,7 +159,7 @@ class Proxy:
 
     def kill(self) -> None:
         assert self._daemon is not None
-        self._daemon.process.send_signal(signal.SIGKILL)
+        self._daemon.process.send_signal(signal.SIGTERM if self.is_gentle else signal.SIGKILL)
         self._daemon.process.wait()
         if self.has_power_cuts:
             self._lose_what_was_not_synced()
@@ -176,7 +179,7 @@ class Proxy:
         return log
 
 
-async def run(rounds: int, jobs: int, folder: Path, query: str, *, has_power_cuts: bool) -> bool:
+async def run(arguments: argparse.Namespace, folder: Path) -> bool:
     """Run all rounds; return whether nothing went wrong."""
     port = find_free_port()
     server = JobServer(DURATION, lambda _, own: own)
@@ -188,14 +191,17 @@ async def run(rounds: int, jobs: int, folder: Path, query: str, *, has_power_cut
         "retain": "60",
         "wait": "4",
     }
-    proxy = Proxy(port, options, folder, query, has_power_cuts)
+    proxy = Proxy(port, options, folder, arguments.query, arguments.power_cut, arguments.gently)
     await asyncio.to_thread(proxy.start)
     wrong: Counter[str] = Counter()
     found: Counter[str] = Counter()
     begun = time.monotonic()
-    for number in range(1, rounds + 1):
-        one = Round(number, jobs, port, server)
-        await one.run(proxy, random.uniform(0.1, 1.4))
+    for number in range(1, arguments.rounds + 1):
+        one = Round(number, arguments.jobs, port, server)
+        try:
+            await one.run(proxy, random.uniform(0.1, 1.4))
+        except asyncio.TimeoutError:
+            one.wrong["round did not end"] += 1
         wrong += one.wrong
         found += one.found
         server.starts.clear()
@@ -209,7 +215,8 @@ async def run(rounds: int, jobs: int, folder: Path, query: str, *, has_power_cut
         print(log)
     for word, count in sorted(found.items()):
         print(f"{count:8} {word}")
-    print(f"{rounds} kills in {time.monotonic() - begun:.0f} s; receipts {dict(server.receipts)}")
+    print(f"{arguments.rounds} ends in {time.monotonic() - begun:.0f} s")
+    print(f"callbacks: {dict(server.receipts)}")
     print(f"wrong: {dict(wrong) or 0}")
     return not wrong
 
@@ -219,6 +226,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1000, help="of each kind, in each round")
     parser.add_argument("--power-cut", action="store_true", help="lose what was not synced")
+    parser.add_argument("--gently", action="store_true", help="end each process with SIGTERM")
     parser.add_argument("--query", default="", help="of the store, like ?synchronous=normal")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="restarts-"))
@@ -227,14 +235,7 @@ def main() -> int:
             source = Path(__file__).with_name("power_cut.c")
             library = folder / "power_cut.so"
             subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-        running = run(
-            arguments.rounds,
-            arguments.jobs,
-            folder,
-            arguments.query,
-            has_power_cuts=arguments.power_cut,
-        )
-        is_right = asyncio.run(running)
+        is_right = asyncio.run(run(arguments, folder))
     finally:
         shutil.rmtree(folder)
     print("PASSED" if is_right else "FAILED")

@@ -14,7 +14,7 @@ from twisted.python.threadpool import ThreadPool
 
 from jobproxy.app.settings import Settings
 from jobproxy.store.interface import IStore
-from jobproxy.store.key_file import read_or_make_key
+from jobproxy.store.key_file import read_or_make_keys
 from jobproxy.store.redis_address import RedisAddress
 from jobproxy.store.sqlite import SqliteStore
 from jobproxy.store.sqlite_address import SqliteAddress
@@ -47,9 +47,10 @@ def prepare(settings: Settings) -> Settings:
     if settings.secret_file:
         return settings
     try:
-        return evolve(settings, secret_file=(read_or_make_key(address.key_path, os.urandom),))
+        keys = read_or_make_keys(address.key_path, os.urandom)
     except ValueError as error:
         raise UnusableStore(f"{address.key_path} {error}") from error
+    return evolve(settings, secret_file=tuple(keys))
 
 
 def make_store(settings: Settings, reactor: Any, node: str) -> IStore | None:

@@ -24,6 +24,7 @@ from jobproxy.daemon.options import (
     reader_of,
 )
 from jobproxy.store.address import MEMORY, StoreAddress, read_address
+from jobproxy.store.key_file import read_keys
 from jobproxy.upstream.retries import OnLost, RetryMode
 from jobproxy.wire.tokens import MIN_KEY
 
@@ -36,18 +37,6 @@ def read_password(text: str) -> str:
         raise ValueError(f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError("must name a file of UTF-8 text") from error
-
-
-def read_keys(text: str) -> list[bytes]:
-    """Read the keys of callback tokens from the file with this name; it has one or two lines."""
-    try:
-        keys = Path(text).read_bytes().split(b"\n")
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from error
-    keys = [key.strip() for key in keys if key.strip()]
-    if not 1 <= len(keys) <= 2 or any(len(key) < MIN_KEY for key in keys):
-        raise ValueError(f"must name a file of one or two lines of at least {MIN_KEY} bytes each")
-    return keys
 
 
 class Options(DaemonOptions):

@@ -72,15 +72,22 @@ class RemoteJobs:
         return not record.is_ended and not self.is_ours(record.job_id)
 
     async def find(self, job_id: str) -> JobRecord | None:
-        """Return the record of a remote job; create it if there is none in the table.
+        """Return the record of a job; create it if there is none in the table.
 
         :return: :data:`None` if the job was not started, or no node knows it.
         :raises StoreUnreachable: if that cannot be known.
         """
-        answer = await self.ask(job_id)
+        answer = await (self._look_up(job_id) if self.is_ours(job_id) else self.ask(job_id))
         if answer.kind in _HAS_NO_RESULT or not answer.is_known:
             return self._table.find(job_id)
         return self.update(job_id, answer)
+
+    async def _look_up(self, job_id: str) -> Answer:
+        """Ask the store about a job of this node that has no record any more."""
+        result, ack = await self._store.collect_job(job_id)
+        if result is not None:
+            return Answer(MessageKind.RESULT, result)
+        return Answer(None, ack or b"", is_alive=False, has_note=ack is not None)
 
     async def ask(self, job_id: str) -> Answer:
         """Ask the store and the owner about a job, and the owner to send what becomes of it."""

@@ -83,11 +83,14 @@ class StoreCoordinator(Service):
         return self._claims.claim(record).addErrback(_fail_with_problem)
 
     def locate(self, job_id: str) -> Deferred[JobRecord] | None:
-        if not is_job_id(job_id) or self._remote_jobs.is_ours(job_id):
+        if not is_job_id(job_id):
             return None
         record = self._table.find(job_id)
         if record is not None and not self._remote_jobs.may_be_outdated(record):
             return None
+        if not self.running:
+            # The table has forgotten everything, as the process is about to end.
+            raise ProblemError(UNREACHABLE)
         return _run(self._locate(job_id, record))
 
     async def _locate(self, job_id: str, known: JobRecord | None) -> JobRecord:

@@ -1,16 +1,18 @@
-"""The key of callback tokens that is kept beside a store, so that tokens outlive a restart."""
+"""The files with the keys of callback tokens; one is kept beside a store, and outlives restarts."""
 
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from jobproxy.wire.tokens import MIN_KEY
+
 #: Random bytes of a new key.
 KEY_SIZE = 32
 
 
-def read_or_make_key(path: str, entropy: Callable[[int], bytes]) -> bytes:
-    """Return the key in a file, which is made for its owner alone if there is none.
+def read_or_make_keys(path: str, entropy: Callable[[int], bytes]) -> list[bytes]:
+    """Return the keys in a file, which is made for its owner alone if there is none.
 
     :param entropy: returns the given number of random bytes.
     :raises ValueError: if the file can be neither read nor made, or has no key; the message follows
@@ -19,12 +21,24 @@ def read_or_make_key(path: str, entropy: Callable[[int], bytes]) -> bytes:
     try:
         if not Path(path).exists():
             _make(Path(path), entropy(KEY_SIZE).hex().encode())
-        key = Path(path).read_bytes().strip()
     except OSError as error:
-        raise ValueError(f"cannot be read or made: {error.strerror}") from error
-    if len(key) < KEY_SIZE:
-        raise ValueError(f"has fewer than {KEY_SIZE} bytes, so it is no key")
-    return key
+        raise ValueError(f"cannot be made: {error.strerror}") from error
+    return read_keys(path)
+
+
+def read_keys(path: str) -> list[bytes]:
+    """Return the keys of callback tokens in a file; it has one or two lines.
+
+    :raises ValueError: if it has not, or cannot be read; the message follows its name.
+    """
+    try:
+        keys = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    keys = [key.strip() for key in keys if key.strip()]
+    if not 1 <= len(keys) <= 2 or any(len(key) < MIN_KEY for key in keys):
+        raise ValueError(f"must name a file of one or two lines of at least {MIN_KEY} bytes each")
+    return keys
 
 
 def _make(path: Path, key: bytes) -> None:

@@ -31,7 +31,6 @@ from tests.support.threaded_job_server import serve_jobs
 from tests.support.waiting import DEADLINE, wait_for_exit, wait_until
 
 UNITS = ROOT / "deploy" / "systemd"
-SECRET = "a key of thirty-two bytes or more"
 
 needs_systemd = needs("systemd", "systemd-analyze")
 
@@ -223,8 +222,6 @@ class StandIn:
 def run_service(folder: Path, job_server: str, **environment: str) -> Iterator[StandIn]:
     """Run the service in front of a job server while the context lasts."""
     manager = Manager(str(folder / "manager"))
-    secret = folder / "secret"
-    secret.write_text(SECRET)
     with ExitStack() as stack:
         stack.enter_context(manager.socket)
         sockets = {}
@@ -237,7 +234,7 @@ def run_service(folder: Path, job_server: str, **environment: str) -> Iterator[S
             "JOBPROXY_CALLBACK_URL": callback,
             "JOBPROXY_JOB_SERVER_URL": f"{job_server}/start",
             "JOBPROXY_ADMIN_LISTEN": f"tcp:{find_free_port()}:interface=127.0.0.1",
-            "JOBPROXY_SECRET_FILE": str(secret),
+            "JOBPROXY_STORE": f"sqlite:{folder}/store.db",
             **environment,
         }
         service = StandIn(manager, own, sockets, folder / "log")

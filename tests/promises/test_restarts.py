@@ -5,6 +5,8 @@ never starts a second job, a result whose callback got 200 is there, and a job i
 told can be asked for.
 """
 
+from jobproxy.jobs.retention import Bounds
+from jobproxy.store.inspection import inspect
 from tests.support.proxy import result_of
 from tests.support.restarts import RestartTestCase
 
@@ -96,6 +98,28 @@ class KeyTests(RestartTestCase):
         self.assertEqual(len(self.starts), 3)
         self.node.call_back(self.starts[2], result_of("3"))
 
+    def test_ack_of_a_key_is_kept_once_its_job_takes_a_while(self) -> None:
+        """K1: after a restart it is known that the job of the key was started, and its id."""
+        self.node.submit(key="k")
+        self.starts[0].ack("77")
+        self.clock.advance(1)
+        self.restart()
+        client = self.node.submit(key="k")
+        self.clock.advance(31)
+        problem = self.assert_problem(client.response, 504, "wait-over", started="yes")
+        self.assertEqual(problem["id"], "77")
+        self.node.call_back(self.starts[0], result_of("77"))
+
+    def test_job_that_ends_soon_is_not_noted(self) -> None:
+        """A job with a key whose callback comes soon is written twice: its claim, its result."""
+        self.node.submit(key="k")
+        self.starts[0].ack("1")
+        for seconds, noted in ((0.9, 0), (0.2, 1)):
+            self.clock.advance(seconds)
+            self.assertEqual(inspect(str(self.path))["running"], noted)
+        self.node.call_back(self.starts[0], result_of("1"))
+        self.assertEqual(inspect(str(self.path))["running"], 0)
+
 
 class ToldTests(RestartTestCase):
     """Jobs that clients were told they can ask for."""
@@ -139,6 +163,33 @@ class ToldTests(RestartTestCase):
         self.node.call_back(self.starts[0], result_of("1"))
         poll = self.node.connect().get(f"/jobs/{problem['job']}").response
         self.assertEqual(poll.body, result_of("1"))
+
+    def test_job_is_not_unknown_while_the_process_stops(self) -> None:
+        """K3: a poll that comes when the table is closed already must not get 404."""
+        client = self.node.connect().request(headers=ASYNC)
+        self.starts[0].ack("1")
+        path = client.response.headers["location"]
+        node = self.node
+        node.stop()
+        poll = node.connect().get(path).response
+        self.assert_problem(poll, 503, "store-unreachable", started="unknown")
+
+
+class ShortMemoryTests(RestartTestCase):
+    """A process that keeps only one record of each kind in memory."""
+
+    bounds = Bounds(number=1)
+
+    def test_result_that_was_pushed_out_of_memory_is_in_the_store(self) -> None:
+        """L8: a result that others have pushed out of the memory is found in the file."""
+        for number in range(2):
+            self.node.connect().request(headers=ASYNC)
+            self.starts[number].ack(f"{number}")
+            self.node.call_back(self.starts[number], result_of(f"{number}"))
+        self.assertIsNone(self.node.table.find(self.starts[0].job_id))
+        for number, start in enumerate(self.starts):
+            poll = self.node.connect().get(start.job_path).response
+            self.assertEqual(poll.body, result_of(f"{number}"))
 
 
 class CallbackTests(RestartTestCase):

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.store.key_file import read_or_make_key
+from jobproxy.store.key_file import read_or_make_keys
 from jobproxy.store.sqlite_address import MAX_SIZE, SqliteAddress, read_sqlite_address
 from jobproxy.store.sqlite_file import MIGRATIONS, BadStore, SqliteFile, ask
 
@@ -152,9 +152,9 @@ class KeyFileTests(FileTestCase):
     def test_key_is_made_once_for_its_owner_alone(self) -> None:
         """The key is random, of mode 600, and the same the next time."""
         path = self.file.address.key_path
-        key = read_or_make_key(path, os.urandom)
+        keys = read_or_make_keys(path, os.urandom)
         self.assertEqual(stat.S_IMODE(Path(path).stat().st_mode), 0o600)
-        self.assertEqual(read_or_make_key(path, lambda _: self.fail("made again")), key)
+        self.assertEqual(read_or_make_keys(path, lambda _: self.fail("made again")), keys)
         self.assertEqual(list(self.path.parent.iterdir()), [Path(path)])
 
     def test_bad_key_file_is_refused(self) -> None:
@@ -162,13 +162,13 @@ class KeyFileTests(FileTestCase):
         path = Path(self.file.address.key_path)
         path.write_bytes(b"short\n")
         with self.assertRaises(ValueError) as caught:
-            read_or_make_key(str(path), os.urandom)
-        self.assertIn("has fewer than 32 bytes", str(caught.exception))
+            read_or_make_keys(str(path), os.urandom)
+        self.assertIn("one or two lines of at least 32 bytes", str(caught.exception))
         path.unlink()
         path.mkdir()
         with self.assertRaises(ValueError) as caught:
-            read_or_make_key(str(path), os.urandom)
-        self.assertIn("cannot be read or made", str(caught.exception))
+            read_or_make_keys(str(path), os.urandom)
+        self.assertIn("cannot be read", str(caught.exception))
 
 
 class AddressTests(SynchronousTestCase):

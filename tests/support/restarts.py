@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
+from jobproxy.jobs.retention import Bounds
 from jobproxy.store.sqlite import SqliteStore
 from jobproxy.store.sqlite_address import read_sqlite_address
 from jobproxy.store.sqlite_file import SqliteFile
@@ -60,10 +61,12 @@ class RestartTestCase(ClusterTestCase):
     """One node with a file, which can be killed and started again.
 
     :cvar query: of the address of the store.
+    :cvar bounds: of the retention.
     """
 
     size = 1
     query = ""
+    bounds = Bounds()
 
     def setUp(self) -> None:
         folder = TemporaryDirectory()
@@ -82,6 +85,7 @@ class RestartTestCase(ClusterTestCase):
 
     def make_store(self, node: Node) -> tuple[Any, Callable[[], object]]:
         """Return the store of a node in the file that all share, one after another."""
+        node.bounds = self.bounds
         file = SqliteFile(read_sqlite_address(f"{self.path}{self.query}"))
         now = lambda: EPOCH + node.own_clock.seconds()  # noqa: E731
         session = Session(node.own_clock, file, self.thread.call, now, TIMES)
