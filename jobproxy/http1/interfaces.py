@@ -56,6 +56,10 @@ class RequestServer(Protocol):
 
 
 DescribeError = Callable[[HttpError, bytes], tuple[bytes, bytes]]
+#: Whether the client of a transport has closed the connection.
+HasLeft = Callable[[Any], bool]
+#: How many bytes the client of a transport has taken; None: that is not known.
+CountAcked = Callable[[Any], int | None]
 
 
 class ConnectionServer(RequestServer, Protocol):
@@ -65,6 +69,8 @@ class ConnectionServer(RequestServer, Protocol):
         request, from the error and the id of that response.
     :ivar parsing: the arguments of a request parser.
     :ivar timeouts: the seconds that each phase may last.
+    :ivar has_left: see :data:`HasLeft`.
+    :ivar count_acked: see :data:`CountAcked`.
     """
 
     resource: IResource
@@ -73,6 +79,8 @@ class ConnectionServer(RequestServer, Protocol):
     parsing: tuple[ServerLimits, BodyBudget, NeedsBody]
     timeouts: dict[Phase, float | None]
     describe_error: DescribeError
+    has_left: HasLeft
+    count_acked: CountAcked
 
     def add(self, connection: Any) -> None:
         """Count a connection that is open."""

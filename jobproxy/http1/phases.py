@@ -27,7 +27,11 @@ A timeout starts when its phase begins, also when a phase begins anew. The only 
 moves between READING and AHEAD: the request that arrives is the same, so that its timeout goes on.
 
 A request does not count as arriving while its client waits for ``100 Continue`` before it sends the
-body (RFC 9110, section 10.1.1). That is sent once all earlier requests have their responses.
+body (RFC 9110, section 10.1.1). That is sent once all earlier requests have their responses. Nor
+does it while nothing is read, because the client has sent too much ahead.
+
+In the phases STALLED, BLOCKED and CLOSING the timeout is for a client that takes nothing: it starts
+anew if the client has taken something.
 
 LINGERING exists because a close with unread bytes would reset the connection, so that the client
 could lose the error (RFC 9112, section 9.6).
@@ -139,6 +143,8 @@ ARRIVING = frozenset({Phase.READING, Phase.AHEAD})
 READY = frozenset({Phase.SILENT, Phase.IDLE, Phase.READING})
 #: The client does not read its response.
 UNREAD = frozenset({Phase.STALLED, Phase.BLOCKED})
+#: The client may be reading slowly.
+SENDING = frozenset({Phase.STALLED, Phase.BLOCKED, Phase.CLOSING})
 #: Nothing is parsed any more.
 DEAF = frozenset({Phase.LINGERING, Phase.CLOSING, Phase.LEAVING, Phase.CLOSED})
 

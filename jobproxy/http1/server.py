@@ -11,8 +11,9 @@ from twisted.internet.protocol import Factory
 from twisted.web.resource import IResource
 
 from jobproxy.http1.body_budget import BodyBudget
-from jobproxy.http1.interfaces import DescribeError, ServerObserver
+from jobproxy.http1.interfaces import CountAcked, DescribeError, HasLeft, ServerObserver
 from jobproxy.http1.limits import ServerLimits
+from jobproxy.http1.peers import count_acked, has_left
 from jobproxy.http1.phases import timeouts_of
 from jobproxy.http1.request_parser import NeedsBody
 from jobproxy.http1.server_connection import ServerConnection
@@ -32,6 +33,8 @@ class ServerFactory(Factory):
     :param budget: for bodies that have not arrived completely; several servers may share one.
     :param needs_body: whether a request can use its body.
     :param max_connections: how many connections may be open.
+    :param has_left: see :data:`HasLeft`.
+    :param count_acked: see :data:`CountAcked`.
     :ivar connections: all open connections, the oldest first.
     :ivar is_draining: whether every connection is closed as soon as it has no request.
     """
@@ -51,6 +54,8 @@ class ServerFactory(Factory):
         budget: BodyBudget | None = None,
         needs_body: NeedsBody = lambda *_: True,
         max_connections: float = math.inf,
+        has_left: HasLeft = has_left,
+        count_acked: CountAcked = count_acked,
     ) -> None:
         self.resource = resource
         self.clock = reactor
@@ -60,6 +65,8 @@ class ServerFactory(Factory):
         self.describe_error = describe_error
         self.observer = observer
         self.make_id = make_id
+        self.has_left = has_left
+        self.count_acked = count_acked
         self._now = now
         self._max_connections = max_connections
         self.connections: dict[ServerConnection, None] = {}

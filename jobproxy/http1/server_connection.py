@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, ITCPTransport
+from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -10,10 +10,21 @@ from jobproxy.http1.eager_writer import EagerWriter, Send, find_send, set_socket
 from jobproxy.http1.errors import BadRequest, HttpError, request_timeout
 from jobproxy.http1.heads import write_error
 from jobproxy.http1.interfaces import ConnectionServer
-from jobproxy.http1.phases import ARRIVING, DEAF, GOES_ON, READY, TRANSITIONS, UNREAD, Event, Phase
+from jobproxy.http1.peers import Backlog
+from jobproxy.http1.phases import (
+    ARRIVING,
+    DEAF,
+    GOES_ON,
+    READY,
+    SENDING,
+    TRANSITIONS,
+    UNREAD,
+    Event,
+    Phase,
+)
 from jobproxy.http1.request import Request
 from jobproxy.http1.request_parser import ParsedRequest, RequestParser
-from jobproxy.util.deadline import TURNS
+from jobproxy.http1.timeout import Timeout
 
 
 class ServerConnection(EagerWriter, Protocol):
@@ -24,8 +35,9 @@ class ServerConnection(EagerWriter, Protocol):
     """
 
     __slots__ = (
+        "_acked",
+        "_backlog",
         "_current",
-        "_deadline",
         "_error",
         "_is_starting",
         "_parser",
@@ -33,8 +45,7 @@ class ServerConnection(EagerWriter, Protocol):
         "_queue",
         "_send",
         "_surplus",
-        "_timer",
-        "_turns",
+        "_timeout",
         "connected",
         "factory",
         "transport",
@@ -46,9 +57,11 @@ class ServerConnection(EagerWriter, Protocol):
         self.connected = 0
         self._send: Send | None = None
         self._phase = Phase.SILENT
-        self._deadline: float | None = None
-        self._timer: IDelayedCall | None = None
-        self._turns = 0
+        self._timeout = Timeout(factory.clock, self._end_phase)
+        #: What the client had taken when the phase began in which it did not read.
+        self._acked: int | None = None
+        #: Reads nothing while too much is surplus.
+        self._backlog: Backlog | None = None
         self._parser: RequestParser | None = None
         #: The request that has no response yet, and the ones after it.
         self._current: Request | None = None
@@ -67,12 +80,14 @@ class ServerConnection(EagerWriter, Protocol):
         if self._send is None:
             self._fall_back()
         self.factory.add(self)
-        self._set_deadline(self.factory.limits.silent_time)
+        self._timeout.set(self.factory.limits.silent_time)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._handle(Event.LOSE)
         self.factory.remove(self)
-        self._stop_timer()
+        self._timeout.close()
+        if self._backlog is not None:
+            self._backlog.stop()
         self._close_parser()
         current, self._current, self._queue, self._error = self._current, None, None, None
         if current is not None:
@@ -89,7 +104,8 @@ class ServerConnection(EagerWriter, Protocol):
     def resumeProducing(self) -> None:
         """Continue, as the client has read; the transport calls this."""
         self._handle(Event.UNBLOCK)
-        self.transport.resumeProducing()
+        if self._backlog is None:
+            self.transport.resumeProducing()
         self._follow_parser()
         self._start_next()
 
@@ -102,9 +118,8 @@ class ServerConnection(EagerWriter, Protocol):
             return
         if self._current is not None:
             self._surplus += len(data)
-            if self._surplus > self.factory.limits.ahead:
-                self._abort("pipelined")
-                return
+            if self._surplus > self.factory.limits.ahead and self._backlog is None:
+                self._backlog = Backlog(self.transport, self.factory.clock, self.factory.has_left)
         if self._error is None:
             self._read(data)
             self._start_next()
@@ -164,11 +179,11 @@ class ServerConnection(EagerWriter, Protocol):
             self._follow_parser(is_new=bool(requests))
 
     def _follow_parser(self, *, is_new: bool = False) -> None:
-        """Set the phase, by whether a request is arriving; one that waits to go on is not.
+        """Set the phase, by whether a request is arriving; one that has to wait is not.
 
         :param is_new: whether the parser has completed a request since the last call.
         """
-        is_arriving = self._parser is not None and not self._parser.wants_continue
+        is_arriving = bool(self._parser and not (self._parser.wants_continue or self._backlog))
         if self._phase in ARRIVING:
             if not is_arriving:
                 self._handle(Event.REST)
@@ -190,9 +205,12 @@ class ServerConnection(EagerWriter, Protocol):
         self._is_starting = False
         if not self._queue:
             self._queue = None
+        if self._phase in READY:
+            self._surplus = 0
+        if self._backlog is not None and self._surplus <= self.factory.limits.ahead:
+            self._read_on()
         if self._phase not in READY:
             return
-        self._surplus = 0
         if self._error is not None:
             self._refuse(self._error)
         elif self._parser is not None:
@@ -200,6 +218,15 @@ class ServerConnection(EagerWriter, Protocol):
             self._follow_parser()
             if wanted_continue:
                 self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _read_on(self) -> None:
+        """Read again what the client has sent ahead."""
+        assert self._backlog is not None
+        self._backlog.stop()
+        self._backlog = None
+        self._follow_parser()
+        if self._phase not in UNREAD:
+            self.transport.resumeProducing()
 
     def _refuse(self, error: HttpError) -> None:
         self._write(write_error(error, self.factory))
@@ -245,47 +272,18 @@ class ServerConnection(EagerWriter, Protocol):
         self._phase = phase = TRANSITIONS[before, event]
         if before is Phase.SILENT:
             # Other timers are seldom due while a client is held, so that they are not stopped.
-            self._stop_timer()
+            self._timeout.stop()
         if (before, phase) in GOES_ON:
             return
-        self._deadline = None
-        seconds = self.factory.timeouts[phase]
-        if seconds is not None:
-            self._set_deadline(seconds)
-
-    def _set_deadline(self, seconds: float) -> None:
-        """Set the deadline; a timer that is due earlier stays, and checks it then."""
-        clock = self.factory.clock
-        self._deadline = deadline = clock.seconds() + seconds
-        if self._timer is None:
-            self._timer = clock.callLater(seconds, self._check_deadline)
-        elif self._timer.getTime() > deadline:
-            self._timer.reset(seconds)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _check_deadline(self) -> None:
-        self._timer = None
-        if self._deadline is None:
-            return
-        remaining = self._deadline - self.factory.clock.seconds()
-        if remaining > 0:
-            self._turns = 0
-        elif self._turns < TURNS:
-            # After a stall, what arrived in time is still in the socket.
-            self._turns += 1
-        else:
-            self._turns, self._deadline = 0, None
-            self._end_phase()
-            return
-        self._timer = self.factory.clock.callLater(max(0.0, remaining), self._check_deadline)
+        self._timeout.set(self.factory.timeouts[phase])
+        if phase in SENDING:
+            self._acked = self.factory.count_acked(self.transport)
 
     def _end_phase(self) -> None:
         """Act on the timeout of the phase."""
-        if self._phase in ARRIVING:
+        if self._phase in SENDING and self._has_progress():
+            self._timeout.set(self.factory.limits.idle_time)
+        elif self._phase in ARRIVING:
             self._close_parser()
             self._error = request_timeout(self.factory.limits.request_time)
             self._handle(Event.REST)
@@ -298,3 +296,8 @@ class ServerConnection(EagerWriter, Protocol):
             if self._phase is Phase.SILENT:
                 self.factory.observer.connection_refused("silent")
             self._close(Event.TIME_OUT)
+
+    def _has_progress(self) -> bool:
+        """Whether the client has taken some of what it was sent since the last look."""
+        before, self._acked = self._acked, self.factory.count_acked(self.transport)
+        return self._acked != before

@@ -2,17 +2,18 @@
 
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, cast
 
 import pytest
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 
 from jobproxy.monitoring.traffic import Traffic
 from tests.support.clients import parse_responses
 from tests.support.http1_server import GET, Echo, Keeper, head, no_failures, post
 from tests.support.http1_sockets import connect, read, reset, serve
-from tests.support.reactor import run, until
+from tests.support.reactor import reactor, run, until
 
 
 @pytest.fixture(autouse=True)
@@ -214,3 +215,72 @@ async def test_client_of_http_1_0_reads_its_response_and_the_end() -> None:
             keeper.requests[0].finish()
             (response,) = parse_responses(await deferToThread(read, client))
             assert response.body == b"hello"
+
+
+@run
+async def test_client_that_sends_far_ahead_gets_all_responses() -> None:
+    """Q20: a client that sends many requests at once gets the response to each, in order."""
+    keeper = Keeper()
+    bodies = [b"%d" % number + b"y" * 20_000 for number in range(8)]
+    async with serve(keeper) as (_, port):
+        with connect(port) as client:
+            sending = deferToThread(client.sendall, b"".join(post(body) for body in bodies))
+            for number, body in enumerate(bodies):
+                await until(partial(has_so_many, keeper.requests, number + 1))
+                assert keeper.requests[number].body == body
+                keeper.requests[number].write(b"%d" % number)
+                keeper.requests[number].finish()
+            await sending
+            client.shutdown(socket.SHUT_WR)
+            responses = parse_responses(await deferToThread(read, client))
+    assert [response.body for response in responses] == [b"%d" % number for number in range(8)]
+
+
+@run
+async def test_client_that_leaves_while_nothing_is_read_is_noticed() -> None:
+    """Q20, Q16: a client that is far ahead and leaves counts as one that left."""
+    keeper = Keeper()
+    async with serve(keeper) as (_, port):
+        for number, leave in enumerate((socket.socket.close, reset)):
+            with connect(port) as client:
+                client.sendall(post())
+                await until(partial(has_so_many, keeper.requests, number + 1))
+                # All of that has room in the socket, so that the end can come behind it.
+                client.sendall(post(b"y" * 2_000) * 3)
+                leave(client)
+                await until(partial(getattr, keeper.requests[number], "is_gone"))
+
+
+def has_so_many(requests: list[Any], number: int) -> bool:
+    """Return whether there are so many requests; there must not be more."""
+    assert len(requests) <= number
+    return len(requests) == number
+
+
+@run
+async def test_client_that_reads_slowly_is_not_cut_off() -> None:
+    """Q22: a client that takes a little in each 30 seconds gets all; one that stops is cut off."""
+    clock, keeper = Clock(), Keeper()
+    async with serve(keeper, clock=clock) as (site, port):
+        with connect(port) as client:
+            client.sendall(post())
+            await until(lambda: keeper.requests)
+            keeper.requests[0].write(b"x" * 1_000_000)
+            keeper.requests[0].finish()
+            for _ in range(6):
+                # The kernel tells of what was taken only once its window has moved.
+                assert len(await deferToThread(receive, client, 60_000)) == 60_000
+                clock.advance(30)
+                assert site.connections
+            # What it had taken last is seen at the next look.
+            while site.connections:
+                clock.advance(30)
+                await deferLater(reactor, 0.01)
+
+
+def receive(client: socket.socket, size: int) -> bytes:
+    """Read exactly so much."""
+    data = b""
+    while len(data) < size:
+        data += client.recv(size - len(data))
+    return data

@@ -54,6 +54,7 @@ class Wire(StringTransportWithDisconnection):
     :ivar is_read: whether the client reads; if not, a close waits for what is not sent yet, and a
         producer is paused when there is more of it than there is room for.
     :ivar room: bytes.
+    :ivar is_full: whether the producer was paused for lack of room.
     :ivar has_ended: whether our side of it is closed while the client's is still open.
     :ivar is_aborted: whether it was closed at once, sent or not.
     """
@@ -62,11 +63,13 @@ class Wire(StringTransportWithDisconnection):
     room = 65_536
     has_ended = False
     is_aborted = False
+    is_full = False
 
     def write(self, data: bytes) -> None:
         if self.connected and not self.has_ended:
             super().write(data)
             if not self.is_read and self.producer is not None and self.io.tell() > self.room:
+                self.is_full = True
                 self.producer.pauseProducing()
 
     def drain(self) -> None:
@@ -74,7 +77,8 @@ class Wire(StringTransportWithDisconnection):
         self.is_read = True
         if self.disconnecting:
             super().loseConnection()
-        elif self.connected and self.producer is not None and self.producerState == "paused":
+        elif self.connected and self.producer is not None and self.is_full:
+            self.is_full = False
             self.producer.resumeProducing()
 
     def loseConnection(self) -> None:
@@ -96,12 +100,20 @@ class RawClient(Client):
     """A client whose bytes arrive only as long as somebody takes them."""
 
     transport: Wire = field(factory=Wire, init=False)
+    _unsent: list[bytes] = field(factory=list, init=False)
 
     def send(self, data: bytes) -> Client:
-        wire = self.transport
-        if wire.connected and not wire.disconnecting and wire.producerState == "producing":
-            super().send(data)
+        self._unsent.append(data)
+        self.flush()
         return self
+
+    def flush(self) -> None:
+        """Let arrive what had to wait because nothing was read."""
+        wire = self.transport
+        while self._unsent and wire.producerState == "producing":
+            data = self._unsent.pop(0)
+            if wire.connected and not wire.disconnecting:
+                super().send(data)
 
     def send_all(self, pieces: list[bytes]) -> None:
         """Send pieces one by one."""
@@ -115,11 +127,13 @@ class RawClient(Client):
     @property
     def responses(self) -> list[Response]:
         """All that came but leave to go on."""
+        self.flush()
         return parse_responses(self.transport.value().replace(CONTINUE, b""))
 
     @property
     def statuses(self) -> list[int]:
         """All that came, by status; leave to go on is one of them."""
+        self.flush()
         return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d+) ", self.transport.value())]
 
 
