@@ -124,7 +124,9 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     limits = ServerLimits(body=settings.max_body)
     budget = BodyBudget(max(INCOMPLETE_BODIES, 2 * settings.max_body))
 
-    def serve(routes: Sequence[Routes], most: float = math.inf) -> ServerFactory:
+    def serve(
+        routes: Sequence[Routes], most: float = math.inf, of_address: float = math.inf
+    ) -> ServerFactory:
         resource = make_resource(*routes, is_token=gateway.is_token)
         return ServerFactory(
             resource,
@@ -137,6 +139,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
             budget=budget,
             needs_body=resource.needs_body,
             max_connections=most,
+            max_per_address=of_address,
         )
 
     shared = [part for part in (coordinator, starter.slots) if IService.providedBy(part)]
@@ -146,7 +149,11 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         feed=feed,
         callbacks=serve(callbacks) if callbacks else None,
         admin=serve(admin) if admin else None,
-        clients=serve(clients, _count_connections(settings, environment)),
+        clients=serve(
+            clients,
+            _count_connections(settings, environment),
+            settings.max_connections_per_address or math.inf,
+        ),
         services=(lag, feed, *shared, table),
     )
 

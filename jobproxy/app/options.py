@@ -134,6 +134,12 @@ class Options(DaemonOptions):
             "maximum of connections of clients; by default what the limit of open files allows",
         ),
         Option(
+            "max-connections-per-address",
+            None,
+            read_count,
+            "maximum of connections of clients from one IP address",
+        ),
+        Option(
             "starts-per-account",
             "16",
             read_count,

@@ -51,6 +51,7 @@ class Settings:
     correlate_by: CorrelateBy = CorrelateBy.TOKEN
     max_held: int = 10_000
     max_connections: int | None = None
+    max_connections_per_address: int | None = None
     starts_per_account: int = 16
     queue_per_account: int = 1_000
     max_starts: int = 256

@@ -1,6 +1,7 @@
 """The HTTP server: its connections and what they share."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
@@ -33,6 +34,7 @@ class ServerFactory(Factory):
     :param budget: for bodies that have not arrived completely; several servers may share one.
     :param needs_body: whether a request can use its body.
     :param max_connections: how many connections may be open.
+    :param max_per_address: how many of them may be of one IP address.
     :param has_left: see :data:`HasLeft`.
     :param count_acked: see :data:`CountAcked`.
     :ivar connections: all open connections, the oldest first.
@@ -54,6 +56,7 @@ class ServerFactory(Factory):
         budget: BodyBudget | None = None,
         needs_body: NeedsBody = lambda *_: True,
         max_connections: float = math.inf,
+        max_per_address: float = math.inf,
         has_left: HasLeft = has_left,
         count_acked: CountAcked = count_acked,
     ) -> None:
@@ -69,6 +72,9 @@ class ServerFactory(Factory):
         self.count_acked = count_acked
         self._now = now
         self._max_connections = max_connections
+        self._max_per_address = max_per_address
+        #: The connections of each address, if they are limited.
+        self._of_address: Counter[str] = Counter()
         self.connections: dict[ServerConnection, None] = {}
         self.is_draining = False
         self._idle = IdleNotifier()
@@ -92,19 +98,36 @@ class ServerFactory(Factory):
         """Add a connection that is open; only that connection calls this.
 
         At the limit, the oldest connection without a complete request is reset. That is this one if
-        all others have one.
+        all others have one. It is reset too if its address has its share.
         """
         self.connections[connection] = None
         self.observer.connection_opened()
+        address = self._find_address(connection)
+        if address:
+            self._of_address[address] += 1
+            if self._of_address[address] > self._max_per_address:
+                connection.make_room("address")
+                return
         if len(self.connections) > self._max_connections:
             any(other.make_room() for other in list(self.connections))
 
     def remove(self, connection: ServerConnection) -> None:
         """Remove a connection that is lost; only that connection calls this."""
         del self.connections[connection]
+        address = self._find_address(connection)
+        if address:
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
         self.observer.connection_closed()
         if not self.connections:
             self._idle.notify()
+
+    def _find_address(self, connection: ServerConnection) -> str:
+        """Return the address of a client if it counts; that of a Unix socket does not."""
+        if self._max_per_address == math.inf:
+            return ""
+        return str(getattr(connection.transport.getPeer(), "host", ""))
 
     def fixed_headers(self) -> bytes:
         """Return the header lines of every response; the date is in whole seconds."""

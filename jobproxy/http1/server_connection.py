@@ -152,11 +152,11 @@ class ServerConnection(EagerWriter, Protocol):
         if not is_busy and self._phase not in DEAF:
             self._close()
 
-    def make_room(self) -> bool:
+    def make_room(self, reason: str = "crowded") -> bool:
         """Reset the connection unless it has a complete request; return whether it is reset."""
         if self._current or self._queue or self._phase in DEAF:
             return False
-        self._abort("crowded")
+        self._abort(reason)
         return True
 
     def _read(self, data: bytes) -> None:

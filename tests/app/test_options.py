@@ -43,6 +43,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "correlate-by": CorrelateBy.TOKEN,
                 "max-held": 10_000,
                 "max-connections": None,
+                "max-connections-per-address": None,
                 "starts-per-account": 16,
                 "queue-per-account": 1_000,
                 "max-starts": 256,

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from tests.support.http1_server import GET, RawClient, ServerTestCase, head, post
+from twisted.internet.address import IPv4Address, UNIXAddress
+
+from tests.support.http1_server import GET, RawClient, ServerTestCase, Wire, head, post
 from tests.support.proxy import result_of
 
 
@@ -45,6 +47,34 @@ class CrowdTests(ServerTestCase):
         again = self.connect()
         again.send(post(b"{"))
         self.assertEqual(again.response.status, 400)
+
+
+class AddressTests(ServerTestCase):
+    """A server with two connections for each address."""
+
+    settings: dict[str, Any] = {"max_connections_per_address": 2}
+
+    def connect_from(self, address: object) -> RawClient:
+        """Return a client with an address."""
+        client = RawClient(self.site, Wire(peerAddress=address))
+        self.clients.append(client)
+        return client
+
+    def test_address_that_has_its_share_is_refused(self) -> None:
+        """L12: further connections of an address are reset, until it has closed one."""
+        one, other = (IPv4Address("TCP", host, 1) for host in ("192.0.2.1", "192.0.2.2"))
+        first, second, third = (self.connect_from(one) for _ in range(3))
+        self.assertEqual((first.is_open, second.is_open, third.is_open), (True, True, False))
+        self.assertEqual(self.traffic.refused, {"address": 1})
+        self.assertTrue(self.connect_from(other).is_open)
+        first.leave()
+        self.assertTrue(self.connect_from(one).is_open)
+        self.assertFalse(self.connect_from(one).is_open)
+
+    def test_unix_socket_has_no_share(self) -> None:
+        """Clients of a Unix socket have no address, and so no limit of their own."""
+        clients = [self.connect_from(UNIXAddress("")) for _ in range(5)]
+        self.assertTrue(all(client.is_open for client in clients))
 
 
 class ReserveTests(ServerTestCase):

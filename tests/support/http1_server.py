@@ -99,7 +99,7 @@ class Wire(StringTransportWithDisconnection):
 class RawClient(Client):
     """A client whose bytes arrive only as long as somebody takes them."""
 
-    transport: Wire = field(factory=Wire, init=False)
+    transport: Wire = field(factory=Wire)
     _unsent: list[bytes] = field(factory=list, init=False)
 
     def send(self, data: bytes) -> Client:
