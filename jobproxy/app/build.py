@@ -49,7 +49,8 @@ from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
 from jobproxy.upstream.limiter import AccountLimiter
 from jobproxy.upstream.retries import OnLost, RetryPolicy
-from jobproxy.upstream.starts import Slots, Starter, circuit_opened
+from jobproxy.upstream.slots import Slots
+from jobproxy.upstream.starts import Starter, circuit_opened
 from jobproxy.wire.tokens import MIN_KEY, TokenSigner
 
 #: Files that are not for clients: callbacks, the operator, the log, and the process itself. Those
@@ -109,12 +110,14 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     )
     lag = ReactorLag(reactor)
     traffic = Traffic(environment.now)
+    budget = BodyBudget(max(INCOMPLETE_BODIES, 2 * settings.max_body))
     probes = Probes(
         gateway,
         traffic,
         environment.pool,
         lag.lag,
         environment.count_dropped,
+        lambda: _count_kept(gateway, budget, outbox),
         environment.has_descriptors,
     )
     status = Status(probes, reactor, environment.now)
@@ -122,7 +125,6 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     callbacks, admin, clients = _choose_routes(settings, environment, probes, status, feed)
 
     limits = ServerLimits(body=settings.max_body)
-    budget = BodyBudget(max(INCOMPLETE_BODIES, 2 * settings.max_body))
 
     def serve(
         routes: Sequence[Routes], most: float = math.inf, of_address: float = math.inf
@@ -164,6 +166,20 @@ def _count_connections(settings: Settings, environment: Environment) -> int:
         return settings.max_connections
     files = environment.file_limit
     return files - min(settings.max_starts + RESERVED_FILES, files // 2)
+
+
+def _count_kept(gateway: Gateway, budget: BodyBudget, outbox: Outbox | None) -> dict[str, int]:
+    """Return the bytes of all bodies that are kept; each part has a bound of its own."""
+    retention = gateway.table.retention
+    return {
+        "incomplete": budget.size,
+        "starting": gateway.starter.kept_bytes,
+        "running": retention.unattended.size,
+        "outcomes": retention.outcomes.size,
+        "orphans": retention.orphans.size,
+        "parked": gateway.table.index.parked_bytes,
+        "unsent": 0 if outbox is None else outbox.size,
+    }
 
 
 def _choose_routes(

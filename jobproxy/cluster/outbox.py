@@ -45,6 +45,11 @@ class Outbox:
         """Return how many failed calls are kept."""
         return len(self._kept)
 
+    @property
+    def size(self) -> int:
+        """About how many bytes the failed calls take."""
+        return self._kept.size
+
     def send(self, call: Call, size: int = 0, *, again: bool = True) -> Deferred[bool]:
         """Make a call.
 

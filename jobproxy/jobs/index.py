@@ -36,6 +36,10 @@ class UpstreamIds:
 class Index(Protocol):
     """Finds records by other names than their job id."""
 
+    @property
+    def parked_bytes(self) -> int:
+        """The bytes of the callbacks that are kept."""
+
     def find(self, report: Report) -> JobRecord | None:
         """Return the record of a callback whose URL names no job, if it is known."""
 
@@ -57,6 +61,10 @@ class TokenIndex:
 
     def find(self, report: Report) -> JobRecord | None:  # noqa: ARG002 - Index's
         return None
+
+    @property
+    def parked_bytes(self) -> int:
+        return 0
 
     def park(self, report: Report) -> Delivery:  # noqa: ARG002 - Index's
         return Delivery.LATE
@@ -96,6 +104,10 @@ class UpstreamIdIndex:
     def __attrs_post_init__(self) -> None:
         bounds = (self._ids.bounds.number, self._ids.bounds.size)
         self._parked = ExpiringMap(self._clock, self._ids.park_time, *bounds, self._unclaim)
+
+    @property
+    def parked_bytes(self) -> int:
+        return self._parked.size
 
     def find(self, report: Report) -> JobRecord | None:
         return None if report.upstream_id is None else self._records.get(report.upstream_id)

@@ -36,6 +36,7 @@ class CorrelationTable(Service):
     :param key_life: seconds that an Idempotency-Key starts no second job.
     :param bounds: of each map of the retention.
     :param upstream_ids: how to find jobs by upstream id; :data:`None`: callbacks have tokens.
+    :ivar index: finds records by other names.
     :ivar keys: the idempotency keys of jobs.
     :ivar retention: the records that no client waits for.
     :ivar clients: the held clients.
@@ -50,7 +51,7 @@ class CorrelationTable(Service):
     _bounds: Bounds = field(factory=Bounds, kw_only=True)
     _upstream_ids: UpstreamIds | None = field(default=None, kw_only=True)
     _records: dict[str, JobRecord] = field(factory=dict, init=False, repr=False)
-    _index: Index = field(init=False, repr=False)
+    index: Index = field(init=False, repr=False)
     keys: Keys = field(init=False, repr=False)
     retention: Retention = field(init=False, repr=False)
     clients: WaitingClients = field(init=False, repr=False)
@@ -64,10 +65,10 @@ class CorrelationTable(Service):
         self.clients = WaitingClients(
             self._clock, self.retention, self._observer, self.fail, self._forget
         )
-        self._index = TokenIndex()
+        self.index = TokenIndex()
         if self._upstream_ids is not None:
             keep, drop = self._keep_unclaimed, self.retention.drop_orphan
-            self._index = UpstreamIdIndex(self._clock, self._upstream_ids, keep, drop)
+            self.index = UpstreamIdIndex(self._clock, self._upstream_ids, keep, drop)
 
     def __len__(self) -> int:
         """Return how many jobs have not ended, with or without clients."""
@@ -181,10 +182,10 @@ class CorrelationTable(Service):
         :param source: how the callback came.
         :return: what the table did with it; nothing has changed if it is refused.
         """
-        record = self._index.find(report) if job_id is None else self._records.get(job_id)
+        record = self.index.find(report) if job_id is None else self._records.get(job_id)
         if record is None:
             if job_id is None:
-                return self._index.park(report)
+                return self.index.park(report)
             if report.is_progress:
                 return Delivery.LATE
             record = self._revive(job_id)
@@ -215,7 +216,7 @@ class CorrelationTable(Service):
         self._end_all(list(self._records.values()), self._stop)
         self.retention.clear()
         self.keys.clear()
-        self._index.clear()
+        self.index.clear()
         return super().stopService()
 
     def _end_all(self, records: list[JobRecord], end: Callable[[JobRecord], None]) -> None:
@@ -276,7 +277,7 @@ class CorrelationTable(Service):
             self._observer.job_changed(record, Source.HERE)
         record.kept_in = None
         del self._records[record.job_id]
-        self._index.remove(record)
+        self.index.remove(record)
         self.keys.bury(record)
         if cancel_start is not None:
             cancel_start()
@@ -284,7 +285,7 @@ class CorrelationTable(Service):
     def _add_upstream_id(self, record: JobRecord, ack: Report) -> None:
         """Add the id in an ack to the index, and complete the job if its callback came before."""
         if ack.upstream_id is not None and record.state is not State.FORGOTTEN:
-            parked = self._index.add(record, ack.upstream_id)
+            parked = self.index.add(record, ack.upstream_id)
             if parked is not None:
                 self.complete(record.job_id, parked)
 

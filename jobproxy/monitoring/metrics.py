@@ -70,6 +70,12 @@ class ProxyCollector(Collector):
         }
         for name, (documentation, value) in gauges.items():
             yield GaugeMetricFamily(f"jobproxy_{name}", documentation, float(value))
+        kept = GaugeMetricFamily(
+            "jobproxy_kept_bytes", "Approximate bytes in memory, by what is kept.", labels=["part"]
+        )
+        for part, size in self._probes.count_kept().items():
+            kept.add_metric([part], size)
+        yield kept
         yield CounterMetricFamily(
             "jobproxy_keys_dropped",
             "Idempotency keys that were forgotten for lack of room.",

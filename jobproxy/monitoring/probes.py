@@ -51,6 +51,7 @@ class Probes:
     :param agent: the connections to the job server.
     :param lag: the reactor lag.
     :param count_dropped: returns the numbers of dropped log lines by reason.
+    :param count_kept: returns the bytes of all that is kept in memory, by what it is.
     :param has_descriptors: returns whether there are free file descriptors.
     """
 
@@ -59,6 +60,7 @@ class Probes:
     agent: Pool
     lag: Histogram
     count_dropped: Callable[[], dict[str, int]] = dict
+    count_kept: Callable[[], dict[str, int]] = dict
     has_descriptors: Callable[[], bool] = has_descriptors
 
     def reasons_not_ready(self) -> list[str]:

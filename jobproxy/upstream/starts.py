@@ -1,7 +1,7 @@
 """Starts jobs: waits for a slot, sends the start request, and sends it again where that is safe."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -19,30 +19,15 @@ from jobproxy.upstream.job_server import Headers, JobServer
 from jobproxy.upstream.limiter import AccountLimiter
 from jobproxy.upstream.redaction import hide
 from jobproxy.upstream.retries import RetryPolicy
+from jobproxy.upstream.slots import Slots
 from jobproxy.upstream.start_errors import AmbiguousStart, NotStarted
 from jobproxy.wire.jobs import Job, Report
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 
 _log = Logger()
 
-
-class Slots(Protocol):
-    """Grants slots. The node's :class:`AccountLimiter`, or :class:`ClusterSlots`."""
-
-    def acquire(self, account: str) -> Deferred[str | None]:
-        """Return a Deferred that fires with a slot, which the caller has to :meth:`release`."""
-
-    def requeue(self, account: str) -> Deferred[str | None]:
-        """Do the same for a job that had a slot before: it is the first of its account."""
-
-    def release(self, account: str, slot: str | None) -> None:
-        """Release a slot.
-
-        :param slot: what the Deferred fired with.
-        """
-
-    def note_refusal(self, account: str, seconds: float) -> None:
-        """Grant an account no slots for some time, as the job server asks for it."""
+#: The most bytes of jobs that wait for their start, or may be started again.
+MAX_KEPT = 256 * 2**20
 
 
 @frozen
@@ -79,6 +64,8 @@ class Starter:
     policy: RetryPolicy
     grace: float
     claim: Callable[[JobRecord], Deferred[bool]]
+    #: Bytes of the jobs that may still be sent.
+    kept_bytes: int = field(default=0, init=False)
     #: Whether a callback URL was hidden in an ack, and that was logged.
     has_hidden: bool = field(default=False, init=False)
     is_draining: bool = field(default=False, init=False)
@@ -90,13 +77,19 @@ class Starter:
     def queue(self, job: Job) -> "Start":
         """Queue a job; :meth:`Start.begin` has to follow as soon as the job has a record.
 
-        :raises ProblemError: if the circuit is open, or the queue of the account is full.
+        :raises ProblemError: if the circuit is open, the queue of the account is full, or too much
+            is kept.
         """
+        if self.kept_bytes > MAX_KEPT:
+            detail = "The jobs that wait for their start are too large in all; try again later."
+            raise ProblemError(Problem(Kind.OVERLOADED, detail, retry_after=1))
         try:
             self.job_server.circuit.check_allowed(job.account)
         except NotStarted as error:
             raise ProblemError(error.problem) from None
-        return Start(self, job, self.slots.acquire(job.account))
+        start = Start(self, job, self.slots.acquire(job.account))
+        self.kept_bytes += job.size
+        return start
 
 
 def circuit_opened(table: CorrelationTable) -> None:
@@ -122,7 +115,10 @@ class Start:
     def begin(self, record: JobRecord, request: StartRequest) -> None:
         """Start the job in the background; its record shows the progress."""
         running = Deferred.fromCoroutine(self._run(record, request))
-        running.addErrback(self._crash, record)
+        running.addErrback(self._crash, record).addCallback(self._forget)
+
+    def _forget(self, _: object) -> None:
+        self._starter.kept_bytes -= self._job.size
 
     async def _run(self, record: JobRecord, request: StartRequest) -> None:
         starter, account = self._starter, self._job.account

@@ -36,12 +36,14 @@ class Job:
     :param is_held: whether the client waits for the result, and not only for the ack.
     :param own_start: the body of the start request if the client has set a callback URL of its
         own: the client's body, unchanged.
+    :param size: bytes of the client's body.
     """
 
     account: str = field(repr=False)
     parameters: str = field(repr=False)
     is_held: bool = True
     own_start: bytes | None = field(default=None, repr=False)
+    size: int = 0
 
     def to_start(self, callback_url: str) -> bytes:
         """Return the body of the start request: the client's members, then ours."""
@@ -105,6 +107,7 @@ def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
         parameters=parameters,
         is_held=is_held,
         own_start=body if has_callback else None,
+        size=len(body),
     )
 
 

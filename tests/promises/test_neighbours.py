@@ -12,6 +12,8 @@ from typing import Any
 from twisted.logger import capturedLogs
 
 from jobproxy.jobs.retention import Bounds
+from jobproxy.upstream import starts
+from jobproxy.upstream.retries import OnLost
 from tests.support.callbacks import ByIdTestCase, CallbackTestCase, read_log
 from tests.support.clients import Client
 from tests.support.cluster import ClusterTestCase
@@ -58,6 +60,38 @@ class LimitTests(ProxyTestCase):
         self.assertTrue(self.submit().is_held)
         for start in self.starts[1:]:
             start.respond(result_of("1"))
+
+
+class QueuedBodyTests(ProxyTestCase):
+    """Jobs whose bodies are large, and that are not started yet."""
+
+    def test_queued_bodies_are_counted_and_bounded(self) -> None:
+        """L14: all bodies that wait for their start have a bound together; then there is room."""
+        self.patch(starts, "MAX_KEPT", 100_000)
+        body = json.dumps({"account": "a", "more": "x" * 30_000}).encode()
+        clients = [self.connect().request(body=body) for _ in range(5)]
+        self.assertEqual(self.proxy.probes.count_kept()["starting"], 4 * len(body))
+        self.assert_problem(clients.pop().response, 503, "overloaded")
+        for number in range(4):
+            self.starts[number].respond(result_of(f"{number}"))
+        for client in clients:
+            self.assertEqual(client.response.status, 200)
+        self.assertEqual(self.proxy.probes.count_kept()["starting"], 0)
+
+
+class RestartedBodyTests(ProxyTestCase):
+    """Jobs that are started again if they are lost."""
+
+    settings: dict[str, Any] = {"on_lost": OnLost.RESTART, "lost_after": 5.0}
+
+    def test_bodies_of_jobs_that_may_be_started_again_are_counted(self) -> None:
+        """L14: a body that may be sent again counts until the job has ended."""
+        client = self.submit("a")
+        self.starts[0].ack("1")
+        self.assertGreater(self.proxy.probes.count_kept()["starting"], 0)
+        self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual(client.response.status, 200)
+        self.assertEqual(self.proxy.probes.count_kept()["starting"], 0)
 
 
 class TurnTests(ProxyTestCase):

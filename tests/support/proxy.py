@@ -205,4 +205,5 @@ class ProxyTestCase(Proxy, ProblemTestCase):
         self.assertEqual(len(self.table), 0)
         self.assertEqual(self.table.retention.retained, 0)
         self.assertEqual(len(self.limiter), 0)
+        self.assertEqual(set(self.proxy.probes.count_kept().values()), {0})
         self.assertEqual(self.clock.getDelayedCalls(), [])
