@@ -115,36 +115,36 @@ class Start:
     def begin(self, record: JobRecord, request: StartRequest) -> None:
         """Start the job in the background; its record shows the progress."""
         running = Deferred.fromCoroutine(self._run(record, request))
-        running.addErrback(self._crash, record).addCallback(self._forget)
-
-    def _forget(self, _: object) -> None:
-        self._starter.kept_bytes -= self._job.size
+        running.addErrback(self._crash, record)
 
     async def _run(self, record: JobRecord, request: StartRequest) -> None:
         starter, account = self._starter, self._job.account
-        while True:
-            try:
-                slot = await self._waiting
-            except CancelledError:
-                return
-            if record.is_ended or (self._attempts and not self._may_repeat(record)):
-                starter.slots.release(account, slot)
-                return
-            self._attempts += 1
-            if (
-                record.key_digest is not None
-                and record.started == "no"
-                and not await self._claim(record, slot)
-            ):
-                return
-            try:
-                starter.table.send(record)
-                pause = await self._send(record, request)
-            finally:
-                starter.slots.release(account, slot)
-            if pause is None or record.is_ended or not await self._pause(record, pause):
-                return
-            self._waiting = starter.slots.requeue(account)
+        try:
+            while True:
+                try:
+                    slot = await self._waiting
+                except CancelledError:
+                    return
+                if record.is_ended or (self._attempts and not self._may_repeat(record)):
+                    starter.slots.release(account, slot)
+                    return
+                self._attempts += 1
+                if (
+                    record.key_digest is not None
+                    and record.started == "no"
+                    and not await self._claim(record, slot)
+                ):
+                    return
+                try:
+                    starter.table.send(record)
+                    pause = await self._send(record, request)
+                finally:
+                    starter.slots.release(account, slot)
+                if pause is None or record.is_ended or not await self._pause(record, pause):
+                    return
+                self._waiting = starter.slots.requeue(account)
+        finally:
+            starter.kept_bytes -= self._job.size
 
     async def _send(self, record: JobRecord, request: StartRequest) -> float | None:
         """Send one start request.
