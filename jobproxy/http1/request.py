@@ -8,7 +8,7 @@ from twisted.web.http import parse_qs
 
 from jobproxy.http1.heads import write_head
 from jobproxy.http1.interfaces import Channel
-from jobproxy.http1.request_parser import ParsedRequest
+from jobproxy.http1.parsed_request import ParsedRequest
 
 _REQUEST_ID = re.compile(rb"[\w.:/=+-]{1,128}", re.ASCII)
 

@@ -7,14 +7,15 @@ checks that it lacks.
 
 from collections.abc import Callable
 
-from attrs import frozen
 from httptools import (
     HttpParserCallbackError,
     HttpParserError,
+    HttpParserUpgrade,
     HttpRequestParser,
 )
 
 from jobproxy.http1.body_budget import BodyBudget
+from jobproxy.http1.continuation import parse_on
 from jobproxy.http1.errors import (
     BadRequest,
     body_too_large,
@@ -24,6 +25,7 @@ from jobproxy.http1.errors import (
     overloaded,
 )
 from jobproxy.http1.limits import ServerLimits
+from jobproxy.http1.parsed_request import ParsedRequest
 
 #: The usual spellings of frequent names, so that all requests share one object for each name.
 _NAMES = {
@@ -46,30 +48,6 @@ MAX_DIGITS = 20
 NeedsBody = Callable[[bytes, bytes], bool]
 _BLANKS = (b" ", b"\t")
 _VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
-
-
-@frozen
-class ParsedRequest:
-    """A complete request.
-
-    :param target: as in the request line.
-    :param headers: names in lower case, in the order of the request, without trailers.
-    :param body: without the framing of its chunks.
-    :param keep_alive: whether the client allows another request on the connection.
-    """
-
-    method: bytes
-    target: bytes
-    version: bytes
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-    keep_alive: bool
-
-    @property
-    def size(self) -> int:
-        """The approximate number of bytes that were received for it."""
-        lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
-        return len(self.method) + len(self.target) + 14 + lines + len(self.body)
 
 
 class RequestParser:
@@ -105,8 +83,7 @@ class RequestParser:
         self._body_size = 0
         self._hosts = 0
         self._received = 0
-        self._is_large = False
-        self._is_dropped = False
+        self._is_large = self._is_dropped = self._has_offer = self._has_body = False
         #: Bytes of the body that count in the budget.
         self._counted = 0
 
@@ -125,19 +102,33 @@ class RequestParser:
         size = len(data)
         self._unparsed += size
         self._received += size
-        try:
-            self._parser.feed_data(data)
-        except HttpParserCallbackError as error:
-            if isinstance(error.__context__, BadRequest):
-                raise error.__context__ from None
-            raise
-        except HttpParserError as error:
-            raise malformed(f"This is not a request of HTTP/1.1: {error}.") from None
+        while data:
+            try:
+                self._parser.feed_data(data)
+                break
+            except HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+                self._ignore_offer()
+            except HttpParserCallbackError as error:
+                if isinstance(error.__context__, BadRequest):
+                    raise error.__context__ from None
+                raise
+            except HttpParserError as error:
+                raise malformed(f"This is not a request of HTTP/1.1: {error}.") from None
         # The parser calls no method for a line before its end, however long it is.
         if self._unparsed > self._limits.head:
             raise self._refuse_head()
         if self._is_large and self._received > self._limits.overhead + 8 * self._body_size:
             raise malformed("The chunks of a body must not consist of anything but the body.")
+
+    def _ignore_offer(self) -> None:
+        """Parse what follows an offer to speak another protocol as HTTP/1.1."""
+        self._has_offer = False
+        if self.is_complete:
+            self._parser = HttpRequestParser(self)
+        else:
+            keep_alive = self._parser.should_keep_alive()
+            self._parser = parse_on(self, self._headers, keep_alive=keep_alive)
 
     def take_requests(self) -> list[ParsedRequest]:
         """Return the complete requests that no earlier call has returned."""
@@ -166,7 +157,7 @@ class RequestParser:
         self._body_size = 0
         self._hosts = 0
         self._received = 0
-        self._is_large = self._is_dropped = False
+        self._is_large = self._is_dropped = self._has_offer = self._has_body = False
 
     def on_url(self, part: bytes) -> None:
         self._target += part
@@ -193,8 +184,9 @@ class RequestParser:
     def on_headers_complete(self) -> None:
         self._is_head = False
         self._unparsed = 0
-        if self._parser.should_upgrade():
-            raise malformed("CONNECT and Upgrade are not served; leave them out.")
+        self._has_offer = self._parser.should_upgrade()
+        if self._has_offer and self._parser.get_method() == b"CONNECT":
+            raise malformed("CONNECT is not served; leave it out.")
         version = _VERSIONS.get(self._parser.get_http_version())
         if version is None:
             raise malformed("Use HTTP/1.1 here.")
@@ -219,6 +211,7 @@ class RequestParser:
         if len(value) > MAX_DIGITS:
             raise malformed(f"A Content-Length has at most {MAX_DIGITS} digits.")
         length = int(value)
+        self._has_body = length > 0
         if length > self._limits.body:
             raise self._refuse_body()
         self._is_large = length > self._limits.ahead
@@ -226,7 +219,7 @@ class RequestParser:
     def check_coding(self, value: bytes) -> None:
         if value.lower() != b"chunked" or self._version == b"HTTP/1.0":
             raise malformed("The only Transfer-Encoding taken is chunked, of HTTP/1.1.")
-        self._is_large = True
+        self._has_body = self._is_large = True
 
     def check_expectation(self, value: bytes) -> None:
         if value.lower() != b"100-continue":
@@ -253,6 +246,9 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         self._unparsed = 0
+        if self._has_offer and self._has_body:
+            # The parser stops here, but the body follows.
+            return
         self.is_complete = True
         self.wants_continue = False
         if self._counted:

@@ -10,6 +10,7 @@ from jobproxy.http1.eager_writer import EagerWriter, Send, find_send, set_socket
 from jobproxy.http1.errors import BadRequest, HttpError, request_timeout
 from jobproxy.http1.heads import write_error
 from jobproxy.http1.interfaces import ConnectionServer
+from jobproxy.http1.parsed_request import ParsedRequest
 from jobproxy.http1.peers import Backlog
 from jobproxy.http1.phases import (
     ARRIVING,
@@ -23,7 +24,7 @@ from jobproxy.http1.phases import (
     Phase,
 )
 from jobproxy.http1.request import Request
-from jobproxy.http1.request_parser import ParsedRequest, RequestParser
+from jobproxy.http1.request_parser import RequestParser
 from jobproxy.http1.timeout import Timeout
 
 

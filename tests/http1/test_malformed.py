@@ -134,19 +134,6 @@ class MalformedTests(ServerTestCase):
         streams = [head(start=start), head(b"Content-Length: 15", start=start) + JOB]
         self.assert_all_refused(streams)
 
-    def test_400_to_an_upgrade(self) -> None:
-        """Q10: an upgrade is refused, and its request gets no other response before."""
-        lines = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c")
-        chunked = (b"Transfer-Encoding: chunked", *lines)
-        self.assert_all_refused(
-            [
-                head(*lines, start=b"GET /elsewhere HTTP/1.1"),
-                post(JOB, *lines),
-                post(JOB, *lines[::-1]),
-                head(*chunked) + b"f\r\n%b\r\n0\r\n\r\n" % JOB,
-            ]
-        )
-
     def test_400_unless_there_is_one_host(self) -> None:
         """Q10: there is one Host, in HTTP/1.0 at most one."""
         length = b"Content-Length: 15\r\n\r\n" + JOB

@@ -10,6 +10,7 @@ import pytest
 
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port
 from tests.support.processes import ROOT, run
+from tests.support.programs import needs
 from tests.support.socket_client import Response, request
 from tests.support.stage import Stage, make_proxy, run_stage
 from tests.support.waiting import wait_for_exit, wait_until
@@ -33,6 +34,7 @@ def test_killed_processes_lose_nothing_and_start_nothing_twice() -> None:
     play("--rounds", "5", "--jobs", "60")
 
 
+@needs("gcc", "cc")
 @pytest.mark.timeout(2 * LONG)
 def test_power_cut_loses_nothing_that_was_promised() -> None:
     """K6: the same with the files as they were when they were last synced to the disk."""
