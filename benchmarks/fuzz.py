@@ -19,9 +19,10 @@ from attrs import frozen
 from jobproxy.http1.body_budget import BodyBudget
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.request_parser import RequestParser
-from jobproxy.wire.jobs import parse_job, parse_report
+from jobproxy.wire.jobs import parse_job
 from jobproxy.wire.preferences import parse_preferences
 from jobproxy.wire.problems import ProblemError
+from jobproxy.wire.reports import read_report
 
 #: What patterns are made of.
 ATOMS = (
@@ -87,7 +88,7 @@ def read_headers(body: bytes) -> None:
 
 READERS: dict[str, Callable[[bytes], object]] = {
     "job": parse_job,
-    "ack or callback": parse_report,
+    "ack or callback": read_report,
     "request": read_request,
     "preferences": read_headers,
 }

@@ -89,7 +89,7 @@ class Round:
             if status == 504 and problem["started"] == "unknown" and not self.server.starts[tag]:
                 # The process was killed between its claim of the key and the start request.
                 return
-            if status not in {0, 503}:
+            if status not in {0, 503, 504}:
                 self.wrong[word] += 1
                 return
             await asyncio.sleep(PAUSE)

@@ -13,13 +13,13 @@ from jobproxy.jobs.hold_times import HoldTimes
 from jobproxy.jobs.record import JobRecord, Origin
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.upstream.starts import Starter, StartRequest
-from jobproxy.wire.jobs import Job, key_digest_of, parse_report, request_digest_of
+from jobproxy.wire.jobs import Job, key_digest_of, request_digest_of
 from jobproxy.wire.preferences import Preferences
 from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError, job_unknown, not_found
+from jobproxy.wire.reports import read_report
 from jobproxy.wire.tokens import TokenSigner, is_job_id
 
 _REFUSED_CALLBACKS = {
-    Delivery.CONFLICT: Problem(Kind.CALLBACK_CONFLICT, "The job has another result already."),
     Delivery.MISMATCH: Problem(
         Kind.CALLBACK_CONFLICT, "The id is not the one in the ack of this job's start."
     ),
@@ -31,7 +31,6 @@ _REFUSED_CALLBACKS = {
 }
 #: How refused callbacks are counted.
 _REFUSED_RESULTS = {
-    Delivery.CONFLICT: "conflict",
     Delivery.MISMATCH: "conflict",
     Delivery.UNNAMED: "malformed",
 }
@@ -147,11 +146,20 @@ class Gateway:
             self._check_room(record)
         return self.table.clients.wait(record, self.hold_times.of(preferences), is_poll=True)
 
-    def deliver(self, token: str | None, body: bytes) -> Delivery | Deferred[Delivery]:
+    def deliver(
+        self,
+        token: str | None,
+        body: bytes,
+        content_type: bytes | None = None,
+        coding: bytes = b"",
+    ) -> Delivery | Deferred[Delivery]:
         """Receive a callback. Its body is not read before the token is verified.
 
         :param token: the end of the URL's path, which may be anything; :data:`None`: the callback
             URL is the same for all jobs.
+        :param body: anything; what has no state is the result.
+        :param content_type: of the body, if it is known.
+        :param coding: its ``Content-Encoding``.
         :raises ProblemError: if the token is not valid: the same problem as for a path that does
             not exist; or if the callback contradicts what is known of the job, which it then
             does not change; or if the result is not safe in the store, so that the job server has
@@ -163,11 +171,7 @@ class Gateway:
             if job_id is None:
                 self.callbacks["forged"] += 1
                 raise not_found()
-        try:
-            report = parse_report(body)
-        except ProblemError:
-            self.callbacks["malformed"] += 1
-            raise
+        report = read_report(body, content_type, coding)
         if token is not None and token in (report.upstream_id or ""):
             # The id of a job is shown and logged; the token must not be.
             report = evolve(report, upstream_id=None)

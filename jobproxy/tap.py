@@ -37,7 +37,12 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     except UnusableStore as error:
         config.refuse(f"--store: {error}")
     agent = PooledAgent(
-        reactor, ClientLimits(connections=settings.max_starts, idle_time=settings.upstream_idle)
+        reactor,
+        ClientLimits(
+            body=settings.max_body,
+            connections=settings.max_starts,
+            idle_time=settings.upstream_idle,
+        ),
     )
     node = make_node()
     environment = Environment(

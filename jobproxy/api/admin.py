@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from jobproxy.api.responses import respond
+from jobproxy.api.responses import respond, send_report
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.jobs.record import JobRecord
@@ -22,6 +22,7 @@ from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.status import Feed, Status
 from jobproxy.store.orphans import START, Orphan, Position, parse_position
 from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError, not_found
+from jobproxy.wire.reports import read_stored
 
 #: The largest ``limit`` of ``GET /jobs`` and ``GET /orphans``.
 MAX_LISTED = 1_000
@@ -190,7 +191,7 @@ class OrphanRoutes:
 
     async def get_orphan(self, request: Request, job_id: str) -> bytes:
         """Respond with the result of an orphan; it is kept."""
-        return respond(request, await self._find(job_id))
+        return send_report(request, read_stored(await self._find(job_id)))
 
     async def delete_orphan(self, request: Request, job_id: str) -> bytes:
         _check_origin(request)

@@ -11,7 +11,7 @@ from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.jobs.delivery import Delivery
 
-_RESPONSES = {delivery: json.dumps({"status": delivery.value}).encode() for delivery in Delivery}
+_RESPONSES = {delivery: json.dumps({"status": delivery.word}).encode() for delivery in Delivery}
 
 
 @define(eq=False)
@@ -28,11 +28,13 @@ class CallbackRoutes:
 
     def add_to(self, app: Klein) -> None:
         path = f"{self._path}/<token>" if self._has_tokens else self._path
-        app.route(path, methods=["POST"])(self.receive)
+        app.route(path, methods=["POST", "PUT"])(self.receive)
 
     def receive(self, request: Request, token: str | None = None) -> bytes | Deferred[bytes]:
         """Receive a callback. Its body is not read before the token is verified."""
-        delivery = self._gateway.deliver(token, request.body)
+        content_type = request.find_header(b"content-type")
+        coding = request.find_header(b"content-encoding") or b""
+        delivery = self._gateway.deliver(token, request.body, content_type, coding)
         if isinstance(delivery, Deferred):
             return delivery.addCallback(lambda relayed: respond(request, _RESPONSES[relayed]))
         return respond(request, _RESPONSES[delivery])

@@ -8,13 +8,14 @@ from twisted.internet.defer import Deferred
 
 from jobproxy.api.documents import describe_state, describe_times, job_path
 from jobproxy.api.origins import NO_PAGES, Origins
-from jobproxy.api.responses import respond
+from jobproxy.api.responses import respond, send_report
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.jobs.record import JobRecord
-from jobproxy.wire.jobs import Job, Report, parse_job
+from jobproxy.wire.jobs import Job, parse_job
 from jobproxy.wire.preferences import Preferences, parse_preferences
 from jobproxy.wire.problems import Kind, Problem, ProblemError
+from jobproxy.wire.reports import Report
 
 #: Where jobs are accepted: jobproxy's own path, and those that clients of the job server use.
 PROXY_PATHS = ("/proxy", "/start", "/")
@@ -98,10 +99,13 @@ def _send_job(request: Request, record: JobRecord, ack: Report | None) -> bytes:
     result = record.result
     if result is None:
         request.setHeader(b"Location", path)
-        return respond(request, describe_state(record) if ack is None else ack.body, 202)
+        if ack is None:
+            return respond(request, describe_state(record), 202)
+        request.setResponseCode(202)
+        return send_report(request, ack)
     request.setHeader(b"Content-Location", path)
     request.setHeader(b"Server-Timing", describe_times(record))
-    return respond(request, result.body)
+    return send_report(request, result)
 
 
 def _check_type(request: Request) -> None:

@@ -14,6 +14,7 @@ from jobproxy.api.routing import RoutedResource
 from jobproxy.http1.errors import HttpError
 from jobproxy.http1.request import Request
 from jobproxy.wire.problems import Kind, Problem, ProblemError, not_found
+from jobproxy.wire.reports import Report
 
 _log = Logger()
 
@@ -67,6 +68,14 @@ def respond(request: Request, body: bytes, status: int = 200) -> bytes:
     request.code = status
     request.setHeader(b"Content-Type", b"application/json")
     return body
+
+
+def send_report(request: Request, report: Report) -> bytes:
+    """Respond with what the job server has sent, as it was sent."""
+    request.setHeader(b"Content-Type", report.content_type)
+    if report.coding:
+        request.setHeader(b"Content-Encoding", report.coding)
+    return report.body
 
 
 def send_problem(request: Request, problem: Problem) -> bytes:

@@ -246,6 +246,7 @@ def _build_starter(
         KeepAlivePolicy(reactor, environment.pool.close_idle, settings.upstream_idle),
         Circuit(reactor, environment.random, lambda: circuit_opened(table)),
         environment.now,
+        settings.max_body,
     )
     lost_after = settings.lost_after if settings.on_lost is OnLost.RESTART else None
     policy = RetryPolicy(settings.retry, settings.start_attempts, lost_after, environment.random)

@@ -34,6 +34,7 @@ def build_table(
             observer=events,
             key_life=settings.key_life,
             bounds=environment.bounds,
+            strict_ids=settings.strict_ids,
             upstream_ids=upstream_ids,
         )
         return table, LocalCoordinator(table, reactor), None
@@ -45,6 +46,7 @@ def build_table(
         observer=replicator,
         key_life=settings.key_life,
         bounds=environment.bounds,
+        strict_ids=settings.strict_ids,
     )
     remote_jobs = RemoteJobs(reactor, table, store, replicator, node)
     claims = Claims(reactor, table, store, remote_jobs, replicator)

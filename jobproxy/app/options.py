@@ -126,6 +126,13 @@ class Options(DaemonOptions):
             reader_of(CorrelateBy),
             "how callbacks are matched with jobs: token (in the URL) or id (one fixed URL)",
         ),
+        Option(
+            "strict-ids",
+            "no",
+            read_switch,
+            "refuse callbacks about another id than that of the ack, although the token is right",
+            is_switch=True,
+        ),
         Option("max-held", "10000", read_count, "maximum of held clients"),
         Option(
             "max-connections",

@@ -49,6 +49,7 @@ class Settings:
     on_lost: OnLost = OnLost.FAIL
     lost_after: float | None = None
     correlate_by: CorrelateBy = CorrelateBy.TOKEN
+    strict_ids: bool = False
     max_held: int = 10_000
     max_connections: int | None = None
     max_connections_per_address: int | None = None

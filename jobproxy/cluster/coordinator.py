@@ -15,7 +15,7 @@ from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
 from jobproxy.store.orphans import Orphan, Position
 from jobproxy.util.histogram import Histogram
-from jobproxy.wire.jobs import Report
+from jobproxy.wire.reports import Report
 
 
 @frozen(eq=False)

@@ -14,7 +14,7 @@ from jobproxy.jobs.states import State
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.store.interface import IStore, Message, MessageKind
 from jobproxy.util.chunks import chunked
-from jobproxy.wire.jobs import parse_report
+from jobproxy.wire.reports import read_stored
 from jobproxy.wire.tokens import node_of
 
 
@@ -77,11 +77,11 @@ class Inbox:
         if known is None and not is_ours:
             return
         has_waiters = known is not None and bool(known.waiters)
-        report = parse_report(body)
+        report = read_stored(body)
         delivery = self._table.complete(job_id, report, Source.ELSEWHERE)
         record = self._table.find(job_id)
         result = None if record is None else record.result
-        is_other = result is not None and not report.is_progress and result.body != body
+        is_other = result is not None and not report.is_progress and result.stored != body
         if delivery.is_refused or is_other:
             # The table has logged it. The correct result can still come, or is here already.
             self._outbox.send(lambda: self._store.discard_result(job_id), again=False)
@@ -104,7 +104,7 @@ class Inbox:
     def _acknowledge(self, message: Message) -> None:
         record = self._table.find(message.job_id)
         if record is not None and self._remote_jobs.may_be_outdated(record) and record.ack is None:
-            self._table.acknowledge(record, parse_report(message.body))
+            self._table.acknowledge(record, read_stored(message.body))
 
     def _fail(self, message: Message) -> None:
         """End a remote job that has no result; forget an orphan of this node."""
@@ -123,7 +123,7 @@ class Inbox:
         job_id, sender = message.job_id, message.sender
         record = self._table.find(job_id)
         if record is not None and record.result is not None:
-            body, key_digest = record.result.body, record.key_digest
+            body, key_digest = record.result.stored, record.key_digest
             self._outbox.send(
                 lambda: self._store.put_result(
                     job_id, body, [sender], key_digest=key_digest, is_orphan=False
@@ -137,7 +137,7 @@ class Inbox:
         elif record is not None:
             # Also if the job has failed: its callback can still come.
             self._replicator.add_watcher(job_id, sender)
-            kind, body = MessageKind.STATE, record.ack.body if record.ack else b""
+            kind, body = MessageKind.STATE, record.ack.stored if record.ack else b""
         self._send(sender, Message(kind, job_id, self._node, body))
 
     def _send(self, node: str, message: Message) -> None:

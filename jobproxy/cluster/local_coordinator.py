@@ -8,7 +8,7 @@ from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.store.orphans import Orphan, Position, choose_orphans, make_orphan
-from jobproxy.wire.jobs import Report
+from jobproxy.wire.reports import Report
 
 
 @define(eq=False)

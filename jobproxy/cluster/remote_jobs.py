@@ -10,7 +10,7 @@ from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.store.interface import IStore, Message, MessageKind
 from jobproxy.util.deadline import do_nothing
-from jobproxy.wire.jobs import parse_report
+from jobproxy.wire.reports import read_stored
 from jobproxy.wire.tokens import node_of
 
 #: Seconds to wait for the owner of a job to send its state.
@@ -121,13 +121,13 @@ class RemoteJobs:
         record = self._table.find(job_id)
         is_result = answer.kind is MessageKind.RESULT
         if record is None:
-            ack = parse_report(answer.body) if answer.body and not is_result else None
+            ack = read_stored(answer.body) if answer.body and not is_result else None
             record = self._table.create(
                 job_id, do_nothing, key_digest=key_digest, request_digest=digest
             )
             self._table.hand_over(record, ack)
         if is_result:
-            self._table.conclude(record, parse_report(answer.body))
+            self._table.conclude(record, read_stored(answer.body))
         return record
 
     def resolve(self, message: Message) -> None:

@@ -84,7 +84,7 @@ class Replicator:
 
     def put_note(self, record: JobRecord) -> Deferred[bool]:
         """Note in the store that a job exists; fires with whether that succeeded."""
-        job_id, ack = record.job_id, record.ack.body if record.ack else b""
+        job_id, ack = record.job_id, record.ack.stored if record.ack else b""
         return self.outbox.send(lambda: self._store.put_note(job_id, ack), len(ack))
 
     def add_watcher(self, job_id: str, node: str) -> None:
@@ -117,7 +117,7 @@ class Replicator:
         if self._store.is_local and record.key_digest and node_of(record.job_id) == self._node:
             self._note_soon(record)
         if record.job_id in self.watchers:
-            state = Message(MessageKind.STATE, record.job_id, self._node, record.ack.body)
+            state = Message(MessageKind.STATE, record.job_id, self._node, record.ack.stored)
             for node in sorted(self.watchers[record.job_id]):
                 self._send(self._store.send, node, state)
         for follow in self.followers.get(record.job_id, ()):
@@ -163,7 +163,7 @@ class Replicator:
         self, record: JobRecord, watchers: list[str], *, is_orphan: bool, again: bool = True
     ) -> Deferred[bool]:
         assert record.result is not None
-        job_id, body, key_digest = record.job_id, record.result.body, record.key_digest
+        job_id, body, key_digest = record.job_id, record.result.stored, record.key_digest
         upstream_id = record.upstream_id
 
         def put() -> Deferred[Any]:

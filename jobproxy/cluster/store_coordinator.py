@@ -29,8 +29,8 @@ from jobproxy.store.interface import (
 )
 from jobproxy.store.orphans import Orphan, Position
 from jobproxy.util.shield import shield
-from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Kind, Problem, ProblemError, job_unknown
+from jobproxy.wire.reports import Report
 from jobproxy.wire.tokens import NODE, is_job_id, node_of
 
 Found = TypeVar("Found")
@@ -151,12 +151,12 @@ class StoreCoordinator(Service):
         is_awaited = record is not None and bool(record.waiters)
         try:
             if report.is_progress:
-                progress = Message(MessageKind.PROGRESS, job_id, self._node, report.body)
+                progress = Message(MessageKind.PROGRESS, job_id, self._node, report.stored)
                 await self._store.send(owner, progress)
                 result, delivery = "progress", Delivery.PROGRESS
             else:
                 placement = await self._store.put_result(
-                    job_id, report.body, [owner], upstream_id=report.upstream_id
+                    job_id, report.stored, [owner], upstream_id=report.upstream_id
                 )
                 result, delivery = placement.value, _DELIVERIES[placement]
                 if delivery is Delivery.LATE and is_awaited:

@@ -21,7 +21,9 @@ def write_head(status: int, headers: dict[bytes, bytes], length: int | None, fix
     """
     lines = b"".join(headers.values())
     size = b"" if length is None else b"Content-Length: %d\r\n" % length
-    return b"%b%b%b%b\r\n" % (_STATUS_LINES[status], fixed, lines, size)
+    # A job server's status that nobody has registered is passed on too.
+    line = _STATUS_LINES[status] if status in _STATUS_LINES else b"HTTP/1.1 %d Unknown\r\n" % status
+    return b"%b%b%b%b\r\n" % (line, fixed, lines, size)
 
 
 def write_error(error: HttpError, server: ConnectionServer) -> bytes:

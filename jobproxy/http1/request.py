@@ -16,7 +16,7 @@ _REQUEST_ID = re.compile(rb"[\w.:/=+-]{1,128}", re.ASCII)
 def find_path(uri: bytes) -> bytes:
     """Return the path of a target, which may be a whole URL (RFC 9112, section 3.2.2)."""
     path = uri.partition(b"?")[0]
-    if path.startswith((b"http://", b"https://")):
+    if path[:8].lower().startswith((b"http://", b"https://")):
         path = b"/" + b"".join(path.split(b"/", 3)[3:])
     return path
 

@@ -5,7 +5,7 @@ from enum import Enum
 from twisted.logger import Logger
 
 from jobproxy.jobs.record import JobRecord
-from jobproxy.wire.jobs import Report
+from jobproxy.wire.reports import Report
 
 _log = Logger()
 
@@ -25,7 +25,7 @@ class Delivery(Enum):
     LATE = "late"
     #: The URL names no job, and the upstream id is not known yet; the callback is kept.
     PARKED = "parked"
-    #: The job has another result already.
+    #: The job has another result already, which is kept.
     CONFLICT = "conflict"
     #: The upstream id is not the one in the ack.
     MISMATCH = "mismatch"
@@ -36,17 +36,30 @@ class Delivery(Enum):
     def is_refused(self) -> bool:
         return self in _REFUSED
 
+    @property
+    def word(self) -> str:
+        """What the job server is told: a second result is a duplicate to it, whatever is in it.
 
-_REFUSED = frozenset({Delivery.CONFLICT, Delivery.MISMATCH, Delivery.UNNAMED})
+        An error would make it send the callback again, or switch the URL off.
+        """
+        return Delivery.DUPLICATE.value if self is Delivery.CONFLICT else self.value
 
 
-def judge(record: JobRecord, report: Report) -> Delivery:
-    """Return what to do with a callback; only ``ACCEPTED`` and ``LATE`` end the job."""
+_REFUSED = frozenset({Delivery.MISMATCH, Delivery.UNNAMED})
+
+
+def judge(record: JobRecord, report: Report, *, is_strict: bool) -> Delivery:
+    """Return what to do with a callback; only ``ACCEPTED`` and ``LATE`` end the job.
+
+    :param is_strict: whether a callback about another upstream id than the ack's is refused.
+    """
     known, given = record.upstream_id, report.upstream_id
     # A job that was started again has more than one upstream id.
     if known is not None and given is not None and known != given and record.starts < 2:
-        _log.error("job {job} got a callback about another id", **record.log_fields)
-        return Delivery.MISMATCH
+        # The token names the job; an event may have an id of its own.
+        _log.warn("job {job} got a callback about another id", **record.log_fields)
+        if is_strict:
+            return Delivery.MISMATCH
     if report.is_progress:
         return Delivery.PROGRESS
     if record.result is not None:

@@ -11,7 +11,7 @@ from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.retention import Bounds
 from jobproxy.util.expiring_map import ExpiringMap
-from jobproxy.wire.jobs import Report
+from jobproxy.wire.reports import Report
 
 _log = Logger()
 

@@ -10,8 +10,8 @@ from twisted.internet.interfaces import IReactorTime
 from jobproxy.jobs.states import ENDED, TRANSITIONS, Event, IllegalTransition, State
 from jobproxy.util.deadline import Deadline
 from jobproxy.util.expiring_map import ExpiringMap
-from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Problem, Started
+from jobproxy.wire.reports import Report
 
 
 @frozen

@@ -95,9 +95,9 @@ class Retention:
             )
 
     def find_orphan(self, job_id: str) -> bytes | None:
-        """Return the body of an orphan, if there is one with this job id."""
+        """Return an orphan as it is stored, if there is one with this job id."""
         record = self.orphans.find(job_id)
-        return None if record is None or record.result is None else record.result.body
+        return None if record is None or record.result is None else record.result.stored
 
     def drop_orphan(self, job_id: str) -> None:
         """Forget an orphan; nothing happens if there is none with this job id."""

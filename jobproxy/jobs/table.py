@@ -17,8 +17,8 @@ from jobproxy.jobs.record import NO_ORIGIN, JobRecord, Origin
 from jobproxy.jobs.retention import Bounds, Retention
 from jobproxy.jobs.states import Event, State
 from jobproxy.util.histogram import Histogram
-from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Problem
+from jobproxy.wire.reports import Report
 from jobproxy.wire.tokens import LIFETIME
 
 
@@ -35,6 +35,7 @@ class CorrelationTable(Service):
     :param lifetime: seconds that a job without a client is kept until its callback comes.
     :param key_life: seconds that an Idempotency-Key starts no second job.
     :param bounds: of each map of the retention.
+    :param strict_ids: whether a callback about another upstream id than the ack's is refused.
     :param upstream_ids: how to find jobs by upstream id; :data:`None`: callbacks have tokens.
     :ivar index: finds records by other names.
     :ivar keys: the idempotency keys of jobs.
@@ -50,6 +51,7 @@ class CorrelationTable(Service):
     _key_life: float = field(default=LIFETIME, kw_only=True)
     _bounds: Bounds = field(factory=Bounds, kw_only=True)
     _upstream_ids: UpstreamIds | None = field(default=None, kw_only=True)
+    _strict_ids: bool = field(default=False, kw_only=True)
     _records: dict[str, JobRecord] = field(factory=dict, init=False, repr=False)
     index: Index = field(init=False, repr=False)
     keys: Keys = field(init=False, repr=False)
@@ -189,11 +191,11 @@ class CorrelationTable(Service):
             if report.is_progress:
                 return Delivery.LATE
             record = self._revive(job_id)
-        delivery = judge(record, report)
+        delivery = judge(record, report, is_strict=self._strict_ids)
         if delivery is Delivery.PROGRESS:
             record.last_report = self._clock.seconds()
-        elif not delivery.is_refused and delivery is not Delivery.DUPLICATE:
-            record.upstream_id = report.upstream_id or record.upstream_id
+        elif delivery is Delivery.ACCEPTED or delivery is Delivery.LATE:
+            record.upstream_id = record.upstream_id or report.upstream_id
             self._end(record, result=report, source=source)
         return delivery
 

@@ -24,11 +24,11 @@ from jobproxy.http1.response import BodyTooBig
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.keepalive import Call, KeepAlivePolicy
 from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
-from jobproxy.upstream.start_responses import MAX_ACK, REFUSALS, read_ack
+from jobproxy.upstream.start_responses import REFUSALS, read_ack
 from jobproxy.util.deadline import Deadline
 from jobproxy.util.histogram import Histogram
-from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Kind, Problem
+from jobproxy.wire.reports import Report
 
 _NEVER_SENT = (
     errors.ConnectError,
@@ -56,6 +56,7 @@ class JobServer:
     :param keepalive: decides whether connections are kept.
     :param circuit: decides whether start requests are sent at all.
     :param now: returns Unix time in seconds, for a ``Retry-After`` with a date.
+    :param max_ack: bytes of a response's body that are read; a larger one counts as empty.
     :ivar results: the number of start requests by result, a label of the metrics.
     :ivar durations: of all start requests.
     """
@@ -67,6 +68,7 @@ class JobServer:
     _keepalive: KeepAlivePolicy = field(repr=False)
     circuit: Circuit
     _now: Callable[[], float] = time.time
+    _max_ack: int = 65_536
     results: Counter[str] = field(factory=Counter, init=False)
     durations: Histogram = field(factory=Histogram, init=False)
 
@@ -133,7 +135,7 @@ class JobServer:
         deadline = Deadline(self._clock, self._timeout, give_up)
         try:
             response = await waiting
-            waiting = read_body(response, MAX_ACK)
+            waiting = read_body(response, self._max_ack)
             return response, await waiting
         except _NEVER_SENT as error:
             raise _never_sent(error) from error

@@ -8,11 +8,9 @@ from math import ceil
 from twisted.web.iweb import IResponse
 
 from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
-from jobproxy.wire.jobs import Report, parse_report
-from jobproxy.wire.problems import Kind, Problem, ProblemError
+from jobproxy.wire.problems import Kind, Problem
+from jobproxy.wire.reports import Report, read_report
 
-#: Bytes of an ack that are read.
-MAX_ACK = 65_536
 #: The longest ``Retry-After`` in seconds; longer ones are shortened to it.
 LONGEST_PAUSE = 3_600
 
@@ -20,7 +18,8 @@ LONGEST_PAUSE = 3_600
 REFUSALS = {
     # The other redirects can mean that the job was started: see RFC 9110, section 15.4.4, for 303.
     **dict.fromkeys((307, 308), Kind.UPSTREAM_REDIRECT),
-    **dict.fromkeys((400, 404, 409, 410, 422), Kind.UPSTREAM_REJECTED),
+    # 408 and 425 do not say whether the request was read.
+    **{s: Kind.UPSTREAM_REJECTED for s in range(400, 500) if s not in (408, 425)},
     **dict.fromkeys((401, 403), Kind.UPSTREAM_AUTH),
     **dict.fromkeys((429, 503), Kind.UPSTREAM_BUSY),
 }
@@ -40,6 +39,7 @@ def read_ack(response: IResponse, body: bytes, now: Callable[[], float]) -> Repo
     """Return the ack in a response.
 
     :param now: returns Unix time in seconds, for a ``Retry-After`` with a date.
+    :return: any success confirms the start, whatever its body is.
     :raises AmbiguousStart: if the job may have been started.
     :raises NotStarted: if the job server refused the start.
     """
@@ -49,11 +49,11 @@ def read_ack(response: IResponse, body: bytes, now: Callable[[], float]) -> Repo
     if not 200 <= status < 300:
         health = Health.ALIVE if status < 500 else Health.ERROR
         raise AmbiguousStart(f"status {status}", "error", health)
-    try:
-        return parse_report(body)
-    except ProblemError as error:
-        reason = f"status {status}, no usable ack"
-        raise AmbiguousStart(reason, "invalid", Health.ALIVE) from error
+    headers = response.headers
+    content_type, coding = (
+        (headers.getRawHeaders(name) or [b""])[0] for name in (b"content-type", b"content-encoding")
+    )
+    return read_report(body, content_type, coding)
 
 
 def _refused(response: IResponse, body: bytes, now: Callable[[], float]) -> NotStarted:

@@ -21,8 +21,9 @@ from jobproxy.upstream.redaction import hide
 from jobproxy.upstream.retries import RetryPolicy
 from jobproxy.upstream.slots import Slots
 from jobproxy.upstream.start_errors import AmbiguousStart, NotStarted
-from jobproxy.wire.jobs import Job, Report
+from jobproxy.wire.jobs import Job
 from jobproxy.wire.problems import Kind, Problem, ProblemError
+from jobproxy.wire.reports import Report
 
 _log = Logger()
 

@@ -1,9 +1,4 @@
-"""A client's job, and the job server's acks and callbacks, as frozen values.
-
-Clients' requests are parsed strictly. Of the job server's bodies only two members are read, and the
-bytes are passed on unchanged: to refuse the result of a finished job because of its format would
-help no one.
-"""
+"""A client's job as a frozen value; requests are parsed strictly."""
 
 import re
 from collections.abc import Iterator
@@ -16,12 +11,6 @@ from jobproxy.wire import strict_json
 from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError
 
 MAX_ACCOUNT = 254
-MAX_ID = 128
-
-#: States of a job that has not ended (any other state of a callback ends it).
-PROGRESS = frozenset({"queued", "pending", "running"})
-#: States with which an ack is already the result; an ack with an unknown state is not.
-ENDED = frozenset({"completed", "failed", "rejected", "cancelled", "canceled", "error"})
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
@@ -51,31 +40,6 @@ class Job:
             return self.own_start
         ours = f'"wait":false,"callback":{strict_json.write_string(callback_url)}'
         return f"{{{self.parameters},{ours}}}".encode()
-
-
-@frozen
-class Report:
-    """An ack or a callback.
-
-    :param body: all of it, byte for byte.
-    :param upstream_id: its ``id``; :data:`None`: there is none, or it is not a string of 1 to
-        :data:`MAX_ID` characters.
-    :param state: its ``state``; :data:`None`: there is none, or it is not a string.
-    """
-
-    body: bytes = field(repr=False)
-    upstream_id: str | None
-    state: str | None
-
-    @property
-    def is_progress(self) -> bool:
-        """Whether the job has not ended, if this is a callback."""
-        return self.state in PROGRESS
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether this is already the job's result, if it is an ack."""
-        return self.state in ENDED
 
 
 def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
@@ -109,18 +73,6 @@ def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
         own_start=body if has_callback else None,
         size=len(body),
     )
-
-
-def parse_report(body: bytes) -> Report:
-    """Parse an ack or a callback, which has to be a JSON object.
-
-    :raises ProblemError: if it is not.
-    """
-    members = strict_json.parse_leniently(strict_json.decode(body))
-    upstream_id, state = members.get("id"), members.get("state")
-    if not isinstance(upstream_id, str) or not 0 < len(upstream_id) <= MAX_ID:
-        upstream_id = None
-    return Report(body, upstream_id, state if isinstance(state, str) else None)
 
 
 def key_digest_of(job: Job, key: str) -> bytes:

@@ -21,6 +21,12 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _FLAT_MEMBER = re.compile(r'("([^"]*)"[ \t\n\r]*:[ \t\n\r]*(?:"[^"]*"|[^ \t\n\r,}"]+))')
 
 
+class Integer(str):
+    """An integer as it was written."""
+
+    __slots__ = ()
+
+
 def decode(body: bytes) -> str:
     """Return a body as text.
 
@@ -133,7 +139,8 @@ _NUMBERS: dict[str, Any] = {"parse_int": len, "parse_float": len}
 _STRICT = json.JSONDecoder(
     parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates, **_NUMBERS
 )
-_LENIENT = json.JSONDecoder(**_NUMBERS)
+#: Integers are read as text, as the id of a job may be one.
+_LENIENT = json.JSONDecoder(parse_int=Integer, parse_float=len)
 
 
 def _split_any_members(text: str) -> Iterator[tuple[str, str]]:

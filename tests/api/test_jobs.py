@@ -239,9 +239,15 @@ class RefusedRequestTests(RefusalTestCase):
 
     def test_404_and_no_redirect_at_a_similar_path(self) -> None:
         """Q23: 404, and no redirect, at a path that is similar to one that is served."""
-        for path in ("/proxy/", "/Proxy", "/callback", "/callback/", "/proxy/a", "/a/b"):
+        for path in ("/Proxy", "/callback", "/callback/", "/proxy/a", "/proxy/.", "/a/b"):
             response = self.connect().request(path).response
             self.assert_problem(response, 404, "not-found")
+
+    def test_slashes_too_many_are_no_other_path(self) -> None:
+        """Q23: a slash at the end, or one too many, is the same path."""
+        for path in ("/proxy/", "//proxy", "/start//", "http://proxy.example//proxy", "//"):
+            response = self.connect().request(path, b"{").response
+            self.assert_problem(response, 400, "invalid-json")
 
     def test_405_for_a_method_that_is_not_served(self) -> None:
         """Q23: 405 for a method that is not served."""

@@ -41,6 +41,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "on-lost": OnLost.FAIL,
                 "lost-after": None,
                 "correlate-by": CorrelateBy.TOKEN,
+                "strict-ids": False,
                 "max-held": 10_000,
                 "max-connections": None,
                 "max-connections-per-address": None,

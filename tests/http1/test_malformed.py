@@ -217,7 +217,7 @@ class EncodingTests(ServerTestCase):
     def test_404_when_an_odd_path_is_utf_8(self) -> None:
         """Q23: a path that is odd and UTF-8 is just one where nothing is."""
         client = self.connect()
-        paths = (b"/%C3%A9", b"/%", b"/%zz", b"/%00", b"/%0d%0aX:%20y", b"/proxy%2f", b"/proxy/..")
+        paths = (b"/%C3%A9", b"/%", b"/%zz", b"/%00", b"/%0d%0aX:%20y", b"/proxy/..")
         for path in paths:
             client.transport.clear()
             client.send(head(start=b"POST %b HTTP/1.1" % path))

@@ -3,9 +3,10 @@
 from twisted.logger import capturedLogs, formatEvent
 
 from jobproxy.jobs.delivery import Delivery
+from jobproxy.jobs.table import CorrelationTable
 from jobproxy.upstream.retries import OnLost
-from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Kind, ProblemError
+from jobproxy.wire.reports import Report
 from tests.support.proxy import ProxyTestCase, result_of
 from tests.support.table import ACK, BUG, RESULT, TableTestCase
 
@@ -14,7 +15,8 @@ class JudgementTests(TableTestCase):
     """Callbacks of jobs in one state or another."""
 
     def test_callback_with_another_upstream_id_changes_nothing(self) -> None:
-        """B8: a callback with another upstream id is refused, whatever its state."""
+        """B8: if ids count, a callback with another upstream id is refused, whatever its state."""
+        self.table = CorrelationTable(self.clock, 300, strict_ids=True)
         record, waiting = self.hold()
         self.table.send(record)
         self.table.acknowledge(record, ACK)
@@ -31,7 +33,8 @@ class JudgementTests(TableTestCase):
         self.table.acknowledge(record, Report(b"{}", None, None))
         self.table.complete("a", RESULT)
         self.assertEqual(self.successResultOf(waiting).upstream_id, "1")
-        self.assertTrue(self.table.complete("a", Report(RESULT.body, "2", "completed")).is_refused)
+        again = self.table.complete("a", Report(RESULT.body, "2", "completed"))
+        self.assertIs(again, Delivery.DUPLICATE)
 
     def test_both_upstream_ids_of_a_restarted_job_are_accepted(self) -> None:
         """B2: a job that was started twice accepts both upstream ids; the first result counts."""
@@ -81,13 +84,13 @@ class JudgementTests(TableTestCase):
 class LoggedTests(ProxyTestCase):
     """What the log says of callbacks."""
 
-    def test_refused_second_result_is_logged_with_its_job(self) -> None:
-        """B2: a second result that differs is refused, and the log names the job."""
+    def test_other_second_result_is_logged_with_its_job(self) -> None:
+        """B2: a second result that differs changes nothing, and the log names the job."""
         self.submit()
         self.starts[0].respond(result_of("1"))
         with capturedLogs() as events:
-            refused = self.call_back(self.starts[0], result_of("1", "failed"))
-        self.assertEqual(refused.status, 409)
+            receipt = self.call_back(self.starts[0], result_of("1", "failed"))
+        self.assertEqual((receipt.status, receipt.json), (200, {"status": "duplicate"}))
         logged = "\n".join(map(formatEvent, events))
         self.assertIn(f"job {self.starts[0].job_id} got a second result", logged)
 

@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 import jobproxy
 from jobproxy.jobs.record import JobRecord, Origin, Waiter
 from jobproxy.jobs.states import ENDED, TRANSITIONS, Event, IllegalTransition, State
-from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Kind, Problem
+from jobproxy.wire.reports import Report
 
 PACKAGE = Path(jobproxy.__file__).parent
 RESULT = Report(b"{}", None, "completed")

@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.retention import OVERHEAD, Bounds
 from jobproxy.jobs.table import CorrelationTable
-from jobproxy.wire.jobs import Report
+from jobproxy.wire.reports import Report
 from jobproxy.wire.tokens import LIFETIME
 from tests.support.proxy import ProxyTestCase, result_of
 from tests.support.table import ACK, BUG, RESULT, RETAIN, TableTestCase

@@ -9,9 +9,9 @@ from twisted.internet.task import Clock
 from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
-from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Kind as ProblemKind
 from jobproxy.wire.problems import Problem
+from jobproxy.wire.reports import Report
 from tests.support.table_model import (
     ARGUMENTS,
     KEY_LIFE,
@@ -37,7 +37,9 @@ class CorrelationMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.table = CorrelationTable(self.clock, RETAIN, lifetime=LIFETIME, key_life=KEY_LIFE)
+        self.table = CorrelationTable(
+            self.clock, RETAIN, lifetime=LIFETIME, key_life=KEY_LIFE, strict_ids=True
+        )
         self.model = Model(self.clock)
         self.current: dict[int, Job] = {}
         self.idle: list[Deferred[None]] = []
@@ -177,10 +179,10 @@ class CorrelationMachine(RuleBasedStateMachine):
             assert self.table.complete(job_id, report).is_refused
             return
         assert self.table.complete(job_id, report) is expected
-        if report.is_progress or expected is Delivery.DUPLICATE:
+        if expected not in {Delivery.ACCEPTED, Delivery.LATE} or report.is_progress:
             return
         job = model.known.get(job_id) or model.add(Job(job_id, can_cancel=False))
-        job.upstream_id = report.upstream_id or job.upstream_id
+        job.upstream_id = job.upstream_id or report.upstream_id
         model.end(job, body=report.body)
 
     # What happens less often, and time.

@@ -126,6 +126,7 @@ class TestSender:
     __test__ = False
 
     _network: Network
+    _max_body: int = 65_536
     _agent: PooledAgent = field(init=False)
     failure: Exception | None = field(default=None, init=False)
     failures: list[Exception | None] = field(factory=list, init=False)
@@ -134,7 +135,7 @@ class TestSender:
     _never: list[Deferred[Any]] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._agent = PooledAgent(self._network, ClientLimits(idle_time=0))
+        self._agent = PooledAgent(self._network, ClientLimits(body=self._max_body, idle_time=0))
 
     @property
     def active(self) -> int:

@@ -89,7 +89,7 @@ class Proxy:
         """Make all its parts."""
         self.clock: Clock = network
         self.job_server = job_server
-        self.sender = TestSender(network)
+        self.sender = TestSender(network, self.settings.get("max_body", 65_536))
         self.has_descriptors = True
         self.stops_requested = 0
         self.log_dropped: dict[str, int] = {}

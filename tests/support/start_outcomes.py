@@ -32,13 +32,16 @@ AMBIGUOUS: Sequence[Outcome] = (
     (303, b""),
     (500, b""),
     (502, b""),
-    (200, b"<html>"),
-    (200, b"[" * 99),
+    (408, b""),
+    (425, b""),
 )
 FINAL: Sequence[Outcome] = (
     UNTRUSTED,
     NO_SOCKET,
-    *((status, b"") for status in (400, 401, 403, 404, 409, 410, 422, 307, 308)),
+    *(
+        (status, b"")
+        for status in (400, 401, 402, 403, 404, 409, 410, 413, 418, 422, 499, 307, 308)
+    ),
 )
 
 

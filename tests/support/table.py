@@ -9,8 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
-from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import Kind, Problem, ProblemError
+from jobproxy.wire.reports import Report
 from jobproxy.wire.tokens import LIFETIME
 
 ACK = Report(b'{"id":"1","state":"running"}', "1", "running")

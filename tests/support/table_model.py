@@ -14,8 +14,8 @@ from twisted.python.failure import Failure
 
 from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
-from jobproxy.wire.jobs import Report
 from jobproxy.wire.problems import ProblemError
+from jobproxy.wire.reports import Report
 
 RETAIN = 20
 LIFETIME = 40
@@ -245,7 +245,8 @@ class Model:
         if report.is_progress:
             return Delivery.PROGRESS
         if job.body is not None:
-            return Delivery.DUPLICATE if job.body == report.body or job.starts > 1 else None
+            is_same = job.body == report.body or job.starts > 1
+            return Delivery.DUPLICATE if is_same else Delivery.CONFLICT
         is_late = (job.is_overdue or job.problem is not None) and not job.waiting
         return Delivery.LATE if is_late else Delivery.ACCEPTED
 

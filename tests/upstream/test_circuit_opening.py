@@ -93,6 +93,8 @@ class OpeningTests(CircuitTestCase):
             self.fail_times(9)
             self.refuse(1, status, body)
         self.check_closed()
+        # Those whose start was confirmed wait for their callback.
+        self.clock.advance(60)
 
     def test_failures_of_our_own_do_not_open_it(self) -> None:
         """S4, S5, S23: neither an untrusted certificate nor a lack of sockets opens the circuit."""

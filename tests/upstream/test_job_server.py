@@ -89,9 +89,9 @@ class CircuitTests(ProxyTestCase):
         self.starts[-1].respond(body, status)
         return client
 
-    def test_other_4xx_are_ambiguous_and_leave_the_circuit_closed(self) -> None:
-        """S18, S23: a 4xx of no known meaning is ambiguous, and leaves the circuit closed."""
-        for status in (402, 499):
+    def test_4xx_that_do_not_say_more_are_ambiguous_and_leave_the_circuit_closed(self) -> None:
+        """S18, S23: 408 and 425 are ambiguous, and leave the circuit closed."""
+        for status in (408, 425):
             clients = [self.respond(status) for _ in range(11)]
             self.clock.advance(2)
             for client in clients:
@@ -173,10 +173,13 @@ class UnfinishedResponseTests(GraceTestCase):
         self.check_grace(client)
 
     def test_huge_ack_is_cut_off_at_64_kib(self) -> None:
-        """S20: the connection is closed as soon as an ack is known to be too large."""
+        """S20: the connection is closed as soon as an ack is too large; the job was started."""
         client, start = self.begin(200, b" " * 65_537, 10**9)
         self.assertFalse(start.is_connected)
-        self.check_grace(client)
+        self.clock.advance(5)
+        self.assertTrue(client.is_held)
+        self.call_back(start, result_of("1"))
+        self.assertEqual(client.response.body, result_of("1"))
 
     def test_slow_rejection_is_one_without_its_body(self) -> None:
         """S15, S21: a rejection is one without its body, too; the job was not started."""

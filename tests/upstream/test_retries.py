@@ -208,7 +208,7 @@ class AmbiguousRetryTests(RetryTestCase):
 
     def test_callback_is_awaited_after_the_last_attempt(self) -> None:
         """S6: when no attempt is left, the callback is awaited for the grace."""
-        self.check_unknown(LOST, (500, b""), (200, b"<html>"))
+        self.check_unknown(LOST, (500, b""), (502, b"<html>"))
 
     def test_later_failures_do_not_resolve_an_ambiguous_start(self) -> None:
         """S1, S4, S5, S15, S16, S17: however later attempts end, the first stays ambiguous."""

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.wire.jobs import parse_job, parse_report
+from jobproxy.wire.jobs import parse_job
 from jobproxy.wire.preferences import parse_preferences
 from jobproxy.wire.problems import ProblemError
+from jobproxy.wire.reports import read_report
 
 SIZE = 65_536
 #: How many times as much as an ordinary job a body of the same size may cost.
@@ -32,7 +33,7 @@ def read_headers(value: bytes) -> object:
 
 READERS: dict[str, Read] = {
     "job": parse_job,
-    "ack or callback": parse_report,
+    "ack or callback": read_report,
     "headers": read_headers,
 }
 #: What is repeated, after what a body begins with.
@@ -139,5 +140,5 @@ def test_number_of_any_length_is_sent_as_it_came(number: str) -> None:
     """Q1: a number of any length is a number, and is sent as it came."""
     job: Any = parse_job(f'{{"account":"a","x":{number}}}'.encode())
     assert f'"x":{number},'.encode() in job.to_start("http://proxy.example")
-    report = parse_report(f'{{"id":"1","state":"completed","x":{number}}}'.encode())
+    report = read_report(f'{{"id":"1","state":"completed","x":{number}}}'.encode())
     assert report.upstream_id == "1"

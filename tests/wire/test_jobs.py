@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.wire.jobs import parse_job, parse_report
+from jobproxy.wire.jobs import parse_job
 from jobproxy.wire.problems import Kind, ProblemError
+from jobproxy.wire.reports import read_report
 from jobproxy.wire.strict_json import MAX_DEPTH
 from tests.support.problems import refuses
 
@@ -94,7 +95,7 @@ class JobTests(SynchronousTestCase):
     @given(st.binary(max_size=60) | text.map(str.encode))
     def test_any_bytes_are_a_job_or_a_problem(self, body: bytes) -> None:
         """Q1: any bytes are a job or a problem."""
-        for parse in (parse_job, parse_report):
+        for parse in (parse_job, read_report):
             try:
                 parse(body)
             except ProblemError:
@@ -154,17 +155,17 @@ class ReportTests(SynchronousTestCase):
 
     def test_callback_may_have_nan_and_duplicate_members(self) -> None:
         """A callback may have what is refused in a client's request."""
-        report = parse_report(b'{"id":"1","state":"completed","x":NaN,"x":"\\ud800"}')
+        report = read_report(b'{"id":"1","state":"completed","x":NaN,"x":"\\ud800"}')
         self.assertEqual((report.upstream_id, report.state), ("1", "completed"))
 
     def test_id_or_state_of_another_type_counts_as_missing(self) -> None:
         """An id or a state of another type, or an id that is too long, counts as missing."""
         for body in (
-            b'{"id":1,"state":2}',
+            b'{"id":1.5,"state":2}',
             b'{"id":"","state":null}',
             b'{"id":"%s"}' % (b"x" * 129),
         ):
-            report = parse_report(body)
+            report = read_report(body)
             self.assertEqual((report.upstream_id, report.state), (None, None))
 
     def test_known_states_are_progress_or_the_end(self) -> None:
@@ -177,5 +178,5 @@ class ReportTests(SynchronousTestCase):
             ("failed", False, True),
             ("splendid", False, False),
         ):
-            report = parse_report(json.dumps({"state": state}).encode())
+            report = read_report(json.dumps({"state": state}).encode())
             self.assertEqual((report.is_progress, report.is_ended), (is_progress, is_ended), state)

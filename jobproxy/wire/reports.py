@@ -1,0 +1,151 @@
+"""The job server's acks and callbacks, as frozen values.
+
+Of their bodies only two members are read, and the bytes are passed on unchanged. They may be
+anything: to refuse the result of a finished job because of its format would help no one.
+"""
+
+import json
+import zlib
+from typing import Any
+
+from attrs import field, frozen
+
+from jobproxy.wire import strict_json
+from jobproxy.wire.problems import ProblemError
+
+MAX_ID = 128
+#: Bytes of a compressed body that are looked at.
+MAX_INFLATED = 2**20
+
+JSON_TYPE = b"application/json"
+_OTHER_TYPE = b"application/octet-stream"
+#: The first byte of what is stored of a report that has more than a body of JSON.
+_MARK = b"\0"
+
+#: States of a job that has not ended (any other state of a callback ends it).
+PROGRESS = frozenset(
+    {
+        "accepted",
+        "created",
+        "in progress",
+        "in-progress",
+        "in_progress",
+        "pending",
+        "processing",
+        "queued",
+        "running",
+        "scheduled",
+        "started",
+        "starting",
+        "submitted",
+        "waiting",
+    }
+)
+#: States with which an ack is already the result; an ack with an unknown state is not.
+ENDED = frozenset(
+    {
+        "canceled",
+        "cancelled",
+        "completed",
+        "done",
+        "error",
+        "failed",
+        "rejected",
+        "succeeded",
+        "success",
+    }
+)
+
+
+@frozen
+class Report:
+    """An ack or a callback.
+
+    :param body: all of it, byte for byte.
+    :param upstream_id: its ``id``, a string or an integer, as text; :data:`None`: there is none, or
+        it has not 1 to :data:`MAX_ID` characters.
+    :param state: its ``state`` in lower case; :data:`None`: there is none, or it is no string.
+    :param content_type: of the body.
+    :param coding: the ``Content-Encoding`` of the body; empty: there is none.
+    """
+
+    body: bytes = field(repr=False)
+    upstream_id: str | None
+    state: str | None
+    content_type: bytes = JSON_TYPE
+    coding: bytes = b""
+
+    @property
+    def is_progress(self) -> bool:
+        """Whether the job has not ended, if this is a callback."""
+        return self.state in PROGRESS
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether this is already the job's result, if it is an ack."""
+        return self.state in ENDED
+
+    @property
+    def stored(self) -> bytes:
+        """The report as other nodes and later processes read it: mostly its body alone."""
+        is_plain = self.content_type == JSON_TYPE and not self.coding
+        if is_plain and self.body[:1] != _MARK:
+            return self.body
+        return b"%b%b\0%b\n%b" % (_MARK, self.content_type, self.coding, self.body)
+
+
+def read_report(body: bytes, content_type: bytes | None = None, coding: bytes = b"") -> Report:
+    """Read an ack or a callback, which may be anything.
+
+    :param content_type: as it came, if it did.
+    :param coding: its ``Content-Encoding``.
+    """
+    members = _read_members(body, coding.lower())
+    upstream_id = members.get("id") if members else None
+    state = members.get("state") if members else None
+    if not isinstance(upstream_id, str) or not 0 < len(upstream_id) <= MAX_ID:
+        upstream_id = None
+    if not isinstance(state, str) or isinstance(state, strict_json.Integer):
+        state = None
+    elif not state.islower():
+        state = state.lower()
+    if not content_type:
+        content_type = _OTHER_TYPE if members is None else JSON_TYPE
+    return Report(body, upstream_id, state, content_type, coding)
+
+
+def read_stored(data: bytes) -> Report:
+    """Read what :attr:`Report.stored` has made of a report."""
+    if data[:1] != _MARK:
+        return read_report(data, JSON_TYPE)
+    head, _, body = data[1:].partition(b"\n")
+    content_type, _, coding = head.partition(b"\0")
+    return read_report(body, content_type, coding)
+
+
+def _read_members(body: bytes, coding: bytes) -> dict[str, Any] | None:
+    """Return the members of an object in JSON; :data:`None`: the body is none."""
+    try:
+        if coding:
+            body = _inflate(body, coding)
+        text = body.decode()
+    except (UnicodeDecodeError, ValueError, zlib.error):
+        text = body.decode(json.detect_encoding(body), "replace")
+    try:
+        return strict_json.parse_leniently(text.removeprefix("\ufeff"))
+    except ProblemError:
+        return None
+
+
+def _inflate(body: bytes, coding: bytes) -> bytes:
+    """Return a compressed body, as far as it is looked at.
+
+    :raises ValueError: if the coding is not known, or the body is too large.
+    """
+    if coding not in (b"gzip", b"x-gzip", b"deflate"):
+        raise ValueError("an unknown coding")
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    inflated = inflater.decompress(body, MAX_INFLATED)
+    if not inflater.eof:
+        raise ValueError("too large, or cut off")
+    return inflated
