@@ -58,6 +58,13 @@ class Response:
             headers.addRawHeader(name, value)
         return headers
 
+    def find_header(self, name: bytes) -> bytes:
+        """Return the first header of a name in lower case; empty if there is none."""
+        for other, value in self._lines:
+            if other == name:
+                return value
+        return b""
+
     def deliverBody(self, protocol: Any) -> None:
         protocol.makeConnection(None)
         if self.body:

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from math import ceil
+from typing import cast
 
 from twisted.web.iweb import IResponse
 
+from jobproxy.http1.response import Response
 from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
 from jobproxy.wire.problems import Kind, Problem
 from jobproxy.wire.reports import Report, read_report
@@ -49,11 +51,9 @@ def read_ack(response: IResponse, body: bytes, now: Callable[[], float]) -> Repo
     if not 200 <= status < 300:
         health = Health.ALIVE if status < 500 else Health.ERROR
         raise AmbiguousStart(f"status {status}", "error", health)
-    headers = response.headers
-    content_type, coding = (
-        (headers.getRawHeaders(name) or [b""])[0] for name in (b"content-type", b"content-encoding")
-    )
-    return read_report(body, content_type, coding)
+    found = cast(Response, response)
+    coding = found.find_header(b"content-encoding")
+    return read_report(body, found.find_header(b"content-type"), coding)
 
 
 def _refused(response: IResponse, body: bytes, now: Callable[[], float]) -> NotStarted:

@@ -100,14 +100,14 @@ def read_report(body: bytes, content_type: bytes | None = None, coding: bytes = 
     :param content_type: as it came, if it did.
     :param coding: its ``Content-Encoding``.
     """
-    members = _read_members(body, coding.lower())
+    members = _read_members(body, coding)
     upstream_id = members.get("id") if members else None
     state = members.get("state") if members else None
     if not isinstance(upstream_id, str) or not 0 < len(upstream_id) <= MAX_ID:
         upstream_id = None
     if not isinstance(state, str) or isinstance(state, strict_json.Integer):
         state = None
-    elif not state.islower():
+    elif state not in PROGRESS and state not in ENDED:
         state = state.lower()
     if not content_type:
         content_type = _OTHER_TYPE if members is None else JSON_TYPE
@@ -132,7 +132,7 @@ def _read_members(body: bytes, coding: bytes) -> dict[str, Any] | None:
     except (UnicodeDecodeError, ValueError, zlib.error):
         text = body.decode(json.detect_encoding(body), "replace")
     try:
-        return strict_json.parse_leniently(text.removeprefix("\ufeff"))
+        return strict_json.parse_leniently(text[1:] if text[:1] == "\ufeff" else text)
     except ProblemError:
         return None
 
@@ -142,7 +142,7 @@ def _inflate(body: bytes, coding: bytes) -> bytes:
 
     :raises ValueError: if the coding is not known, or the body is too large.
     """
-    if coding not in (b"gzip", b"x-gzip", b"deflate"):
+    if coding.lower() not in (b"gzip", b"x-gzip", b"deflate"):
         raise ValueError("an unknown coding")
     inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
     inflated = inflater.decompress(body, MAX_INFLATED)

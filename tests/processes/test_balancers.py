@@ -98,7 +98,7 @@ def run_nodes(stack: ExitStack, port: int, redis: RedisServer, server: DaemonPro
             "job-server-url": f"{server.url}/start",
             "callback-listen": f"tcp:{three[1]}:interface=127.0.0.1",
             "admin-listen": f"tcp:{three[2]}:interface=127.0.0.1",
-            "cluster": redis.url,
+            "store": redis.url,
             "secret-file": str(secret),
         }
         nodes.append(DaemonProcess("jobproxy", options, three[0]))
