@@ -247,7 +247,7 @@ def run_service(folder: Path, job_server: str, **environment: str) -> Iterator[S
 
 def test_a_stalled_loop_is_restarted(tmp_path: Path) -> None:
     """T4: a loop that stalls for longer than allowed gives no sign of life, and is restarted."""
-    # A store has a thread. If it gets the signal first, the loop goes on for a moment, and takes the
+    # A store has a thread. If that gets the signal, the loop goes on for a moment, and may take the
     # client's connection with it, which no loop does that really stalls.
     options = {"WATCHDOG_USEC": "600000", "JOBPROXY_STORE": "memory:"}
     with serve_jobs() as server, run_service(tmp_path, server.url, **options) as proxy:
