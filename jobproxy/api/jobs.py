@@ -109,7 +109,9 @@ def _send_job(request: Request, record: JobRecord, ack: Report | None) -> bytes:
 
 
 def _check_type(request: Request) -> None:
-    if request.find_header(b"content-encoding"):
+    coding = request.find_header(b"content-encoding")
+    if coding and coding.lower() != b"identity":
+        request.setHeader(b"Accept-Encoding", b"identity")
         raise _unsupported("Send the body without a Content-Encoding.")
     content_type = request.find_header(b"content-type")
     if content_type is None or content_type == b"application/json":

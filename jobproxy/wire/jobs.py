@@ -52,8 +52,9 @@ def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
     text = strict_json.decode(body)
     members = strict_json.parse_strictly(text)
     errors = tuple(_find_errors(members))
-    is_held = members.get("wait", True)
-    has_callback = is_held is False and "callback" in members
+    is_held = True if members.get("wait") is None else members["wait"]
+    # Many clients write null, or an empty string, for what is not there.
+    has_callback = is_held is False and members.get("callback") not in (None, "")
     if has_callback and not allows_callbacks:
         detail = (
             "This proxy does not allow callbacks to clients: leave out callback, and GET the "
@@ -101,5 +102,5 @@ def _find_errors(members: dict[str, Any]) -> Iterator[FieldError]:
         yield FieldError("/account", f"must have 1 to {MAX_ACCOUNT} characters, not {len(account)}")
     elif _CONTROL.search(account):
         yield FieldError("/account", "must not contain control characters")
-    if not isinstance(members.get("wait", True), bool):
+    if not isinstance(members.get("wait"), bool | None):
         yield FieldError("/wait", "must be true, false or left out")

@@ -34,6 +34,8 @@ class Preferences:
 
 
 _DEFAULT = Preferences()
+#: Values of a preference that say that it is none.
+_FALSE = frozenset({"false", "no", "0", "?0"})
 
 
 def parse_preferences(headers: Iterable[tuple[bytes, bytes]]) -> Preferences:
@@ -53,7 +55,7 @@ def parse_preferences(headers: Iterable[tuple[bytes, bytes]]) -> Preferences:
     wait = preferences.get("wait", "")
     return Preferences(
         wait=int(wait[:9]) if _WAIT.fullmatch(wait) else None,
-        is_async="respond-async" in preferences,
+        is_async=preferences.get("respond-async", "false").lower() not in _FALSE,
         key=_read_key(found.get(b"idempotency-key", [])),
         trace=_read_trace(found),
     )

@@ -372,3 +372,42 @@ class AcceptedTests(ProxyTestCase):
         client = self.connect().request(body=body)
         self.starts[0].respond(result_of("1"))
         self.assertEqual(client.response.status, 200)
+
+
+class LenientRequestTests(ProxyTestCase):
+    """Requests that say what is not there."""
+
+    def test_what_is_null_is_not_there(self) -> None:
+        """Q30: ``null`` for ``wait`` and ``callback``, and an empty callback, are left out."""
+        for members in (
+            {"wait": None},
+            {"callback": None},
+            {"callback": ""},
+            {"wait": True, "callback": "http://a"},
+        ):
+            client = self.connect().start(account="a", **members)
+            self.assertTrue(client.is_held, members)
+            self.starts[-1].respond(result_of("1"))
+            self.assertEqual(client.response.body, result_of("1"))
+        client = self.connect().start(account="a", wait=False, callback=None)
+        self.starts[-1].ack("1")
+        self.assertEqual(client.response.status, 202)
+        self.assertTrue(self.starts[-1].body["callback"].startswith("http://proxy.example/"))
+        self.call_back(self.starts[-1], result_of("1"))
+
+    def test_body_that_says_that_it_is_not_coded_is_accepted(self) -> None:
+        """Q30: ``Content-Encoding: identity`` is none; what is accepted is said in a 415."""
+        client = self.connect().request(headers={"Content-Encoding": "identity"})
+        self.starts[-1].respond(result_of("1"))
+        self.assertEqual(client.response.status, 200)
+        refused = self.connect().request(headers={"Content-Encoding": "gzip"}).response
+        self.assert_problem(refused, 415, "unsupported-media-type")
+        self.assertEqual(refused.headers["accept-encoding"], "identity")
+
+    def test_preference_that_is_false_is_none(self) -> None:
+        """Q30: ``respond-async=false`` does not ask for a 202."""
+        client = self.connect().request(headers={"Prefer": "respond-async=false"})
+        self.starts[-1].ack("1")
+        self.assertTrue(client.is_held)
+        self.call_back(self.starts[-1], result_of("1"))
+        self.assertEqual(client.response.status, 200)

@@ -121,7 +121,7 @@ class OwnCallbackTests(SynchronousTestCase):
         for body in (
             b'{"account":"a","wait":false,"callback":"http://client.example/"}',
             b'{"\\u0063allback":"x","account":"a","wait":false}',
-            b'{"account":"a","wait":false,"callback":null}',
+            b'{"account":"a","wait":false,"callback":7}',
         ):
             with refuses(Kind.CALLBACK_NOT_ALLOWED):
                 parse_job(body)
