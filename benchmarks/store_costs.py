@@ -17,6 +17,8 @@ from pathlib import Path
 from gateways import choose_cpus, pinned, run_gateway
 
 LOAD = str(Path(__file__).with_name("load.py"))
+#: On the disk of this checkout: many temporary folders are in memory.
+BUILD = Path(__file__).parents[1] / "build"
 FIGURES = ("throughput", "cpu_us", "p50_ms", "p99_ms")
 
 
@@ -53,7 +55,7 @@ def compare(runs: int, seconds: float, *, has_keys: bool) -> None:
     figures: dict[str, list[dict[str, float]]] = {"memory": [], "sqlite": []}
     for number in range(runs):
         for name in ("memory", "sqlite") if number % 2 else ("sqlite", "memory"):
-            with tempfile.TemporaryDirectory(dir=".") as folder:
+            with tempfile.TemporaryDirectory(dir=BUILD) as folder:
                 store = "memory:" if name == "memory" else f"sqlite:{folder}/store.db"
                 figures[name].append(measure(store, words))
     print(f"jobs {'with' if has_keys else 'without'} a key, {runs} runs each, medians")
@@ -74,6 +76,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     arguments = parser.parse_args()
+    BUILD.mkdir(exist_ok=True)
     compare(arguments.runs, arguments.seconds, has_keys=True)
     compare(arguments.runs, arguments.seconds, has_keys=False)
 

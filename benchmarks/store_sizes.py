@@ -20,6 +20,8 @@ from jobproxy.store.sqlite_address import SqliteAddress
 from jobproxy.store.sqlite_file import SqliteFile
 from jobproxy.store.sqlite_session import SWEEP
 
+#: On the disk of this checkout: many temporary folders are in memory.
+BUILD = Path(__file__).parents[1] / "build"
 #: Jobs in one transaction.
 BATCH = 50
 BODY = b'{"id":"4a40f6c1bf585ca9","state":"completed","proof":"%040X"}' % 7
@@ -106,7 +108,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--jobs", type=int, default=1_000_000)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=".") as name:
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD) as name:
         is_bounded = pass_through(Path(name), arguments.jobs)
         open_large(Path(name), arguments.jobs)
     print("the file stopped to grow" if is_bounded else "WRONG: the file grows")

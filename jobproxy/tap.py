@@ -55,7 +55,10 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         node=node,
         stop=lambda: _stop(reactor),
     )
-    return build_daemon(settings, build_proxy(settings, environment), reactor)
+    key_path = config.find_text("secret-file")
+    if key_path is None and settings.store.sqlite is not None:
+        key_path = settings.store.sqlite.key_path
+    return build_daemon(settings, build_proxy(settings, environment), reactor, key_path)
 
 
 def _stop(reactor: Any) -> None:

@@ -72,6 +72,7 @@ class Proxy:
     """
 
     gateway: Gateway
+    signer: TokenSigner
     probes: Probes
     feed: Feed
     clients: ServerFactory
@@ -147,6 +148,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     shared = [part for part in (coordinator, starter.slots) if IService.providedBy(part)]
     return Proxy(
         gateway=gateway,
+        signer=signer,
         probes=probes,
         feed=feed,
         callbacks=serve(callbacks) if callbacks else None,

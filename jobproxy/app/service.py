@@ -11,6 +11,7 @@ from twisted.application.service import IService, MultiService
 from jobproxy import logs
 from jobproxy.app.build import Proxy
 from jobproxy.app.drain import Drain
+from jobproxy.app.reload import Reload
 from jobproxy.app.settings import Settings
 from jobproxy.daemon.shutdown import Daemon
 from jobproxy.daemon.systemd import Heartbeat, Notifier
@@ -33,8 +34,13 @@ def make_monotonic(reactor: Any) -> Any:
     return reactor
 
 
-def build_daemon(settings: Settings, proxy: Proxy, reactor: Any) -> MultiService:
-    """Return the service that twistd runs: a proxy, and all that belongs to its process."""
+def build_daemon(
+    settings: Settings, proxy: Proxy, reactor: Any, key_path: str | None = None
+) -> MultiService:
+    """Return the service that twistd runs: a proxy, and all that belongs to its process.
+
+    :param key_path: the file of the keys of callback tokens, to read it again on SIGHUP.
+    """
     notifier = Notifier.from_environment(os.environ, os.getpid())
     clients = proxy.gateway.table.clients
     heartbeat = Heartbeat(reactor, notifier, reactor.callWhenRunning, lambda: clients.held)
@@ -63,7 +69,8 @@ def build_daemon(settings: Settings, proxy: Proxy, reactor: Any) -> MultiService
         proxy.callbacks,
         inherited,
     )
-    daemon = Daemon("jobproxy", drain, reactor.callWhenRunning, reactor.callFromThread)
+    reload = Reload(proxy.signer, key_path)
+    daemon = Daemon("jobproxy", drain, reactor.callWhenRunning, reactor.callFromThread, reload.run)
     # Services stop in reverse order: the ports close before the table ends the held clients.
     for service in (heartbeat, writer, *proxy.services, *ports):
         service.setServiceParent(daemon)

@@ -105,8 +105,10 @@ class DaemonOptions(usage.Options):
             raise usage.UsageError(f"{args[0]!r} is not an option; see --help")
 
     def postOptions(self) -> None:
+        self._texts: dict[str, str | None] = {}
         for option in self.table:
             source, text = self._find(option)
+            self._texts[option.name] = text
             if text is None and option.required:
                 raise usage.UsageError(f"--{option.name} is missing (or {self.variable(option)})")
             try:
@@ -117,6 +119,10 @@ class DaemonOptions(usage.Options):
 
     def check(self) -> None:
         """Check the combination of options; raise a :class:`usage.UsageError` if it is invalid."""
+
+    def find_text(self, name: str) -> str | None:
+        """Return the text of an option, before it was parsed."""
+        return self._texts.get(name)
 
     def refuse(self, message: str) -> NoReturn:
         """End the process with one line on standard error and exit code 78."""

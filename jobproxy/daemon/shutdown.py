@@ -49,12 +49,14 @@ class Daemon(MultiService):
         shutdown: Shutdown | None,
         call_when_running: Schedule,
         call_from_thread: Schedule,
+        reload: Callable[[], object] | None = None,
     ) -> None:
         super().__init__()
         self._program = program
         self._shutdown = shutdown
         self._call_when_running = call_when_running
         self._call_from_thread = call_from_thread
+        self._reload = reload
         #: Twisted's signal handlers, by signal number.
         self._handlers: dict[int, Any] = {}
         self._is_stopping = False
@@ -108,6 +110,14 @@ class Daemon(MultiService):
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._handle_signal)
+
+        if self._reload is not None and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._handle_reload)
+
+    def _handle_reload(self, number: int, frame: Any) -> None:  # noqa: ARG002 - signal's
+        """SIGHUP never ends the process, as Twisted's default would."""
+        assert self._reload is not None
+        self._call_from_thread(self._reload)
 
     def _handle_signal(self, number: int, frame: Any) -> None:
         assert self._shutdown is not None

@@ -66,6 +66,15 @@ class TokenSigner:
     _node: str = "only-one"
     _entropy: Callable[[int], bytes] = os.urandom
 
+    def replace_keys(self, keys: Sequence[bytes]) -> bool:
+        """Use other keys from now on; return whether they differ.
+
+        :raises ValueError: if one is too short.
+        """
+        is_new = list(keys) != list(self._keys)
+        self._keys = keys
+        return is_new
+
     def mint(self) -> Token:
         """Return a new token."""
         expiry = _write_expiry(int(self._now() + self._lifetime))

@@ -34,6 +34,12 @@ def test_killed_processes_lose_nothing_and_start_nothing_twice() -> None:
     play("--rounds", "5", "--jobs", "60")
 
 
+@pytest.mark.timeout(2 * LONG)
+def test_restarts_in_good_order_lose_nothing() -> None:
+    """K1, K2, K3: SIGTERM under load, as an upgrade does: the same."""
+    play("--rounds", "3", "--jobs", "60", "--gently")
+
+
 @needs("gcc", "cc")
 @pytest.mark.timeout(2 * LONG)
 def test_power_cut_loses_nothing_that_was_promised() -> None:
