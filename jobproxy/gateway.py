@@ -2,9 +2,12 @@
 
 import math
 from collections import Counter
+from typing import cast
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from jobproxy.cluster.coordinator import Coordinator
 from jobproxy.jobs import job_problems
@@ -34,6 +37,14 @@ _REFUSED_RESULTS = {
     Delivery.MISMATCH: "conflict",
     Delivery.UNNAMED: "malformed",
 }
+#: Acks without any callback after which something must be wrong.
+UNHEARD = 20
+SILENCE = (
+    "No callback has come to this proxy yet: its operator should check that the job server can "
+    "reach the callback URL."
+)
+
+_log = Logger()
 
 
 @define(eq=False)
@@ -61,6 +72,7 @@ class Gateway:
     shows_accounts: bool = field(default=False, kw_only=True)
     is_draining: bool = field(default=False, init=False)
     callbacks: Counter[str] = field(factory=Counter, init=False)
+    _has_warned: bool = field(default=False, init=False)
 
     def submit(self, job: Job, preferences: Preferences, request_id: bytes) -> Deferred[JobRecord]:
         """Start a new job, and hold its client.
@@ -74,6 +86,8 @@ class Gateway:
         """
         self._admit()
         self._check_queue(job, preferences)
+        if not self.callbacks and not self._has_warned:
+            self._warn_if_unheard()
         token = self._signer.mint()
         key = preferences.key
         key_digest = key_digest_of(job, key) if key else None
@@ -192,6 +206,12 @@ class Gateway:
         """Whether a callback with this token would be received, whatever its body is."""
         return self._signer.verify(text, self.table.find) is not None
 
+    @property
+    def is_unheard(self) -> bool:
+        """Whether many jobs were acknowledged, and no callback has ever come."""
+        results = self.starter.job_server.results
+        return not self.callbacks and results["acknowledged"] + results["no-id"] >= UNHEARD
+
     def reasons_not_ready(self) -> list[str]:
         """Return why a load balancer should send jobs to another proxy."""
         reasons = ["draining"] if self.is_draining else []
@@ -239,7 +259,26 @@ class Gateway:
             ack_is_enough=is_async and preferences.wait is None,
             takes_state=is_async,
         )
+        if not self.callbacks:
+            waiting.addErrback(self._explain_silence)
         return self.coordinator.remember(waiting, record, is_async=is_async)
+
+    def _warn_if_unheard(self) -> None:
+        if self.is_unheard:
+            self._has_warned = True
+            _log.error(
+                "{number} jobs were acknowledged, and no callback has ever come: can the job "
+                "server reach the callback URL?",
+                number=UNHEARD,
+            )
+
+    def _explain_silence(self, failure: Failure) -> Failure:
+        """Say in a ``wait-over`` what is mostly wrong if no callback has ever come."""
+        if failure.check(ProblemError) and not self.callbacks:
+            problem = cast(ProblemError, failure.value).problem
+            if problem.kind is Kind.WAIT_OVER:
+                raise ProblemError(evolve(problem, detail=f"{problem.detail} {SILENCE}"))
+        return failure
 
 
 def _refusal(problem: Problem, record: JobRecord | None) -> ProblemError:

@@ -47,7 +47,10 @@ class HealthRoutes:
     def get_readiness(self, request: Request) -> bytes:
         """Respond 503 with the reasons while the proxy does not accept new jobs."""
         reasons = self._probes.reasons_not_ready()
-        status = {"status": "not-ready" if reasons else "ready", "reasons": reasons}
+        status: dict[str, Any] = {"status": "not-ready" if reasons else "ready"}
+        status["reasons"] = reasons
+        if self._probes.gateway.is_unheard:
+            status["warnings"] = ["no-callback-yet"]
         return _respond_json(request, status, 503 if reasons else 200)
 
 

@@ -74,14 +74,12 @@ class Retention:
             record.kept_in.remove(record.job_id)
         record.kept_in = kept_in
         if kept_in is not None:
-            kept = record.result or record.ack
-            size = OVERHEAD if kept is None else OVERHEAD + len(kept.body)
-            kept_in.put(record.job_id, record, size, record.account)
+            kept_in.put(record.job_id, record, _measure(record), record.account)
 
     def resize(self, record: JobRecord) -> None:
-        """Count a record anew, which has got its ack."""
+        """Count a record anew, which has got its ack; it may be forgotten for lack of room."""
         if record.kept_in is not None:
-            self.move(record, record.kept_in)
+            record.kept_in.resize(record.job_id, _measure(record))
 
     def keep_ended(self, record: JobRecord, *, is_orphan: bool) -> None:
         """Move the record of a job that has just ended, and log an orphan."""
@@ -116,3 +114,9 @@ class Retention:
             "the result of job {job} is forgotten; no client asked for it", **record.log_fields
         )
         self._forget(record)
+
+
+def _measure(record: JobRecord) -> int:
+    """Return about how many bytes a record takes."""
+    kept = record.result or record.ack
+    return OVERHEAD if kept is None else OVERHEAD + len(kept.body)

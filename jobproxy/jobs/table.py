@@ -136,6 +136,7 @@ class CorrelationTable(Service):
             record.cancel_start = cancel_start
             self._change(record, Event.ACK, has_news=True)
             self.clients.fire_acknowledged(record)
+            self.retention.resize(record)
         self._add_upstream_id(record, ack)
 
     def conclude(self, record: JobRecord, ack: Report) -> None:
@@ -236,7 +237,6 @@ class CorrelationTable(Service):
 
     def _set_ack(self, record: JobRecord, ack: Report) -> None:
         record.upstream_id, record.ack = ack.upstream_id or record.upstream_id, ack
-        self.retention.resize(record)
         record.last_report = record.acked = self._clock.seconds()
 
     def _change(self, record: JobRecord, event: Event, *, has_news: bool = False) -> None:

@@ -104,9 +104,18 @@ class ExpiringMap(Generic[Value]):
         self._resize(share, size)
         if self._timer is None:
             self._timer = Deadline(self._clock, self._seconds, self._sweep)
-        while self.size > self._max_bytes or len(self._entries) > self._max_number:
-            self.dropped += 1
-            self._drop(self._find_superfluous())
+        self._make_room()
+
+    def resize(self, key: str, size: int) -> None:
+        """Change the size of a value, which keeps its time; it may be dropped at once.
+
+        :raises KeyError: if there is none of this key.
+        """
+        entry = self._entries[key]
+        change, entry.size = size - entry.size, size
+        self.size += change
+        self._resize(entry.share, change)
+        self._make_room()
 
     def remove(self, key: str) -> None:
         """Remove a value.
@@ -154,6 +163,11 @@ class ExpiringMap(Generic[Value]):
         if share.oldest is not None:
             share.rank = share.size.bit_length() - 1
             self._ranks.setdefault(share.rank, OrderedDict())[share] = None
+
+    def _make_room(self) -> None:
+        while self.size > self._max_bytes or len(self._entries) > self._max_number:
+            self.dropped += 1
+            self._drop(self._find_superfluous())
 
     def _find_superfluous(self) -> _Entry[Value]:
         """Return the oldest value of a share of the highest rank."""

@@ -119,6 +119,20 @@ class DefaultLimitTests(SynchronousTestCase):
         self.assertEqual(len(table), len(table.retention.unattended))
         table.stopService()
 
+    def test_late_ack_does_not_prolong_the_time_of_its_job(self) -> None:
+        """A job that no client waits for is kept from when its client left, whenever its ack came."""
+        clock = Clock()
+        table = CorrelationTable(clock, 300, lifetime=100)
+        record = table.create("a", lambda: None)
+        table.clients.wait(record, 30)
+        table.send(record)
+        table.clients.dismiss(record.waiters[0])
+        clock.advance(60)
+        table.acknowledge(record, Report(b"{}", "1", "running"))
+        clock.advance(40)
+        self.assertIsNone(table.find("a"))
+        self.assertEqual(clock.getDelayedCalls(), [])
+
     def test_retained_bytes_are_of_outcomes_and_orphans(self) -> None:
         """B2, B4: the retained bytes are those of outcomes and orphans together."""
         table = self.make_table(2, bytes(100))
