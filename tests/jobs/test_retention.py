@@ -120,7 +120,7 @@ class DefaultLimitTests(SynchronousTestCase):
         table.stopService()
 
     def test_late_ack_does_not_prolong_the_time_of_its_job(self) -> None:
-        """A job that no client waits for is kept from when its client left, whenever its ack came."""
+        """A job that no client waits for is kept from when its client left, not from its ack."""
         clock = Clock()
         table = CorrelationTable(clock, 300, lifetime=100)
         record = table.create("a", lambda: None)
