@@ -45,7 +45,9 @@ class BadStore(Exception):
     """The file cannot be used; the message says why, and follows its name."""
 
 
+_REPLACED = "the file was replaced"
 _DAMAGE = {
+    _REPLACED: "was removed or replaced while it was in use; restart the process",
     "file is not a database": "is not a database of SQLite, or is damaged",
     "database disk image is malformed": "is damaged",
 }
@@ -106,6 +108,24 @@ class SqliteFile:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def check_place(self, number: int) -> None:
+        """Check that the file is still the one that was opened.
+
+        What is written to a file that has no name any more is lost with the process.
+
+        :param number: what :meth:`find_number` returned then.
+        :raises sqlite3.OperationalError: if it is not.
+        """
+        if self.find_number() != number:
+            raise sqlite3.OperationalError(_REPLACED)
+
+    def find_number(self) -> int:
+        """Return the number by which the file system knows the file; 0: there is none."""
+        try:
+            return Path(self.address.path).stat().st_ino
+        except OSError:
+            return 0
 
     def read_owner(self) -> str:
         """Return the number of the process that has locked the file."""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from sqlite3 import Connection
 from typing import Any
 
 from attrs import define, field
@@ -45,6 +46,8 @@ class Session:
     calls: Counter[str] = field(factory=Counter, init=False)
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
     _transactions: Transactions | None = field(default=None, init=False)
+    #: The file system's number of the file that is open.
+    _number: int = field(default=0, init=False)
     #: What to add to the time of the reactor's clock to get the store's.
     _offset: float = field(default=0.0, init=False)
     _listener: Listener = field(factory=NullListener, init=False)
@@ -114,7 +117,9 @@ class Session:
             return
         if transactions.error is not None:
             self._report(f"the store {self._file.address.path} {explain(transactions.error)}")
-            if not is_damage(transactions.error):
+            if is_damage(transactions.error):
+                transactions.refuse()
+            else:
                 await self._recover(transactions)
         elif not self.is_joined:
             await self._catch_up()
@@ -131,6 +136,7 @@ class Session:
                 )
                 return
             connection = await self._in_thread(lambda: self._file.connect(self._now()))
+            self._number = self._file.find_number()
         except BadStore as error:
             self._file.unlock()
             self._report(f"the store {address.path} {error}")
@@ -169,9 +175,14 @@ class Session:
     async def _sweep(self, transactions: Transactions) -> None:
         """Remove what has expired, in small steps, so that nothing waits for long."""
         while self._transactions is transactions:
-            remove = partial(statements.remove_expired, now=self.time(), limit=SWEEP)
+            now, number = self.time(), self._number
+
+            def clean(database: Connection, now: float = now, number: int = number) -> int:
+                self._file.check_place(number)
+                return statements.remove_expired(database, now, SWEEP)
+
             try:
-                if await transactions.add(remove) < SWEEP:
+                if await transactions.add(clean) < SWEEP:
                     return
                 self._pause = deferLater(self._clock, SWEEP_PAUSE)
                 await self._pause

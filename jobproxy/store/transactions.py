@@ -48,6 +48,7 @@ class Transactions:
     _waiting: list[tuple[Work[Any], Deferred[Any]]] = field(factory=list, init=False)
     _running: list[tuple[Work[Any], Deferred[Any]]] = field(factory=list, init=False)
     _is_busy: bool = field(default=False, init=False)
+    _is_refused: bool = field(default=False, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
     _end: Deferred[None] | None = field(default=None, init=False)
     error: sqlite3.Error | None = field(default=None, init=False)
@@ -60,7 +61,7 @@ class Transactions:
         :return: fires with what the work returned, once it is safe; fails with
             :class:`StoreUnreachable` if the database has failed, or does not respond.
         """
-        if self.is_hanging or self._end is not None:
+        if self.is_hanging or self._is_refused or self._end is not None:
             self._calls["failed"] += 1
             return fail(StoreUnreachable())
         done: Deferred[Returned] = Deferred()
@@ -78,6 +79,10 @@ class Transactions:
         elif not self._is_busy:
             self._close()
         return end
+
+    def refuse(self) -> None:
+        """Do no work any more, as the database is damaged."""
+        self._is_refused = True
 
     def forget_error(self) -> None:
         """Forget the last error, as something could be written since."""

@@ -91,6 +91,27 @@ class StoreTests(FileTestCase):
         self.successResultOf(self.store.put_note("job", b"x" * 100_000))
         self.assertGreaterEqual(self.listener.caught_up, 2)
 
+    def test_file_that_is_removed_or_replaced_is_noticed(self) -> None:
+        """G12: nothing more is written to a file that the next process will not find."""
+        for replace in (False, True):
+            self.assertEqual(self.read_log(), [])
+            self.successResultOf(self.store.claim(b"before", CLAIM))
+            self.path.unlink()
+            if replace:
+                self.path.touch()
+            with capturedLogs() as events:
+                self.clock.advance(2 * TIMES.beat)
+                self.clock.advance(2 * TIMES.beat)
+            (line,) = [event["log_format"].format(**event) for event in events]
+            self.assertIn("was removed or replaced while it was in use", line)
+            self.assertFalse(self.store.is_up)
+            self.failureResultOf(self.store.claim(b"k", CLAIM), StoreUnreachable)
+            self.successResultOf(self.store.close())
+            for path in self.path.parent.iterdir():
+                path.unlink()
+            self.store = self.make_store(self.file)
+        self.store.open(self.listener)
+
     def set_limit(self, pages: str) -> None:
         """Set how many pages the file may have; it keeps those that it has."""
 
