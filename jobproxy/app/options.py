@@ -10,9 +10,8 @@ from twisted.python import usage
 
 from jobproxy.api.jobs import PROXY_PATHS
 from jobproxy.app.settings import CorrelateBy, Settings, SlotScope
-from jobproxy.daemon.options import (
-    DaemonOptions,
-    Option,
+from jobproxy.daemon.options import DaemonOptions, Option
+from jobproxy.daemon.readers import (
     read_base_url,
     read_count,
     read_delay,
@@ -41,6 +40,8 @@ def read_password(text: str) -> str:
 
 class Options(DaemonOptions):
     program = "jobproxy"
+    #: Of jobproxyctl, which is often configured in the same file.
+    other_variables = ("JOBPROXY_ADMIN",)
     synopsis = "--callback-url URL [options]"
     longdesc = (
         "Holds each client that POSTs a job, starts the job on the job server, and responds with "

@@ -4,35 +4,19 @@ On a usage error twistd prints the whole help text to standard output. In the jo
 line is more useful, and an exit code that says that the configuration is wrong.
 """
 
-import math
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator
-from enum import Enum
-from typing import Any, ClassVar, NoReturn, TypeVar, cast
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from typing import Any, ClassVar, NoReturn
 
 from attrs import frozen
-from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
 from jobproxy import __version__
+from jobproxy.daemon.hints import explain_flag, find_unknown_variable
 
 #: ``EX_CONFIG`` of sysexits.h: the exit code for a configuration error.
 EX_CONFIG = 78
-
-_HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]+")
-#: Bytes of a host name at most.
-MAX_NAME = 253
-#: Labels must neither begin nor end with a hyphen. Two in the third place are for names in IDNA.
-_LABEL = r"(?!..--(?<!xn--))[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.IGNORECASE)
-_SWITCH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-
-Choice = TypeVar("Choice", bound=Enum)
-
-_PATH = re.compile(r"[A-Za-z0-9._~/-]*")
 
 
 @frozen
@@ -67,9 +51,12 @@ class DaemonOptions(usage.Options):
 
     Subclasses list them in :attr:`table` and set :attr:`program`, whose upper-case form is the
     prefix of the environment variables. Once parsed, the options map names to values.
+
+    :cvar other_variables: with the same prefix, which are for other commands.
     """
 
     program: ClassVar[str]
+    other_variables: ClassVar[tuple[str, ...]] = ()
     optParameters: ClassVar[list[list[Any]]]
     table: ClassVar[tuple[Option, ...]]
 
@@ -93,7 +80,8 @@ class DaemonOptions(usage.Options):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            self.refuse(str(error))
+            names = [option.name for option in self.table]
+            self.refuse(explain_flag(str(error), self.program, names))
 
     def opt_version(self) -> NoReturn:
         """Display the version of jobproxy and exit."""
@@ -106,6 +94,12 @@ class DaemonOptions(usage.Options):
 
     def postOptions(self) -> None:
         self._texts: dict[str, str | None] = {}
+        variables = [self.variable(option) for option in self.table]
+        unknown = find_unknown_variable(
+            f"{self.program.upper()}_", (*variables, *self.other_variables)
+        )
+        if unknown is not None:
+            raise usage.UsageError(unknown)
         for option in self.table:
             source, text = self._find(option)
             self._texts[option.name] = text
@@ -167,122 +161,3 @@ def _make_repeatable(name: str, doc: str) -> Callable[[DaemonOptions, str], None
 
     append.__doc__ = doc
     return append
-
-
-def read_seconds(text: str) -> float:
-    """Parse a duration in seconds, above 0."""
-    seconds = _read_number(text)
-    if not seconds > 0:
-        raise ValueError(f"must be a number of seconds above 0, not {text!r}")
-    return seconds
-
-
-def read_delay(text: str) -> float:
-    """Parse a duration in seconds, 0 or more."""
-    seconds = _read_number(text)
-    if not seconds >= 0:
-        raise ValueError(f"must be a number of seconds, 0 or more, not {text!r}")
-    return seconds
-
-
-def read_count(text: str) -> int:
-    """Parse an integer above 0."""
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-        raise ValueError(f"must be a whole number above 0, not {text!r}")
-    return int(text)
-
-
-def read_switch(text: str) -> bool:
-    """Parse yes or no."""
-    if text.lower() not in _SWITCH:
-        raise ValueError(f"must be yes or no, not {text!r}")
-    return _SWITCH[text.lower()]
-
-
-def reader_of(kind: type[Choice]) -> Callable[[str], Choice]:
-    """Return a parser of the values of an enumeration."""
-
-    def read(text: str) -> Choice:
-        try:
-            return kind(text)
-        except ValueError:
-            words = ", ".join(choice.value for choice in kind)
-            raise ValueError(f"must be one of {words}, not {text!r}") from None
-
-    return read
-
-
-def read_url(text: str) -> str:
-    """Parse an absolute http or https URL without query, fragment or credentials."""
-    wrong = ValueError(f"must be a URL like http://host:port/path, not {text!r}")
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        raise wrong from None
-    if url.scheme not in ("http", "https") or not url.hostname or port == 0:
-        raise wrong
-    if url.query or url.fragment or "?" in text or "#" in text:
-        raise ValueError(f"must have no query and no fragment, not {text!r}")
-    if not _HOST.fullmatch(url.netloc):
-        raise wrong
-    return text
-
-
-def read_server_url(text: str) -> str:
-    """Parse a URL, as :func:`read_url`, of a server that Twisted can connect to."""
-    host = urlsplit(read_url(text)).hostname or ""
-    is_address = ":" in host or not host.strip("0123456789.")
-    if not is_address and (len(host) > MAX_NAME or not _NAME.fullmatch(host)):
-        raise ValueError(
-            "must have a host name of letters, digits and hyphens, with at most 63 in each part "
-            f"(RFC 1123, section 2.1), not {host!r}; give the server another name, or use its "
-            "address"
-        )
-    return text
-
-
-def read_base_url(text: str) -> str:
-    """Parse the base of URLs that the daemon serves; its path has unreserved characters only.
-
-    :return: the URL without a trailing slash.
-    """
-    url = urlsplit(read_url(text))
-    if not _PATH.fullmatch(url.path) or "//" in url.path:
-        raise ValueError(f"must have a path of letters, digits and ._~-/ only, not {text!r}")
-    return text.rstrip("/")
-
-
-def read_endpoints(text: str) -> list[str]:
-    """Parse server endpoint descriptions (strports) that are separated by spaces."""
-    return list(_check_endpoints(text))
-
-
-def read_origins(text: str) -> list[str]:
-    """Parse origins of web pages (RFC 6454, section 6.2) that are separated by spaces."""
-    origins = text.split()
-    for origin in origins:
-        url = urlsplit(origin)
-        if f"{url.scheme}://{url.netloc}" != origin.lower() or not _HOST.fullmatch(url.netloc):
-            raise ValueError(f"must be an origin like https://app.example, not {origin!r}")
-    return [origin.lower() for origin in origins]
-
-
-def _check_endpoints(text: str) -> Iterator[str]:
-    for description in text.split():
-        try:
-            # This only parses the description; the reactor is not used before listen().
-            serverFromString(cast(Any, None), description)
-        except (ValueError, TypeError, LookupError, OSError) as error:
-            raise ValueError(
-                f"must be an endpoint like tcp:8080:interface=127.0.0.1, not {description!r}"
-            ) from error
-        yield description
-
-
-def _read_number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        return math.nan
-    return number if math.isfinite(number) else math.nan

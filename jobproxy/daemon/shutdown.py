@@ -74,11 +74,12 @@ class Daemon(MultiService):
         try:
             super().privilegedStartService()
         except CannotListenError as error:
-            where = f"{error.interface or '*'}:{error.port}"
+            is_socket = isinstance(error.port, bytes)
+            where = error.port.decode() if is_socket else f"{error.interface or '*'}:{error.port}"
             reason = getattr(error.socketError, "strerror", None) or error.socketError
             self._exit(f"cannot listen on {where}: {reason}")
-        except OverflowError as error:
-            self._exit(f"cannot listen: {error}")
+        except OSError as error:
+            self._exit(f"cannot listen on {_name_file(error)}: {error.strerror or error}")
 
     def stopService(self) -> Any:
         """Stop in order: the work, the services, the connections.
@@ -135,6 +136,12 @@ class Daemon(MultiService):
         assert sys.__stderr__ is not None
         sys.__stderr__.write(f"{self._program}: {message}\n")
         raise SystemExit(1)
+
+
+def _name_file(error: OSError) -> str:
+    """Return the file that an error is about: of a socket's lock, Twisted links it to its name."""
+    name = error.filename2 or error.filename or "an endpoint"
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
 async def _attempt(step: str, run: Callable[[], Awaitable[object]]) -> None:

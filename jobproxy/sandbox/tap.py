@@ -7,7 +7,8 @@ from twisted.application import strports
 from twisted.application.service import MultiService
 from twisted.web.server import Site
 
-from jobproxy.daemon.options import DaemonOptions, Option, read_count, read_delay, read_endpoints
+from jobproxy.daemon.options import DaemonOptions, Option
+from jobproxy.daemon.readers import read_count, read_delay, read_endpoints
 from jobproxy.daemon.shutdown import Daemon
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import PlainClient

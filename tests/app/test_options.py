@@ -111,6 +111,37 @@ class ProxyOptionsTests(OptionsTestCase):
         """Without a callback URL the process ends."""
         self.check_refused([], "--callback-url is missing (or JOBPROXY_CALLBACK_URL)")
 
+    def test_name_that_is_no_option_is_refused_with_advice(self) -> None:
+        """For a flag or a variable that is no option, the line says what may have been meant."""
+        for flag, line in (
+            (
+                "--jobserver-url=x",
+                "--jobserver-url is not an option; did you mean --job-server-url?",
+            ),
+            ("--xyz=1", "--xyz is not an option; see --help"),
+            ("--pidfile=", "--pidfile is an option of twistd: write it before jobproxy"),
+            ("-n", "-n is an option of twistd: write it before jobproxy"),
+        ):
+            self.check_refused([*REQUIRED, flag], line)
+        for variable, advice in (
+            ("JOBPROXY_MAXHELD", "did you mean JOBPROXY_MAX_HELD?"),
+            ("JOBPROXY_Q", "see --help"),
+        ):
+            line = f"the environment variable {variable} is not an option; {advice}"
+            self.check_refused(REQUIRED, line, **{variable: "1"})
+
+    def test_variables_of_others_are_left_alone(self) -> None:
+        """Variables of jobproxyctl, and those of Kubernetes for a service, are no options."""
+        self.parse(
+            *REQUIRED,
+            JOBPROXY_ADMIN="http://127.0.0.1:8082",
+            JOBPROXY_PORT="tcp://10.0.0.1:80",
+            JOBPROXY_PORT_80_TCP_ADDR="10.0.0.1",
+            JOBPROXY_SERVICE_HOST="10.0.0.1",
+            JOBPROXY_SERVICE_PORT_HTTP="80",
+            JOBPROXY_ADMIN_SERVICE_HOST="10.0.0.1",
+        )
+
     def test_invalid_value_is_refused_with_its_option(self) -> None:
         """The message for an invalid value is one line with the option and what it must be."""
         number = "must be a number of seconds above 0, not"
@@ -132,6 +163,11 @@ class ProxyOptionsTests(OptionsTestCase):
             ("--starts-per-account=many", f"--starts-per-account {count} 'many'"),
             ("--queue-per-account=-3", f"--queue-per-account {count} '-3'"),
             ("--max-starts=99999999999", f"--max-starts {count} '99999999999'"),
+            ("--listen=tcp:65536", "--listen must have a port of at most 65535, not 'tcp:65536'"),
+            (
+                "--listen=unix:/none/s:mode=660",
+                "--listen must have a socket in a folder that exists, not 'unix:/none/s:mode=660'",
+            ),
             ("--job-server-url=jobs.example", f"--job-server-url {url} 'jobs.example'"),
             ("--job-server-url=ftp://a/", f"--job-server-url {url} 'ftp://a/'"),
             ("--job-server-url=http://", f"--job-server-url {url} 'http://'"),
@@ -158,7 +194,7 @@ class ProxyOptionsTests(OptionsTestCase):
             ("--max-body=64k", f"--max-body {count} '64k'"),
             ("--secret-file=/nowhere", "--secret-file cannot be read: No such file or directory"),
             ("extra", "'extra' is not an option; see --help"),
-            ("--nonsense=1", "option --nonsense not recognized"),
+            ("--nonsense=1", "--nonsense is not an option; see --help"),
         ):
             self.check_refused([*REQUIRED, argument], line)
 

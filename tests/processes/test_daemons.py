@@ -64,13 +64,27 @@ def test_a_taken_port_is_one_line_on_standard_error(plugin: str, arguments: list
     assert (done.returncode, done.stderr) == (1, line)
 
 
-def test_a_port_out_of_range_is_one_line_on_standard_error() -> None:
-    """A port that does not exist is one line on standard error, and exit code 1."""
+def test_an_endpoint_that_cannot_be_is_one_line_on_standard_error(tmp_path: Path) -> None:
+    """A port out of range, or a socket in no folder, is one line, and exit code 78."""
+    command = ("twistd", "-n", "--pidfile=", "--logfile=/dev/null", "jobserver")
+    for place, reason in (
+        ("tcp:70000", "must have a port of at most 65535"),
+        (f"unix:{tmp_path}/none/socket", "must have a socket in a folder that exists"),
+    ):
+        done = run(*command, f"--listen={place}")
+        line = f"jobserver: --listen {reason}, not {place!r}\n"
+        assert (done.returncode, done.stderr) == (78, line)
+
+
+def test_a_socket_that_cannot_be_made_is_one_line_on_standard_error(tmp_path: Path) -> None:
+    """A socket with a name that is too long is one line, and exit code 1."""
+    place = f"unix:{tmp_path}/{'s' * 120}"
     done = run(
-        "twistd", "-n", "--pidfile=", "--logfile=/dev/null", "jobserver", "--listen=tcp:70000"
+        "twistd", "-n", "--pidfile=", "--logfile=/dev/null", "jobserver", f"--listen={place}"
     )
     assert done.returncode == 1
-    assert done.stderr == "jobserver: cannot listen: bind(): port must be 0-65535.\n"
+    assert done.stderr.startswith("jobserver: cannot listen on ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_connection_is_kept_for_job_after_job() -> None:

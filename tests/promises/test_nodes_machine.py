@@ -25,7 +25,7 @@ KEYS = range(3)
 NODES = st.integers(0, 2)
 #: Seconds that results are kept, less the time for the last checks.
 RETAIN = 250
-EXAMPLES = int(os.environ.get("JOBPROXY_TEST_EXAMPLES", "80"))
+EXAMPLES = int(os.environ.get("TEST_EXAMPLES", "80"))
 
 
 @define(eq=False)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 #: Set where everything is installed: a test that is skipped there fails.
-NO_SKIPS = "JOBPROXY_NO_SKIPS"
+NO_SKIPS = "TEST_NO_SKIPS"
 
 
 def find_program(*names: str) -> str | None:
