@@ -2,13 +2,11 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import shtab
 from attrs import define, frozen
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
@@ -19,14 +17,16 @@ from twisted.web.client import Agent, ResponseFailed
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from jobproxy.ctl_parser import make_parser
 from jobproxy.store.inspection import export, inspect
 from jobproxy.store.sqlite_file import BadStore
 from jobproxy.util.tables import list_counts, make_table
 from jobproxy.util.terminal import escape, write_output
 
-DEFAULT_ADMIN = "http://127.0.0.1:8082"
 #: Seconds for one request.
 TIMEOUT = 10.0
+_NO_PATH = "urn:jobproxy:problem:not-found"
+_WRONG_PORT = "Is this the port of --admin-listen?"
 #: Seconds between two checks whether a draining proxy still runs.
 INTERVAL = 0.5
 
@@ -97,9 +97,11 @@ class Proxy:
 
 def _explain(status: int, body: bytes) -> str:
     try:
-        return str(json.loads(body)["detail"])
+        problem = json.loads(body)
+        detail, slug = str(problem["detail"]), problem["type"]
     except (ValueError, KeyError, TypeError):
-        return f"status {status}; is this the port of --admin-listen?"
+        return f"status {status}. {_WRONG_PORT}"
+    return f"{detail} {_WRONG_PORT}" if slug == _NO_PATH else detail
 
 
 @define(eq=False)
@@ -214,78 +216,6 @@ def describe_status(status: dict[str, Any]) -> str:
         ("refused", list_counts(status["refused"])),
     ]
     return "".join(f"{name:11}{value}\n" for name, value in rows)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--admin",
-        metavar="URL",
-        default=os.environ.get("JOBPROXY_ADMIN", DEFAULT_ADMIN),
-        help="where the proxy's --admin-listen is: a URL or unix:PATH "
-        f"[JOBPROXY_ADMIN; default {DEFAULT_ADMIN}]",
-    )
-    common.add_argument("--json", action="store_true", help="print JSON")
-    parser = argparse.ArgumentParser(
-        prog="jobproxyctl", description="Show the state of a running jobproxy, or drain it."
-    )
-    shtab.add_argument_to(parser, "--print-completion", help="print the completions for a shell")
-    commands = parser.add_subparsers(metavar="command", required=True)
-
-    def add(to: Any, name: str, action: str, text: str) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = to.add_parser(
-            name, help=text, description=text, parents=[common]
-        )
-        added.set_defaults(action=action)
-        return added
-
-    _add_commands(commands, add)
-    return parser
-
-
-def _add_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add all commands to the parser, each with the function ``add``."""
-    add(commands, "status", "show_status", "show the status of the proxy")
-    jobs = add(commands, "jobs", "list_jobs", "list the jobs that have not ended, the oldest first")
-    jobs.add_argument(
-        "--state",
-        choices=["queued", "starting", "running", "unconfirmed"],
-        help="list only jobs in this state",
-    )
-    jobs.add_argument(
-        "--limit",
-        type=int,
-        default=100,
-        metavar="N",
-        help="list at most N jobs; default %(default)s",
-    )
-    orphans = commands.add_parser(
-        "orphans", help="list, show or drop orphans: results that nobody waited for"
-    )
-    orphan_commands = orphans.add_subparsers(metavar="command", required=True)
-    add(orphan_commands, "list", "list_orphans", "list the orphans, the oldest first")
-    for name, action, text in (
-        ("show", "show_orphan", "print the result of an orphan; it is kept"),
-        ("drop", "drop_orphan", "drop an orphan"),
-    ):
-        add(orphan_commands, name, action, text).add_argument("job_id", metavar="JOB-ID")
-    store = commands.add_parser("store", help="look at the file of --store sqlite:PATH")
-    store_commands = store.add_subparsers(metavar="command", required=True)
-    for name, action, text in (
-        ("check", "check_store", "check whether the file is sound, and count what is in it"),
-        ("export", "export_store", "print all that is in the file, as JSON lines"),
-    ):
-        add(store_commands, name, action, text).add_argument("path", metavar="PATH")
-    drain = add(
-        commands,
-        "drain",
-        "drain",
-        "accept no new jobs, wait for the held clients, and end the process, as SIGTERM does",
-    )
-    drain.add_argument(
-        "--no-wait", action="store_true", help="do not wait until the process has ended"
-    )
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.ctl import DEFAULT_ADMIN, describe_status, make_parser
+from jobproxy.ctl import describe_status
+from jobproxy.ctl_parser import DEFAULT_ADMIN, make_parser
 from jobproxy.util.tables import make_table
 from tests.support.proxy import ProxyTestCase
 
@@ -51,6 +52,8 @@ class StatusTests(ProxyTestCase):
         "jobs --state ended",
         "jobs --limit many",
         "drain now",
+        "status --admin 127.0.0.1:8082",
+        "store check --admin http://127.0.0.1:8082 s.db",
     ],
 )
 def test_invalid_command_line_exits_with_2(words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +70,7 @@ def test_flag_beats_environment_beats_default(monkeypatch: pytest.MonkeyPatch) -
     assert make_parser().parse_args(["status"]).admin == DEFAULT_ADMIN
     monkeypatch.setenv("JOBPROXY_ADMIN", "unix:/run/admin")
     assert make_parser().parse_args(["status"]).admin == "unix:/run/admin"
-    assert make_parser().parse_args(["status", "--admin", "x"]).admin == "x"
+    assert make_parser().parse_args(["status", "--admin", "unix:x"]).admin == "unix:x"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

@@ -21,7 +21,7 @@ from jobproxy.monitoring.metrics import CONTENT_TYPE, render_metrics
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.status import Feed, Status
 from jobproxy.store.orphans import START, Orphan, Position, parse_position
-from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError, not_found
+from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError
 from jobproxy.wire.reports import read_stored
 
 #: The largest ``limit`` of ``GET /jobs`` and ``GET /orphans``.
@@ -206,7 +206,10 @@ class OrphanRoutes:
     async def _find(self, job_id: str) -> bytes:
         body = await self._gateway.coordinator.find_orphan(job_id)
         if body is None:
-            raise not_found()
+            detail = (
+                "This job has no orphan; one may have been dropped or fetched, or have expired."
+            )
+            raise ProblemError(Problem(Kind.JOB_UNKNOWN, detail, started="unknown"))
         return body
 
 

@@ -33,9 +33,17 @@ def read_password(text: str) -> str:
     try:
         return Path(text).read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from error
+        raise ValueError(f"names {text}, which cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError("must name a file of UTF-8 text") from error
+
+
+def read_key_file(text: str) -> list[bytes]:
+    """Read the keys of callback tokens from the file with this name."""
+    try:
+        return read_keys(text)
+    except ValueError as error:
+        raise ValueError(f"names {text}, which {error}") from error
 
 
 class Options(DaemonOptions):
@@ -119,7 +127,7 @@ class Options(DaemonOptions):
             "lost-after",
             None,
             read_seconds,
-            "seconds after which such a job is restarted",
+            "seconds without a callback after which --on-lost restart starts the job again",
         ),
         Option(
             "correlate-by",
@@ -167,7 +175,7 @@ class Options(DaemonOptions):
         Option(
             "secret-file",
             None,
-            read_keys,
+            read_key_file,
             f"file with the key of the callback tokens, at least {MIN_KEY} bytes; with two lines "
             "the first signs and both verify; by default the key is random",
         ),

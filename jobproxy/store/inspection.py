@@ -65,6 +65,10 @@ def export(path: str) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _open(path: str) -> Iterator[sqlite3.Connection]:
     try:
+        Path(path).open("rb").close()
+    except OSError as error:
+        raise BadStore(f"cannot be opened: {error.strerror}") from None
+    try:
         # Not read-only: that cannot read a file whose last process was killed.
         opening = sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, isolation_level=None)
         with closing(opening) as connection:

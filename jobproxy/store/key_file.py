@@ -37,7 +37,7 @@ def read_keys(path: str) -> list[bytes]:
         raise ValueError(f"cannot be read: {error.strerror}") from error
     keys = [key.strip() for key in keys if key.strip()]
     if not 1 <= len(keys) <= 2 or any(len(key) < MIN_KEY for key in keys):
-        raise ValueError(f"must name a file of one or two lines of at least {MIN_KEY} bytes each")
+        raise ValueError(f"must have one or two lines of at least {MIN_KEY} bytes each")
     return keys
 
 

@@ -44,7 +44,9 @@ def read_sqlite_address(text: str) -> SqliteAddress:
     :raises ValueError: if it is invalid.
     """
     path, has_query, query = text.partition("?")
-    if not path or path.startswith("//") or path.endswith("/"):
+    if path.startswith("//"):
+        raise ValueError(f"{_FORM}; leave out the // after sqlite:")
+    if not path or path.endswith("/"):
         raise ValueError(_FORM)
     values = dict(parse_qsl(query, keep_blank_values=True))
     if has_query and not values:

@@ -54,8 +54,10 @@ class AdminTests(OrphanTestCase):
         self.assertEqual(client.response.status, 200)
         self.assertEqual(self.orphans(), [])
         job_id = self.job_id_of(self.starts[0])
-        self.assert_problem(self.operate().get(f"/orphans/{job_id}").response, 404, "not-found")
-        self.assert_problem(self.drop(job_id), 404, "not-found")
+        self.assert_problem(
+            self.operate().get(f"/orphans/{job_id}").response, 404, "job-unknown", started="unknown"
+        )
+        self.assert_problem(self.drop(job_id), 404, "job-unknown", started="unknown")
         self.assertEqual(self.connect().get(f"/jobs/{job_id}").response.body, result_of("1"))
 
     def test_list_has_the_job_id_age_and_size_of_each_orphan(self) -> None:
@@ -97,7 +99,7 @@ class AdminTests(OrphanTestCase):
         self.assert_problem(found, 404, "not-found")
         found = self.connect().get(f"/jobs/{job_id}").response
         self.assert_problem(found, 404, "job-unknown", started="unknown")
-        self.assert_problem(self.drop(job_id), 404, "not-found")
+        self.assert_problem(self.drop(job_id), 404, "job-unknown", started="unknown")
 
     def test_callback_of_a_dropped_orphan_makes_it_an_orphan_again(self) -> None:
         """B3: a second callback of a dropped orphan is kept like one from before a restart."""
@@ -132,8 +134,13 @@ class AdminTests(OrphanTestCase):
         running = self.submit()
         job_id = self.job_id_of(self.starts[0])
         for name in ("x", self.signer.mint().job_id, job_id):
-            self.assert_problem(self.operate().get(f"/orphans/{name}").response, 404, "not-found")
-            self.assert_problem(self.drop(name), 404, "not-found")
+            self.assert_problem(
+                self.operate().get(f"/orphans/{name}").response,
+                404,
+                "job-unknown",
+                started="unknown",
+            )
+            self.assert_problem(self.drop(name), 404, "job-unknown", started="unknown")
         for path, allowed in (("/orphans", "GET"), ("/orphans/x", "DELETE, GET")):
             refused = self.operate().request(path, b"{}").response
             self.assert_problem(refused, 405, "method-not-allowed")
@@ -153,7 +160,9 @@ class CollectingTests(OrphanTestCase):
         self.clock.advance(RETAIN - 1)
         self.assertEqual(self.connect().get(f"/jobs/{job_id}").response.body, result_of("1"))
         self.assertEqual(self.orphans(), [])
-        self.assert_problem(self.operate().get(f"/orphans/{job_id}").response, 404, "not-found")
+        self.assert_problem(
+            self.operate().get(f"/orphans/{job_id}").response, 404, "job-unknown", started="unknown"
+        )
         self.clock.advance(RETAIN - 1)
         self.assertEqual(self.connect().get(f"/jobs/{job_id}").response.body, result_of("1"))
         self.clock.advance(1)

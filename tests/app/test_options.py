@@ -123,12 +123,11 @@ class ProxyOptionsTests(OptionsTestCase):
             ("-n", "-n is an option of twistd: write it before jobproxy"),
         ):
             self.check_refused([*REQUIRED, flag], line)
-        for variable, advice in (
-            ("JOBPROXY_MAXHELD", "did you mean JOBPROXY_MAX_HELD?"),
-            ("JOBPROXY_Q", "see --help"),
-        ):
-            line = f"the environment variable {variable} is not an option; {advice}"
-            self.check_refused(REQUIRED, line, **{variable: "1"})
+        unknown = "the environment variable JOBPROXY_{} is not an option; {}".format
+        self.check_refused(
+            REQUIRED, unknown("MAXHELD", "did you mean JOBPROXY_MAX_HELD?"), JOBPROXY_MAXHELD="1"
+        )
+        self.check_refused(REQUIRED, unknown("Q", "see --help"), JOBPROXY_Q="1")
 
     def test_variables_of_others_are_left_alone(self) -> None:
         """Variables of jobproxyctl, and those of Kubernetes for a service, are no options."""
@@ -192,7 +191,10 @@ class ProxyOptionsTests(OptionsTestCase):
             ("--start-attempts=0", f"--start-attempts {count} '0'"),
             ("--lost-after=0", f"--lost-after {number} '0'"),
             ("--max-body=64k", f"--max-body {count} '64k'"),
-            ("--secret-file=/nowhere", "--secret-file cannot be read: No such file or directory"),
+            (
+                "--secret-file=/nowhere",
+                "--secret-file names /nowhere, which cannot be read: No such file or directory",
+            ),
             ("extra", "'extra' is not an option; see --help"),
             ("--nonsense=1", "--nonsense is not an option; see --help"),
         ):
@@ -312,7 +314,9 @@ class SecretFileTests(OptionsTestCase):
 
     def test_invalid_keys_are_refused_and_not_shown(self) -> None:
         """Keys that are too short or too many are refused, and not shown."""
-        line = "--secret-file must name a file of one or two lines of at least 32 bytes each"
         key = b"x" * 32
         for content in (b"", b"short", key[1:], key + b"\nshort", (key + b"\n") * 3):
-            self.check_refused([*REQUIRED, f"--secret-file={self.write_file(content)}"], line)
+            path = self.write_file(content)
+            reason = "must have one or two lines of at least 32 bytes each"
+            line = f"--secret-file names {path}, which {reason}"
+            self.check_refused([*REQUIRED, f"--secret-file={path}"], line)

@@ -71,7 +71,7 @@ class StoreOptionsTests(OptionsTestCase):
         """G6: a password file that cannot be read is refused."""
         self.check_refused(
             [*self.required, "--store=redis://host", "--store-password-file=/nowhere"],
-            "--store-password-file cannot be read: No such file or directory",
+            "--store-password-file names /nowhere, which cannot be read: No such file or directory",
         )
 
     def test_slot_scope_is_node_or_cluster(self) -> None:

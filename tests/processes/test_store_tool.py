@@ -20,9 +20,13 @@ def test_store_is_checked_and_exported(tmp_path: Path) -> None:
     assert checked.stdout.endswith(" bytes: 0 claims, 1 running, 0 results, 0 orphans\n")
     counted = run("jobproxyctl", "store", "check", "--json", str(path))
     assert json.loads(counted.stdout)["running"] == 1
-    exported = run("jobproxyctl", "store", "export", str(path))
+    exported = run("jobproxyctl", "store", "export", f"sqlite:{path}?max-size=1M")
     assert [json.loads(line)["job"] for line in exported.stdout.splitlines()] == ["job-1"]
     path.write_bytes(b"my thesis\n" * 100)
     refused = run("jobproxyctl", "store", "check", str(path))
     assert refused.returncode == 1
     assert refused.stderr == (f"jobproxyctl: {path} is not a database of SQLite, or is damaged\n")
+    for missing, reason in (("none.db", "No such file or directory"), ("", "Is a directory")):
+        refused = run("jobproxyctl", "store", "check", str(tmp_path / missing))
+        line = f"jobproxyctl: {tmp_path / missing} cannot be opened: {reason}\n"
+        assert (refused.returncode, refused.stderr) == (1, line)
