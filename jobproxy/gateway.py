@@ -15,11 +15,12 @@ from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.hold_times import HoldTimes
 from jobproxy.jobs.record import JobRecord, Origin
 from jobproxy.jobs.table import CorrelationTable
+from jobproxy.jobs.unknown_words import UnknownWords
 from jobproxy.upstream.starts import Starter, StartRequest
 from jobproxy.wire.jobs import Job, key_digest_of, request_digest_of
 from jobproxy.wire.preferences import Preferences
 from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError, job_unknown, not_found
-from jobproxy.wire.reports import read_report
+from jobproxy.wire.reports import ENDED, read_report
 from jobproxy.wire.tokens import TokenSigner, is_job_id
 
 _REFUSED_CALLBACKS = {
@@ -73,6 +74,7 @@ class Gateway:
     is_draining: bool = field(default=False, init=False)
     callbacks: Counter[str] = field(factory=Counter, init=False)
     _has_warned: bool = field(default=False, init=False)
+    _unknown_words: UnknownWords = field(factory=UnknownWords, init=False)
 
     def submit(self, job: Job, preferences: Preferences, request_id: bytes) -> Deferred[JobRecord]:
         """Start a new job, and hold its client.
@@ -199,6 +201,8 @@ class Gateway:
             self.callbacks[_REFUSED_RESULTS[delivery]] += 1
             raise ProblemError(_REFUSED_CALLBACKS[delivery])
         self.callbacks[delivery.value] += 1
+        if report.state not in ENDED and report.state is not None:
+            self._unknown_words.note(report.state, delivery)
         securing = None if job_id is None else self.coordinator.secure(job_id)
         return delivery if securing is None else securing.addCallback(lambda _: delivery)
 

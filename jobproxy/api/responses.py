@@ -38,22 +38,36 @@ class Routes(Protocol):
 
 
 def make_resource(
-    *routes: Routes, is_token: Callable[[str], bool] = lambda _: True
+    *routes: Routes,
+    is_token: Callable[[str], bool] = lambda _: True,
+    report: Callable[[Request, Problem], object] = lambda _, __: None,
 ) -> RoutedResource:
     """Return the resource that serves these routes, and turns all errors into problems.
 
     :param is_token: whether the token of a callback is good, so that its body is needed.
+    :param report: is called with each refused request.
     """
     app = Klein()
     for group in routes:
         group.add_to(app)
+
+    def refuse_with(
+        find: Callable[[Request, Failure], Problem],
+    ) -> Callable[[Request, Failure], bytes]:
+        def refuse(request: Request, failure: Failure) -> bytes:
+            problem = find(request, failure)
+            report(request, problem)
+            return send_problem(request, problem)
+
+        return refuse
+
     handlers: dict[type[Exception], Any] = {
-        ProblemError: _refuse_problem,
-        HTTPException: _refuse_route,
-        Exception: _refuse_crash,
+        ProblemError: _find_problem,
+        HTTPException: _explain_route,
+        Exception: _explain_crash,
     }
-    for kind, handler in handlers.items():
-        app.handle_errors(kind)(handler)
+    for kind, find in handlers.items():
+        app.handle_errors(kind)(cast(Any, refuse_with(find)))
     return RoutedResource(app, is_token)
 
 
@@ -93,22 +107,22 @@ def send_problem(request: Request, problem: Problem) -> bytes:
     return describe_problem(problem, request.request_id.decode())
 
 
-def _refuse_problem(request: Request, failure: Failure) -> bytes:
-    return send_problem(request, cast(ProblemError, failure.value).problem)
+def _find_problem(_: Request, failure: Failure) -> Problem:
+    return cast(ProblemError, failure.value).problem
 
 
-def _refuse_route(request: Request, failure: Failure) -> bytes:
-    """Respond to a routing error of Klein with a problem."""
+def _explain_route(_: Request, failure: Failure) -> Problem:
+    """Return the problem of a routing error of Klein."""
     if not isinstance(failure.value, RouteMethodNotAllowed):
-        return send_problem(request, not_found().problem)
+        return not_found().problem
     allowed = tuple(sorted(failure.value.valid_methods or ()))
     detail = f"Use {' or '.join(allowed)} here."
-    return send_problem(request, Problem(Kind.METHOD_NOT_ALLOWED, detail, allowed=allowed))
+    return Problem(Kind.METHOD_NOT_ALLOWED, detail, allowed=allowed)
 
 
-def _refuse_crash(request: Request, failure: Failure) -> bytes:
-    """Respond to a bug with the request id only; the log has the traceback."""
+def _explain_crash(request: Request, failure: Failure) -> Problem:
+    """Return the problem of a bug, with the request id only; the log has the traceback."""
     request_id = request.request_id.decode()
     _log.failure("request {request_id} crashed", failure, request_id=request_id)
     detail = "The proxy has a bug; its log has the traceback under this requestId."
-    return send_problem(request, Problem(Kind.INTERNAL, detail, started="unknown"))
+    return Problem(Kind.INTERNAL, detail, started="unknown")

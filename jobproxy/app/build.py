@@ -24,6 +24,7 @@ from jobproxy.api.callbacks import CallbackRoutes
 from jobproxy.api.jobs import ClientRoutes
 from jobproxy.api.openapi import OpenApiRoutes
 from jobproxy.api.origins import Origins
+from jobproxy.api.refused_callbacks import RefusedCallbacks
 from jobproxy.api.responses import Routes, describe_error, make_resource
 from jobproxy.app.build_table import build_table
 from jobproxy.app.environment import Environment
@@ -126,11 +127,12 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     callbacks, admin, clients = _choose_routes(settings, environment, probes, status, feed)
 
     limits = ServerLimits(body=settings.max_body)
+    refused = RefusedCallbacks(reactor, urlsplit(settings.callback_url).path)
 
     def serve(
         routes: Sequence[Routes], most: float = math.inf, of_address: float = math.inf
     ) -> ServerFactory:
-        resource = make_resource(*routes, is_token=gateway.is_token)
+        resource = make_resource(*routes, is_token=gateway.is_token, report=refused.report)
         return ServerFactory(
             resource,
             reactor,
