@@ -3,18 +3,22 @@
 import os
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from twisted.application import strports
 from twisted.application.internet import TimerService
 from twisted.application.service import IService, MultiService
+from twisted.logger import Logger
 
-from jobproxy import logs
+from jobproxy import __version__, logs
 from jobproxy.app.build import Proxy
 from jobproxy.app.drain import Drain
 from jobproxy.app.reload import Reload
-from jobproxy.app.settings import Settings
+from jobproxy.app.settings import CorrelateBy, Settings
 from jobproxy.daemon.shutdown import Daemon
 from jobproxy.daemon.systemd import Heartbeat, Notifier
+
+_log = Logger()
 
 #: Seconds between two attempts to write the log lines that are still buffered.
 FLUSH_INTERVAL = 0.5
@@ -70,6 +74,7 @@ def build_daemon(
         inherited,
     )
     reload = Reload(proxy.signer, key_path)
+    reactor.callWhenRunning(lambda: announce(settings))
     daemon = Daemon("jobproxy", drain, reactor.callWhenRunning, reactor.callFromThread, reload.run)
     # Services stop in reverse order: the ports close before the table ends the held clients.
     for service in (heartbeat, writer, *proxy.services, *ports):
@@ -87,6 +92,25 @@ def restrict(endpoint: str, mode: str) -> str:
     if endpoint.startswith("unix:") and ":mode=" not in endpoint:
         return f"{endpoint}:mode={mode}"
     return endpoint
+
+
+def announce(settings: Settings) -> None:
+    """Log who is expected where; a job that gets nowhere is mostly due to one of these."""
+    callbacks = settings.callback_url
+    if settings.correlate_by is CorrelateBy.ID:
+        # Its path is the secret that the token is otherwise.
+        callbacks = urlsplit(callbacks)._replace(path="/...").geturl()
+    if settings.callback_listen:
+        callbacks = f"{callbacks} ({' '.join(settings.callback_listen)})"
+    _log.info(
+        "jobproxy {version}: clients at {clients}; jobs are started at {job_server}; "
+        "callbacks at {callbacks}; operator at {operator}",
+        version=__version__,
+        clients=" ".join(settings.listen),
+        job_server=settings.job_server_url,
+        callbacks=callbacks,
+        operator=" ".join(settings.admin_listen) or "none",
+    )
 
 
 def _is_inherited(settings: Settings, endpoint: str) -> bool:

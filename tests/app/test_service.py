@@ -4,10 +4,13 @@ from typing import Any, cast
 
 from twisted.application.service import IServiceMaker, MultiService
 from twisted.internet.protocol import Factory
+from twisted.logger import capturedLogs
 from twisted.plugin import getPlugins
 
-from jobproxy import tap
+from jobproxy import __version__, tap
+from jobproxy.app.service import announce
 from jobproxy.sandbox import tap as sandbox_tap
+from tests.support.callbacks import read_log
 from tests.support.clients import Client
 from tests.support.memory_reactor import MemoryReactor
 from tests.support.options import REQUIRED, OptionsTestCase
@@ -40,6 +43,26 @@ class WiringTests(OptionsTestCase):
         """Return the paths that are served on a port."""
         (site,) = [site for at, site in self.list_ports(reactor) if at == port]
         return find_served(site)
+
+    def test_log_says_who_is_expected_where(self) -> None:
+        """Once it runs, the log names all addresses; but not a path that is a secret."""
+        place = "jobproxy {}: clients at tcp:1; jobs are started at http://jobs.example/start; "
+        for arguments, rest in (
+            (
+                ("--admin-listen=unix:/c", "--callback-listen=tcp:2"),
+                "callbacks at http://proxy.example/callback (tcp:2); operator at unix:/c",
+            ),
+            (("--correlate-by=id",), "callbacks at http://proxy.example/...; operator at none"),
+        ):
+            options = self.parse(
+                *REQUIRED,
+                "--listen=tcp:1",
+                "--job-server-url=http://jobs.example/start",
+                *arguments,
+            )
+            with capturedLogs() as events:
+                announce(cast(tap.Options, options).settings())
+            self.assertIn(place.format(__version__) + rest, read_log(events).splitlines())
 
     def test_unix_sockets_are_not_for_everybody(self) -> None:
         """G10: a Unix socket is for the user and the group, the operator's for the user alone."""
