@@ -5,6 +5,7 @@ import re
 from attrs import define
 from klein import Klein
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 from jobproxy.api.documents import describe_state, describe_times, job_path
 from jobproxy.api.origins import NO_PAGES, Origins
@@ -12,7 +13,9 @@ from jobproxy.api.responses import respond, send_report
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.jobs.record import JobRecord
-from jobproxy.wire.jobs import Job, parse_job
+from jobproxy.util.steps import run_in_steps
+from jobproxy.wire.jobs import Job, parse_job, parse_large_job
+from jobproxy.wire.large_json import LARGE
 from jobproxy.wire.preferences import Preferences, parse_preferences
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 from jobproxy.wire.reports import Report
@@ -32,6 +35,7 @@ class ClientRoutes:
     """
 
     _gateway: Gateway
+    _clock: IReactorTime
     _allows_callbacks: bool = False
     _origins: Origins = NO_PAGES
 
@@ -52,7 +56,14 @@ class ClientRoutes:
         self._origins.check(request)
         _check_type(request)
         preferences = parse_preferences(request.headers)
+        if len(request.body) > LARGE:
+            work = parse_large_job(request.body, allows_callbacks=self._allows_callbacks)
+            parsing = run_in_steps(self._clock, work)
+            return parsing.addCallback(self._begin, request, preferences)
         job = parse_job(request.body, allows_callbacks=self._allows_callbacks)
+        return self._begin(job, request, preferences)
+
+    def _begin(self, job: Job, request: Request, preferences: Preferences) -> Deferred[bytes]:
         if preferences.key is None:
             return self._hold(None, request, job, preferences)
         finding = self._gateway.find_by_key(job, preferences.key)

@@ -212,7 +212,9 @@ def _choose_routes(
         DrainRoutes(gateway, environment.stop),
     ]
     origins = Origins(frozenset(origin.encode() for origin in settings.allow_origin))
-    clients: list[Routes] = [ClientRoutes(gateway, settings.allow_client_callbacks, origins)]
+    clients: list[Routes] = [
+        ClientRoutes(gateway, environment.reactor, settings.allow_client_callbacks, origins)
+    ]
     if not settings.callback_listen:
         clients, callbacks = clients + callbacks, []
     if not settings.admin_listen:

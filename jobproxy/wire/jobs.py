@@ -1,16 +1,21 @@
 """A client's job as a frozen value; requests are parsed strictly."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from hashlib import blake2b
 from typing import Any
 
 from attrs import field, frozen
 
 from jobproxy.wire import strict_json
+from jobproxy.wire.large_json import LargeObject
 from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError
 
 MAX_ACCOUNT = 254
+
+#: Members that are not forwarded, and those that are read.
+_OURS = frozenset({"wait", "callback"})
+_READ = _OURS | {"account"}
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
@@ -51,10 +56,26 @@ def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
     """
     text = strict_json.decode(body)
     members = strict_json.parse_strictly(text)
+    has_callback = _check(members, allows_callbacks)
+    parameters = ",".join(
+        [raw for raw, name in strict_json.split_members(text) if name not in _OURS]
+    )
+    return _make_job(body, members, parameters, has_callback)
+
+
+def parse_large_job(body: bytes, *, allows_callbacks: bool = False) -> Generator[None, None, Job]:
+    """Parse the body of a client's request in steps, as :func:`parse_job` does in one."""
+    found = LargeObject(strict_json.decode_text(body), _READ, cut=_OURS, is_strict=True)
+    yield from found.read()
+    has_callback = _check(found.members, allows_callbacks)
+    return _make_job(body, found.members, found.others, has_callback)
+
+
+def _check(members: dict[str, Any], allows_callbacks: bool) -> bool:
+    """Return whether the client names a callback URL of its own."""
     errors = tuple(_find_errors(members))
-    is_held = True if members.get("wait") is None else members["wait"]
     # Many clients write null, or an empty string, for what is not there.
-    has_callback = is_held is False and members.get("callback") not in (None, "")
+    has_callback = members.get("wait") is False and members.get("callback") not in (None, "")
     if has_callback and not allows_callbacks:
         detail = (
             "This proxy does not allow callbacks to clients: leave out callback, and GET the "
@@ -64,13 +85,14 @@ def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
     if errors:
         detail = "; ".join(f"{error.pointer[1:]} {error.detail}" for error in errors) + "."
         raise ProblemError(Problem(Kind.INVALID_REQUEST, detail, errors=errors))
-    parameters = ",".join(
-        [raw for raw, name in strict_json.split_members(text) if name not in ("wait", "callback")]
-    )
+    return has_callback
+
+
+def _make_job(body: bytes, members: dict[str, Any], parameters: str, has_callback: bool) -> Job:
     return Job(
         account=members["account"],
         parameters=parameters,
-        is_held=is_held,
+        is_held=members.get("wait") is not False,
         own_start=body if has_callback else None,
         size=len(body),
     )

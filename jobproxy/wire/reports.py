@@ -6,16 +6,22 @@ anything: to refuse the result of a finished job because of its format would hel
 
 import json
 import zlib
+from collections import deque
+from itertools import islice
 from typing import Any
 
 from attrs import field, frozen
 
 from jobproxy.wire import strict_json
+from jobproxy.wire.large_json import LARGE, LargeObject
 from jobproxy.wire.problems import ProblemError
 
 MAX_ID = 128
 #: Bytes of a compressed body that are looked at.
 MAX_INFLATED = 2**20
+#: Steps in which a large body is read at most.
+MAX_STEPS = 5
+_READ = frozenset({"id", "state"})
 
 JSON_TYPE = b"application/json"
 _OTHER_TYPE = b"application/octet-stream"
@@ -135,10 +141,25 @@ def _read_members(body: bytes, coding: bytes) -> dict[str, Any] | None:
         text = body.decode()
     except (UnicodeDecodeError, ValueError, zlib.error):
         text = body.decode(json.detect_encoding(body), "replace")
+    if text[:1] == "\ufeff":
+        text = text[1:]
     try:
-        return strict_json.parse_leniently(text[1:] if text[:1] == "\ufeff" else text)
+        return strict_json.parse_leniently(text) if len(text) <= LARGE else _look_into(text)
     except ProblemError:
         return None
+
+
+def _look_into(text: str) -> dict[str, Any]:
+    """Return the members that are read here of a large object, as far as it is looked at.
+
+    The loop must not be held for long. Long strings are skipped; what lies behind 5 MB or 20,000
+    values is not read.
+
+    :raises ProblemError: if the text is not a JSON object.
+    """
+    found = LargeObject(text, _READ, is_strict=False)
+    deque(islice(found.read(), MAX_STEPS), maxlen=0)
+    return found.members
 
 
 def _inflate(body: bytes, coding: bytes) -> bytes:

@@ -32,14 +32,23 @@ def decode(body: bytes) -> str:
 
     :raises ProblemError: if it is not UTF-8 without a byte order mark, or nested too deeply.
     """
+    text = decode_text(body)
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_too_deep(body):
+        raise invalid(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    return text
+
+
+def decode_text(body: bytes) -> str:
+    """Return a body as text, however deeply it is nested.
+
+    :raises ProblemError: if it is not UTF-8 without a byte order mark.
+    """
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise invalid(f"The body is not UTF-8: byte {error.start} is wrong.") from error
     if text[:1] == "\ufeff":
         raise invalid("The body starts with a byte order mark, which JSON does not allow.")
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_too_deep(body):
-        raise invalid(f"The body is nested deeper than {MAX_DEPTH} levels.")
     return text
 
 
@@ -49,7 +58,7 @@ def parse_strictly(text: str) -> dict[str, Any]:
     :raises ProblemError: if the text is not strict JSON, or not an object.
     """
     try:
-        members = _parse(text, _STRICT)
+        members = _parse(text, STRICT)
         if "\\" in text and _SURROGATE.search(text):
             json.dumps(members, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -65,7 +74,7 @@ def parse_leniently(text: str) -> dict[str, Any]:
     :raises ProblemError: if the text is not JSON, or not an object.
     """
     try:
-        members = _parse(text, _LENIENT)
+        members = _parse(text, LENIENT)
     except (ValueError, RecursionError) as error:
         raise invalid(f"The body is not JSON: {_explain(error)}.") from error
     return _check_object(members)
@@ -136,11 +145,11 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # Of a number only its type matters. Its length stands for its value: to convert a long number takes
 # time, and Python refuses one of more than 4,300 digits.
 _NUMBERS: dict[str, Any] = {"parse_int": len, "parse_float": len}
-_STRICT = json.JSONDecoder(
+STRICT = json.JSONDecoder(
     parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates, **_NUMBERS
 )
 #: Integers are read as text, as the id of a job may be one.
-_LENIENT = json.JSONDecoder(parse_int=Integer, parse_float=len)
+LENIENT = json.JSONDecoder(parse_int=Integer, parse_float=len)
 
 
 def _split_any_members(text: str) -> Iterator[tuple[str, str]]:
@@ -149,9 +158,9 @@ def _split_any_members(text: str) -> Iterator[tuple[str, str]]:
         start = _skip_space(text, at + 1)
         if text[start] == "}":
             return
-        name, at = _LENIENT.raw_decode(text, start)
+        name, at = LENIENT.raw_decode(text, start)
         colon = _skip_space(text, at)
-        _, end = _LENIENT.raw_decode(text, _skip_space(text, colon + 1))
+        _, end = LENIENT.raw_decode(text, _skip_space(text, colon + 1))
         yield text[start:end], name
         at = _skip_space(text, end)
         if text[at] == "}":

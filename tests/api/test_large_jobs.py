@@ -1,0 +1,89 @@
+"""Requests whose bodies are so large that they are read in steps."""
+
+import json
+from typing import Any
+
+from tests.support.callbacks import CallbackTestCase
+from tests.support.clients import Client
+from tests.support.proxy import result_of
+from tests.wire.test_costs import repeat
+
+SIZE = 400_000
+
+
+class LargeJobTests(CallbackTestCase):
+    """A proxy that takes large bodies."""
+
+    settings: dict[str, Any] = {"max_body": 1_000_000}
+
+    def send(self, body: bytes, **headers: str) -> Client:
+        return self.connect().request("/proxy", body, headers=headers)
+
+    def body(self, **members: Any) -> bytes:
+        """Return a body of many small values."""
+        return json.dumps({"account": "a", "x": [0] * (SIZE // 3), **members}).encode()
+
+    def finish(self) -> None:
+        """Run all steps."""
+        while self.clock.getDelayedCalls() and not self.starts:
+            self.clock.advance(0)
+
+    def test_others_are_served_between_the_steps(self) -> None:
+        """Q31: while a large body is read, other clients get their results."""
+        large = self.send(self.body())
+        self.assertEqual(self.starts, [])
+        other, start = self.run_job()
+        self.call_back(start, result_of("1"))
+        self.assertEqual(other.response.status, 200)
+        self.assertTrue(large.is_held)
+        for _ in range(SIZE):
+            if len(self.starts) == 2:
+                break
+            self.clock.advance(0)
+        self.assertEqual(self.starts[1].body["x"], [0] * (SIZE // 3))
+        self.starts[1].ack("2")
+        self.call_back(self.starts[1], result_of("2"))
+        self.assertEqual(large.response.body, result_of("2"))
+
+    def test_client_that_leaves_meanwhile_starts_nothing(self) -> None:
+        """Q31: a client that leaves while its body is read starts nothing."""
+        client = self.send(self.body())
+        client.leave()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.starts, [])
+
+    def test_wrong_bodies_are_refused_as_small_ones_are(self) -> None:
+        """Q31: what is refused in a small body is refused in a large one."""
+        for body, slug in (
+            (self.body()[:-1], "invalid-json"),
+            (self.body(account=7), "invalid-request"),
+            (self.body(wait=False, callback="http://x"), "callback-not-allowed"),
+            (b"[%b]" % self.body(), "invalid-json"),
+            (b"\xff" + self.body(), "invalid-json"),
+        ):
+            client = self.send(body)
+            while client.is_held:
+                self.clock.advance(0)
+            self.assert_problem(client.response, 400, slug, started="no")
+
+    def test_key_of_a_large_job_joins_it(self) -> None:
+        """Q31: the same large request with the same key joins the job."""
+        first = self.send(self.body(), **{"Idempotency-Key": "k"})
+        self.finish()
+        self.starts[0].ack("1")
+        second = self.send(self.body(), **{"Idempotency-Key": "k"})
+        self.call_back(self.starts[0], result_of("1"))
+        while second.is_held:
+            self.clock.advance(0)
+        self.assertEqual((first.response.body, second.response.body), (result_of("1"),) * 2)
+        self.assertEqual(len(self.starts), 1)
+
+    def test_large_callback_is_the_result_byte_for_byte(self) -> None:
+        """Q31: a large callback is progress or the result, as its state says."""
+        client, start = self.run_job()
+        text = repeat('{"id":"1","data":"', "x").decode() * 5
+        progress = json.dumps({"data": text, "state": "running"}).encode()
+        self.check_receipt(self.call_back(start, progress), "progress")
+        result = json.dumps({"data": text, "state": "completed"}).encode()
+        self.check_receipt(self.call_back(start, result), "accepted")
+        self.assertEqual(client.response.body, result)
