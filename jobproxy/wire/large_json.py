@@ -34,6 +34,14 @@ _STRICT_SCALAR = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?
 _SCALAR = re.compile(rf"{_STRICT_SCALAR.pattern}|NaN|-?Infinity")
 _SPACES = frozenset(" \t\n\r")
 
+_SHORT_STRING = r'"[^"\\\x00-\x1f]{0,200}"'
+_COMMA = r"[ \t\n\r]{0,9},[ \t\n\r]{0,9}"
+#: Short items of an array, which are read many at once.
+_STRICT_ITEMS, _ITEMS = (
+    re.compile(f"(?:{_COMMA}(?:{scalar.pattern}|{_SHORT_STRING})){{1,200}}")
+    for scalar in (_STRICT_SCALAR, _SCALAR)
+)
+
 
 class _Next(Enum):
     """What may come next."""
@@ -156,6 +164,11 @@ class LargeObject:
 
     def _read_comma(self, char: str) -> None:
         is_array = self._open[-1] is None
+        if char == "," and is_array:
+            items = (_STRICT_ITEMS if self._is_strict else _ITEMS).match(self._text, self._at)
+            if items is not None:
+                self._move(items.end())
+                return
         if char == ",":
             self._at += 1
             self._coming = _Next.VALUE if is_array else _Next.NAME
@@ -222,13 +235,16 @@ class LargeObject:
     def _read_escapes(self) -> None:
         match = (_STRICT_ESCAPES if self._is_strict else _ESCAPES).match(self._text, self._at)
         if match is not None:
-            # These take longer than what is plain.
-            self._count += (match.end() - self._at) // 32
-            self._at = match.end()
+            self._move(match.end())
         elif _ESCAPES.match(self._text, self._at):
             raise invalid("The body escapes half a surrogate pair.")
         else:
             raise self._wrong()
+
+    def _move(self, end: int) -> None:
+        """Go on behind what was matched at once; that takes longer than what is plain."""
+        self._count += (end - self._at) // 32
+        self._at = end
 
     def _end_string(self, end: int) -> None:
         self._at = end
