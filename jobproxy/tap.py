@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import sys
 import time
 from typing import Any
 
@@ -25,6 +26,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     """Return the proxy as a service.
 
     :param config: parsed options.
+    :raises SystemExit: if the options were only to be checked, or if the store cannot be used.
     :param reactor: a reactor that can listen, connect and tell the time; by default the global
         one, whose clock is then made monotonic.
     """
@@ -36,6 +38,9 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         settings = prepare(config.settings())
     except UnusableStore as error:
         config.refuse(f"--store: {error}")
+    if config["check"]:
+        sys.stdout.write("jobproxy: all options are right\n")
+        raise SystemExit(0)
     agent = PooledAgent(
         reactor,
         ClientLimits(

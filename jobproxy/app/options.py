@@ -220,6 +220,13 @@ class Options(DaemonOptions):
             "show the accounts of jobs in the log and to the operator",
             is_switch=True,
         ),
+        Option(
+            "check",
+            "no",
+            read_switch,
+            "check all options, and the files that they name, and end: with exit code 0, or 78",
+            is_switch=True,
+        ),
     )
 
     def settings(self) -> Settings:

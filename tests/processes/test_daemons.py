@@ -76,6 +76,18 @@ def test_an_endpoint_that_cannot_be_is_one_line_on_standard_error(tmp_path: Path
         assert (done.returncode, done.stderr) == (78, line)
 
 
+def test_options_are_checked_without_a_start(tmp_path: Path) -> None:
+    """With --check a process ends at once: with 0, or with 78 and one line."""
+    command = ("twistd", "--pidfile=", "jobproxy", "--callback-url=http://x.example/c", "--check")
+    with run_pair({}, {"store": f"sqlite:{tmp_path}/s.db"}):
+        done = run(*command, f"--store=sqlite:{tmp_path}/s.db")
+        assert (done.returncode, done.stdout) == (0, "jobproxy: all options are right\n")
+    (tmp_path / "thesis").write_bytes(b"my thesis\n" * 100)
+    done = run(*command, f"--store=sqlite:{tmp_path}/thesis")
+    assert done.returncode == 78
+    assert done.stderr.startswith(f"jobproxy: --store: {tmp_path}/thesis is not a database")
+
+
 def test_a_socket_that_cannot_be_made_is_one_line_on_standard_error(tmp_path: Path) -> None:
     """A socket with a name that is too long is one line, and exit code 1."""
     place = f"unix:{tmp_path}/{'s' * 120}"
