@@ -46,6 +46,8 @@ class Session:
     calls: Counter[str] = field(factory=Counter, init=False)
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
     _transactions: Transactions | None = field(default=None, init=False)
+    #: The work that came while the file is opened; None: it is not being opened.
+    _early: list[tuple[Work[Any], Deferred[Any]]] | None = field(default=None, init=False)
     #: The file system's number of the file that is open.
     _number: int = field(default=0, init=False)
     #: What to add to the time of the reactor's clock to get the store's.
@@ -74,6 +76,7 @@ class Session:
     def close(self) -> Deferred[Any]:
         """Close the file once all work is done, and let another process use it."""
         self._beats.stop()
+        self._refuse_early()
         transactions, self._transactions = self._transactions, None
         if self._pause is not None:
             self._pause.cancel()
@@ -82,14 +85,18 @@ class Session:
         return transactions.close().addCallback(lambda _: self._file.unlock())
 
     def run(self, work: Work[Returned]) -> Deferred[Returned]:
-        """Do some work on the tables.
+        """Do some work on the tables; what comes while the file is opened is done after that.
 
         :return: fires once it is safe; fails with :class:`StoreUnreachable`.
         """
-        if self._transactions is None:
-            self.calls["failed"] += 1
-            return fail(StoreUnreachable())
-        return self._transactions.add(work)
+        if self._transactions is not None:
+            return self._transactions.add(work)
+        if self._early is not None:
+            done: Deferred[Returned] = Deferred()
+            self._early.append((work, done))
+            return done
+        self.calls["failed"] += 1
+        return fail(StoreUnreachable())
 
     def time(self) -> float:
         """Return Unix time in seconds, which no step of the wall clock moves."""
@@ -127,6 +134,27 @@ class Session:
             await self._sweep(transactions)
 
     async def _connect(self) -> None:
+        """Open the file, and then do the work that came meanwhile, unless that took too long."""
+        # The times in that work are read before it is done.
+        self._offset = self._now() - self._clock.seconds()
+        self._early = []
+        timer = self._clock.callLater(self._times.answer, self._refuse_early)
+        try:
+            await self._open_file()
+        finally:
+            early, self._early = self._early or [], None
+            if timer.active():
+                timer.cancel()
+            for work, done in early:
+                self.run(work).chainDeferred(done)
+
+    def _refuse_early(self) -> None:
+        early, self._early = self._early or [], None
+        self.calls["failed"] += len(early)
+        for _, done in early:
+            done.errback(StoreUnreachable())
+
+    async def _open_file(self) -> None:
         address = self._file.address
         try:
             if not self._file.lock():
@@ -146,7 +174,6 @@ class Session:
             await self._in_thread(connection.close)
             self._file.unlock()
             return
-        self._offset = self._now() - self._clock.seconds()
         self._transactions = Transactions(
             self._clock,
             self._in_thread,

@@ -61,6 +61,40 @@ class StoreTests(FileTestCase):
         self.assertTrue(self.store.is_up and self.store.is_joined)
         self.assertEqual(self.listener.caught_up, 1)
 
+    def test_work_waits_while_the_file_is_opened(self) -> None:
+        """G15: what comes while the file is opened is done after that."""
+        self.thread.hangs = True
+        self.store.open(self.listener)
+        claiming = self.store.claim(b"k", CLAIM)
+        self.assertNoResult(claiming)
+        self.thread.go_on()
+        self.assertEqual(self.successResultOf(claiming), CLAIM)
+        self.assertTrue(self.store.is_up)
+        # It has not expired already, as it would if its time had been read from another clock.
+        self.clock.advance(99)
+        self.assertEqual(self.successResultOf(self.store.find_claim(b"k")), CLAIM)
+
+    def test_work_does_not_wait_for_a_disk_that_hangs(self) -> None:
+        """G15: if the file cannot be opened in time, or the process ends, what waits is refused."""
+        self.thread.hangs = True
+        self.store.open(self.listener)
+        finding = self.store.find_claim(b"k")
+        self.clock.advance(TIMES.answer)
+        self.failureResultOf(finding, StoreUnreachable)
+        self.failureResultOf(self.store.find_claim(b"k"), StoreUnreachable)
+        self.thread.go_on()
+        self.assertIsNone(self.successResultOf(self.store.find_claim(b"k")))
+        self.successResultOf(self.store.close())
+        self.store = self.make_store(SqliteFile(self.file.address))
+        self.thread.hangs = True
+        self.store.open(self.listener)
+        finding = self.store.find_claim(b"k")
+        self.successResultOf(self.store.close())
+        self.failureResultOf(finding, StoreUnreachable)
+        self.thread.go_on()
+        self.clock.advance(TIMES.answer)
+        self.store.open(self.listener)
+
     def test_file_that_gets_bad_while_another_process_has_it_is_reported(self) -> None:
         """G12: what is found only after the start is said in the log, and tried again."""
         self.path.write_bytes(b"my thesis\n" * 100)
