@@ -1,12 +1,11 @@
 """Log lines about refused callbacks, whose responses only the job server sees."""
 
-import re
-
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from jobproxy.api.jobs import PROXY_PATHS
+from jobproxy.api.routing import normalize
 from jobproxy.http1.request import Request
 from jobproxy.wire.problems import Problem
 
@@ -60,7 +59,7 @@ class RefusedCallbacks:
         self._unwritten = 0
 
     def _is_callback(self, target: bytes) -> bool:
-        path = re.sub("//+", "/", target.decode("ascii", "replace")).rstrip("/") or "/"
+        path = normalize(target.decode("ascii", "replace"))
         if path in PROXY_PATHS:
             return False
         base, _, _ = path.rpartition("/")

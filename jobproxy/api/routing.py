@@ -51,7 +51,7 @@ class RoutedResource(KleinResource):
         """Whether a request can use its body: its route exists, and a token in it is good."""
         try:
             text = unquote_to_bytes(find_path(target)).decode()
-            _, parts = self._match(_normalize(text), method.decode("ascii"))
+            _, parts = self._match(normalize(text), method.decode("ascii"))
         except (UnicodeDecodeError, HTTPException):
             return False
         return "token" not in parts or self._is_token(parts["token"])
@@ -84,7 +84,7 @@ class RoutedResource(KleinResource):
             text = unquote_to_bytes(path).decode()
         except UnicodeDecodeError:
             raise ProblemError(Problem(Kind.MALFORMED_REQUEST, "The path is not UTF-8.")) from None
-        endpoint, parts = self._match(_normalize(text), method.decode("ascii"))
+        endpoint, parts = self._match(normalize(text), method.decode("ascii"))
         if path in self._fixed_paths:
             self._known[method, path] = endpoint
         elif parent in self._fixed_parents and len(parts) == 1:
@@ -126,6 +126,6 @@ class RoutedResource(KleinResource):
         request.channel.transport.abortConnection()
 
 
-def _normalize(path: str) -> str:
+def normalize(path: str) -> str:
     """Return a path without empty segments: people, and programs, put slashes together wrongly."""
     return "/" + "/".join(segment for segment in path.split("/") if segment)

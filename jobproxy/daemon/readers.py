@@ -16,7 +16,6 @@ MAX_NAME = 253
 
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]+")
 #: Labels must neither begin nor end with a hyphen. Two in the third place are for names in IDNA.
-#: Labels must neither begin nor end with a hyphen. Two in the third place are for names in IDNA.
 _LABEL = r"(?!..--(?<!xn--))[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.IGNORECASE)
 _PATH = re.compile(r"[A-Za-z0-9._~/-]*")
