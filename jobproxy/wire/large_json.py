@@ -11,7 +11,7 @@ from collections.abc import Generator
 from enum import Enum
 from typing import Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from jobproxy.wire.problems import ProblemError
 from jobproxy.wire.strict_json import LENIENT, MAX_DEPTH, STRICT, invalid
@@ -24,23 +24,43 @@ STEP, STRIDE = 4_000, 1_000_000
 _SPACE = re.compile(r"[ \t\n\r]{0,1000000}")
 _PLAIN_STRING = re.compile(r'"[^"\\\x00-\x1f]{0,1000000}"')
 _PLAIN_PART = re.compile(r'[^"\\\x00-\x1f]{0,1000000}')
-#: Escapes, of which half a surrogate pair is none (RFC 7493, section 2.1).
-_STRICT_ESCAPES = re.compile(
-    r'(?:\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4}'
-    r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}){1,500}"
-)
-_ESCAPES = re.compile(r'(?:\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}){1,500}')
-_STRICT_SCALAR = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_SCALAR = re.compile(rf"{_STRICT_SCALAR.pattern}|NaN|-?Infinity")
-_SPACES = frozenset(" \t\n\r")
-
+_SCALAR = r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _SHORT_STRING = r'"[^"\\\x00-\x1f]{0,200}"'
 _COMMA = r"[ \t\n\r]{0,9},[ \t\n\r]{0,9}"
-#: Short items of an array, which are read many at once.
-_STRICT_ITEMS, _ITEMS = (
-    re.compile(f"(?:{_COMMA}(?:{scalar.pattern}|{_SHORT_STRING})){{1,200}}")
-    for scalar in (_STRICT_SCALAR, _SCALAR)
+_SPACES = frozenset(" \t\n\r")
+
+
+@frozen
+class _Grammar:
+    """What a value may be.
+
+    :param items: short items of an array, which are read many at once.
+    :param decoder: of a value that is neither an array nor an object.
+    """
+
+    escapes: re.Pattern[str]
+    scalar: re.Pattern[str]
+    items: re.Pattern[str]
+    decoder: json.JSONDecoder
+
+
+def _make_grammar(escape: str, scalar: str, decoder: json.JSONDecoder) -> _Grammar:
+    return _Grammar(
+        re.compile(f"(?:{escape}){{1,500}}"),
+        re.compile(scalar),
+        re.compile(f"(?:{_COMMA}(?:{scalar}|{_SHORT_STRING})){{1,200}}"),
+        decoder,
+    )
+
+
+#: Half a surrogate pair is no escape (RFC 7493, section 2.1).
+_STRICT = _make_grammar(
+    r'\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4}'
+    r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}",
+    _SCALAR,
+    STRICT,
 )
+_LENIENT = _make_grammar(r'\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}', rf"{_SCALAR}|NaN|-?Infinity", LENIENT)
 
 
 class _Next(Enum):
@@ -72,6 +92,7 @@ class LargeObject:
     _cut: frozenset[str] = field(kw_only=True, default=frozenset())
     _is_strict: bool = field(kw_only=True)
     members: dict[str, Any] = field(factory=dict, init=False)
+    _grammar: _Grammar = field(init=False)
     #: Where each run of members that are not cut begins and ends; whether the last one is open.
     _runs: list[tuple[int, int]] = field(factory=list, init=False)
     _is_run: bool = field(default=False, init=False)
@@ -88,6 +109,9 @@ class LargeObject:
     _name: str = field(default="", init=False)
     _name_at: int = field(default=0, init=False)
     _value_at: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._grammar = _STRICT if self._is_strict else _LENIENT
 
     def read(self) -> Generator[None, None, None]:
         """Read all members; what follows each ``yield`` is one step.
@@ -156,7 +180,7 @@ class LargeObject:
         elif char == "]" and self._coming is _Next.VALUE_OR_END:
             self._close_value()
         else:
-            match = (_STRICT_SCALAR if self._is_strict else _SCALAR).match(self._text, self._at)
+            match = self._grammar.scalar.match(self._text, self._at)
             if match is None:
                 raise self._wrong()
             self._at = match.end()
@@ -165,7 +189,7 @@ class LargeObject:
     def _read_comma(self, char: str) -> None:
         is_array = self._open[-1] is None
         if char == "," and is_array:
-            items = (_STRICT_ITEMS if self._is_strict else _ITEMS).match(self._text, self._at)
+            items = self._grammar.items.match(self._text, self._at)
             if items is not None:
                 self._move(items.end())
                 return
@@ -206,9 +230,7 @@ class LargeObject:
     def _parse_value(self) -> Any:
         """Return the value that was read; an empty list stands for any array or object."""
         text = self._text[self._value_at : self._at].lstrip()
-        return (
-            [] if text[:1] in ("[", "{") else (STRICT if self._is_strict else LENIENT).decode(text)
-        )
+        return [] if text[:1] in ("[", "{") else self._grammar.decoder.decode(text)
 
     def _begin_string(self, *, is_name: bool) -> None:
         self._string_at, self._is_name = self._at, is_name
@@ -233,10 +255,10 @@ class LargeObject:
             raise self._wrong()
 
     def _read_escapes(self) -> None:
-        match = (_STRICT_ESCAPES if self._is_strict else _ESCAPES).match(self._text, self._at)
+        match = self._grammar.escapes.match(self._text, self._at)
         if match is not None:
             self._move(match.end())
-        elif _ESCAPES.match(self._text, self._at):
+        elif _LENIENT.escapes.match(self._text, self._at):
             raise invalid("The body escapes half a surrogate pair.")
         else:
             raise self._wrong()
