@@ -28,7 +28,7 @@ class Origins:
     allowed: frozenset[bytes]
 
     def check(self, request: Request) -> None:
-        """Let a page read the response if its origin is allowed.
+        """Set the headers with which a page may read the response, if its origin is allowed.
 
         :raises ProblemError: if it is the request of any other page.
         """

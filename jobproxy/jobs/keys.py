@@ -108,7 +108,7 @@ class Keys:
         raise ProblemError(job_problems.result_gone(tombstone.job_id, tombstone.started))
 
     def add(self, record: JobRecord, key_digest: bytes) -> None:
-        """Let a record be found by a key; another record and a tombstone lose it."""
+        """Store a record under a key, in place of another record or a tombstone."""
         self._records[key_digest] = record
         if self.find_tombstone(key_digest) is not None:
             self._tombstones.remove(key_digest.hex())

@@ -66,7 +66,7 @@ class MemoryStore:
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Let the listener catch up."""
+        """Call the listener to catch up."""
         self._listener.catch_up()
 
     def receive(self, message: Message) -> None:
@@ -235,7 +235,7 @@ class MemoryStore:
         raise StoreUnreachable
 
     def _end_claim(self, key_digest: bytes | None, job_id: str) -> None:
-        """Let the claim of a key say that its job has ended."""
+        """Mark the claim of a key as that of a job that has ended."""
         name = "" if key_digest is None else key_digest.hex()
         claim = self._shared.claims.get(name)
         if claim is not None and claim.job_id == job_id:

@@ -102,7 +102,7 @@ class Subscription:
         return epoch
 
     async def _catch_up(self, epoch: bytes) -> None:
-        """Let the listener catch up. If that fails, the next heartbeat tries it again."""
+        """Call the listener to catch up. If that fails, the next heartbeat tries it again."""
         self._is_catching_up = True
         try:
             await self._listener.catch_up()

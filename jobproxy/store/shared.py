@@ -17,7 +17,7 @@ class Member(Protocol):
         """Receive a message."""
 
     def catch_up(self) -> None:
-        """Let the node ask for what it may have missed."""
+        """Ask for what the node may have missed."""
 
 
 @frozen

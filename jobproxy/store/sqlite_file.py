@@ -104,7 +104,7 @@ class SqliteFile:
         return True
 
     def unlock(self) -> None:
-        """Let another process use the file."""
+        """Release the lock, so that another process can use the file."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
