@@ -18,7 +18,6 @@ from jobproxy.store import sqlite_statements as statements
 from jobproxy.store.interface import Claim
 from jobproxy.store.sqlite_address import SqliteAddress
 from jobproxy.store.sqlite_file import SqliteFile
-from jobproxy.store.sqlite_session import SWEEP
 
 #: On the disk of this checkout: many temporary folders are in memory.
 BUILD = Path(__file__).parents[1] / "build"
@@ -43,11 +42,11 @@ class Store:
                 statements.put_claim(self.database, key_digest, claim, self._now, self._life)
             self.database.execute("COMMIT")
             self.database.execute("BEGIN")
-            for key_digest, claim in made:
-                self._end(key_digest, claim)
+            for _, claim in made:
+                self._end(claim)
             self.database.execute("COMMIT")
             self._now += BATCH
-            while statements.remove_expired(self.database, self._now, SWEEP) >= SWEEP:
+            while not statements.remove_expired(self.database, self._now):
                 pass
             if number % (jobs // 100) < BATCH:
                 yield number
@@ -56,8 +55,7 @@ class Store:
         digest = os.urandom(16)
         return digest, Claim(f"AABrBmZlnode-one{digest.hex()[:22]}", digest)
 
-    def _end(self, key_digest: bytes, claim: Claim) -> None:
-        statements.end_claim(self.database, key_digest, claim.job_id)
+    def _end(self, claim: Claim) -> None:
         statements.put_result(
             self.database,
             claim.job_id,

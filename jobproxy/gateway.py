@@ -148,14 +148,15 @@ class Gateway:
         """
         locating = self.coordinator.locate(job_id)
         if locating is not None:
-            return locating.addCallback(lambda _: self._find(job_id, preferences))
+            # The table may have no room for the record.
+            return locating.addCallback(self._poll, preferences)
         self.coordinator.orphan_collected(job_id)
-        return self._find(job_id, preferences)
-
-    def _find(self, job_id: str, preferences: Preferences) -> Deferred[JobRecord]:
         record = self.table.find(job_id)
         if record is None:
             raise job_unknown(job_id) if is_job_id(job_id) else not_found()
+        return self._poll(record, preferences)
+
+    def _poll(self, record: JobRecord, preferences: Preferences) -> Deferred[JobRecord]:
         if not record.is_ended:
             if preferences.wait is None:
                 return succeed(record)
@@ -196,14 +197,14 @@ class Gateway:
             circuit.record_callback()
         if job_id is not None and self.coordinator.is_elsewhere(job_id):
             return self.coordinator.relay(job_id, report).addCallback(_check_relayed)
-        delivery = self.table.complete(job_id, report)
+        delivery, record = self.table.complete(job_id, report)
         if delivery.is_refused:
             self.callbacks[_REFUSED_RESULTS[delivery]] += 1
             raise ProblemError(_REFUSED_CALLBACKS[delivery])
         self.callbacks[delivery.value] += 1
         if report.state not in ENDED and report.state is not None:
             self._unknown_words.note(report.state, delivery)
-        securing = None if job_id is None else self.coordinator.secure(job_id)
+        securing = None if record is None else self.coordinator.secure(record)
         return delivery if securing is None else securing.addCallback(lambda _: delivery)
 
     def is_token(self, text: str) -> bool:

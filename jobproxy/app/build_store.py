@@ -18,7 +18,7 @@ from jobproxy.store.key_file import read_or_make_keys
 from jobproxy.store.redis_address import RedisAddress
 from jobproxy.store.sqlite import SqliteStore
 from jobproxy.store.sqlite_address import SqliteAddress
-from jobproxy.store.sqlite_file import BadStore, SqliteFile
+from jobproxy.store.sqlite_file import BadStore, SqliteFile, StoreInUse
 from jobproxy.store.sqlite_session import Session
 from jobproxy.store.times import TIMES
 
@@ -38,8 +38,10 @@ def prepare(settings: Settings) -> Settings:
     file = SqliteFile(address)
     try:
         # The file is closed again, as a connection must not be used after a fork.
-        if file.lock():
-            file.connect(time.time()).close()
+        file.open(time.time()).close()
+    except StoreInUse:
+        # The process waits for the other one.
+        pass
     except BadStore as error:
         raise UnusableStore(f"{address.path} {error}") from error
     finally:

@@ -167,8 +167,8 @@ class Claims:
             leader=leader.job_id,
         )
         self._table.hand_over(record, leader.ack)
-        if leader.result is not None:
-            self._table.conclude(record, leader.result)
+        if leader.is_ended:
+            self._copy_change(record, leader)
         else:
             self._replicator.add_follower(
                 leader.job_id, lambda changed: self._copy_change(record, changed)

@@ -79,7 +79,7 @@ class Coordinator(Protocol):
     def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
         """Send a callback to the owner of the job, which must be another node."""
 
-    def secure(self, job_id: str) -> Deferred[None] | None:
+    def secure(self, record: JobRecord) -> Deferred[None] | None:
         """Store the result of a job if a client or the operator can ask for it.
 
         To be called before the job server is told that its callback was accepted.

@@ -78,8 +78,7 @@ class Inbox:
             return
         has_waiters = known is not None and bool(known.waiters)
         report = read_stored(body)
-        delivery = self._table.complete(job_id, report, Source.ELSEWHERE)
-        record = self._table.find(job_id)
+        delivery, record = self._table.complete(job_id, report, Source.ELSEWHERE)
         result = None if record is None else record.result
         is_other = result is not None and not report.is_progress and result.stored != body
         if delivery.is_refused or is_other:
@@ -96,7 +95,7 @@ class Inbox:
     def _confirm(self, record: JobRecord) -> None:
         """Confirm a result of a job of this node; until then it may become an orphan."""
         job_id, key_digest = record.job_id, record.key_digest
-        is_collected = record.kept_in is not self._table.retention.orphans
+        is_collected = not record.is_orphan
         self._outbox.send(
             lambda: self._store.confirm(job_id, key_digest=key_digest, is_collected=is_collected)
         )

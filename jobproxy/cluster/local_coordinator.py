@@ -40,7 +40,7 @@ class LocalCoordinator:
     def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
         raise NotImplementedError("this node owns every job")
 
-    def secure(self, job_id: str) -> None:
+    def secure(self, record: JobRecord) -> None:
         """Return :data:`None`: the table has the result, and there is no store."""
 
     def remember(

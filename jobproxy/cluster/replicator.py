@@ -48,7 +48,7 @@ class Replicator:
 
     def job_changed(self, record: JobRecord, source: Source) -> None:
         self._events.job_changed(record, source)
-        is_known = record.key_digest or record.runs_unattended or self.watchers or self.followers
+        is_known = record.may_be_asked_for or self.watchers or self.followers
         if not is_known and (record.waiters or record.result is None):
             # Usually nobody else can ask for the job.
             return
@@ -71,7 +71,8 @@ class Replicator:
 
     def client_timed_out(self, record: JobRecord) -> None:
         self._events.client_timed_out(record)
-        if node_of(record.job_id) == self._node and not record.is_unstarted:
+        is_ours = node_of(record.job_id) == self._node or self._store.is_local
+        if is_ours and not record.is_unstarted:
             # The client's time is up, so that it does not wait for this.
             self.put_note(record)
 
@@ -96,11 +97,11 @@ class Replicator:
         self.followers.setdefault(job_id, []).append(follow)
 
     def publish_again(self, record: JobRecord) -> None:
-        """Store a result once more, if clients of other nodes can ask for it."""
-        if record.key_digest or record.runs_unattended:
-            self._put(record, [], is_orphan=False)
+        """Store a job's result once more, if there is one and anybody can ask for it."""
+        if record.result is not None and (record.is_orphan or record.may_be_asked_for):
+            self._put(record, [])
 
-    def store(self, record: JobRecord, *, is_orphan: bool) -> Deferred[None]:
+    def store(self, record: JobRecord) -> Deferred[None]:
         """Store the result of a job, if that has not begun already.
 
         :return: fires once it is stored; fails with :class:`StoreUnreachable`.
@@ -108,7 +109,7 @@ class Replicator:
         storing = self._storing.get(record.job_id)
         if storing is None:
             # It was stored before, or that failed: the outbox has it, but that is not enough.
-            storing = self._put(record, [], is_orphan=is_orphan, again=False)
+            storing = self._put(record, [], again=False)
         return shield(storing).addCallback(_check_stored)
 
     def _publish_ack(self, record: JobRecord) -> None:
@@ -139,11 +140,9 @@ class Replicator:
         job_id = record.job_id
         if record.result is not None:
             watchers = sorted(self.watchers.pop(job_id, ()))
-            is_orphan = not (record.waiters or record.runs_unattended)
-            may_be_asked_for = bool(record.key_digest) or record.runs_unattended
             is_stored = source is Source.ELSEWHERE
-            if watchers or is_orphan or (may_be_asked_for and not is_stored):
-                self._put(record, watchers, is_orphan=is_orphan)
+            if watchers or record.is_orphan or (record.may_be_asked_for and not is_stored):
+                self._put(record, watchers)
         elif record.is_unstarted:
             for node in sorted(self.watchers.pop(job_id, ())):
                 self._send(
@@ -159,12 +158,10 @@ class Replicator:
         if key_digest is not None:
             self.outbox.send(lambda: self._store.release_claim(key_digest, claim), again=again)
 
-    def _put(
-        self, record: JobRecord, watchers: list[str], *, is_orphan: bool, again: bool = True
-    ) -> Deferred[bool]:
+    def _put(self, record: JobRecord, watchers: list[str], *, again: bool = True) -> Deferred[bool]:
         assert record.result is not None
         job_id, body, key_digest = record.job_id, record.result.stored, record.key_digest
-        upstream_id = record.upstream_id
+        upstream_id, is_orphan = record.upstream_id, record.is_orphan
 
         def put() -> Deferred[Any]:
             return self._store.put_result(

@@ -169,14 +169,10 @@ class StoreCoordinator(Service):
             self.relays[result] += 1
         return delivery
 
-    def secure(self, job_id: str) -> Deferred[None] | None:
-        record = self._table.find(job_id)
-        if record is None or record.result is None:
+    def secure(self, record: JobRecord) -> Deferred[None] | None:
+        if record.result is None or not (record.is_orphan or record.may_be_asked_for):
             return None
-        is_orphan = record.kept_in is self._table.retention.orphans
-        if not (is_orphan or record.key_digest or record.runs_unattended):
-            return None
-        return self._replicator.store(record, is_orphan=is_orphan).addErrback(_fail_callback)
+        return self._replicator.store(record).addErrback(_fail_callback)
 
     @property
     def watched(self) -> int:
@@ -194,7 +190,9 @@ class StoreCoordinator(Service):
 
     def _note(self, record: JobRecord) -> JobRecord | Deferred[JobRecord]:
         """Note the job before its client is told that it can ask for it."""
-        if record.result is not None or not self._remote_jobs.is_ours(record.job_id):
+        is_noted = not (self._remote_jobs.is_ours(record.job_id) or self._store.is_local)
+        if record.result is not None or is_noted:
+            # The owner has noted it; the jobs of a local store have no other living owner.
             return record
         return shield(self._replicator.put_note(record)).addCallback(_check_noted, record)
 

@@ -56,7 +56,8 @@ class WaitingClients:
         if record.problem is not None:
             return fail(ProblemError(record.problem))
         if record.result is not None:
-            if record.kept_in is self._retention.orphans:
+            if record.is_orphan:
+                record.is_orphan = False
                 self._retention.move(record, self._retention.outcomes)
             return succeed(record)
         if ack_is_enough and record.ack is not None:

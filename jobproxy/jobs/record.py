@@ -52,6 +52,7 @@ class JobRecord:
     :ivar last_report: when the last ack or callback about the job came.
     :ivar ended: when the result or the problem came.
     :ivar overdue: when the deadline of the last client passed.
+    :ivar is_orphan: whether the result came when no client waited, and none has got it since.
     :ivar kept_in: the map of the retention that holds the record while no client waits.
     """
 
@@ -74,6 +75,7 @@ class JobRecord:
     last_report: float | None = field(default=None, init=False)
     ended: float | None = field(default=None, init=False)
     overdue: float | None = field(default=None, init=False)
+    is_orphan: bool = field(default=False, init=False)
     waiters: tuple["Waiter", ...] = field(default=(), init=False)
     kept_in: ExpiringMap["JobRecord"] | None = field(default=None, init=False, repr=False)
 
@@ -105,6 +107,11 @@ class JobRecord:
         if self.problem is not None and self.problem.started == "no":
             return self.result is None
         return self.started == "no"
+
+    @property
+    def may_be_asked_for(self) -> bool:
+        """Whether a client can ask for the result later: it has a key, or knows the job id."""
+        return bool(self.key_digest or self.runs_unattended or self.overdue is not None)
 
     @property
     def is_wanted(self) -> bool:

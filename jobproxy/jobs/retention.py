@@ -81,10 +81,10 @@ class Retention:
         if record.kept_in is not None:
             record.kept_in.resize(record.job_id, _measure(record))
 
-    def keep_ended(self, record: JobRecord, *, is_orphan: bool) -> None:
+    def keep_ended(self, record: JobRecord) -> None:
         """Move the record of a job that has just ended, and log an orphan."""
-        self.move(record, self.orphans if is_orphan else self.outcomes)
-        if is_orphan:
+        self.move(record, self.orphans if record.is_orphan else self.outcomes)
+        if record.is_orphan:
             when = "after its client had left"
             if record.overdue is not None and record.ended is not None:
                 when = f"{record.ended - record.overdue:.3f} s too late"

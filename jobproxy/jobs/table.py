@@ -178,19 +178,20 @@ class CorrelationTable(Service):
 
     def complete(
         self, job_id: str | None, report: Report, source: Source = Source.HERE
-    ) -> Delivery:
+    ) -> tuple[Delivery, JobRecord | None]:
         """Receive a callback, and fire the Deferreds of all clients if it ends the job.
 
         :param job_id: from the callback's token; :data:`None`: it has no token.
         :param source: how the callback came.
-        :return: what the table did with it; nothing has changed if it is refused.
+        :return: what the table did with it, and the job's record, which the table may have
+            forgotten already for lack of room; nothing has changed if it is refused.
         """
         record = self.index.find(report) if job_id is None else self._records.get(job_id)
         if record is None:
             if job_id is None:
-                return self.index.park(report)
+                return self.index.park(report), None
             if report.is_progress:
-                return Delivery.LATE
+                return Delivery.LATE, None
             record = self._revive(job_id)
         delivery = judge(record, report, is_strict=self._strict_ids)
         if delivery is Delivery.PROGRESS:
@@ -198,7 +199,7 @@ class CorrelationTable(Service):
         elif delivery is Delivery.ACCEPTED or delivery is Delivery.LATE:
             record.upstream_id = record.upstream_id or report.upstream_id
             self._end(record, result=report, source=source)
-        return delivery
+        return delivery, record
 
     def fail(self, record: JobRecord, problem: Problem) -> None:
         """End a job with a problem; nothing happens if it has ended already."""
@@ -256,16 +257,16 @@ class CorrelationTable(Service):
     ) -> None:
         """End a job. Clients get their response last: they may ask for the job again at once."""
         waiters, cancel_start = record.waiters, record.cancel_start
-        is_orphan = result is not None and not (waiters or record.runs_unattended)
         record.on(Event.COMPLETE if problem is None else Event.FAIL)
         record.result, record.problem = result, problem
+        record.is_orphan = result is not None and not (waiters or record.runs_unattended)
         record.ended = self._clock.seconds()
         if record.sent is not None and result is not None:
             self.durations.observe(record.ended - record.created)
         self._observer.job_changed(record, source)
         record.ack = record.cancel_start = None
         dismissed = [self.clients.dismiss(waiter) for waiter in waiters]
-        self.retention.keep_ended(record, is_orphan=is_orphan)
+        self.retention.keep_ended(record)
         if cancel_start is not None:
             cancel_start()
         self.clients.fire(dismissed, record, problem)
@@ -293,8 +294,9 @@ class CorrelationTable(Service):
 
     def _keep_unclaimed(self, job_id: str, report: Report) -> JobRecord:
         """Create a record for a callback whose ack did not come."""
-        self.complete(job_id, report)
-        return self._records[job_id]
+        _, record = self.complete(job_id, report)
+        assert record is not None
+        return record
 
     def _revive(self, job_id: str) -> JobRecord:
         """Create a record for a job that was forgotten, or that an earlier process started."""

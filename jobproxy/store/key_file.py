@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import mkstemp
 
 from jobproxy.wire.tokens import MIN_KEY
 
@@ -43,8 +44,8 @@ def read_keys(path: str) -> list[bytes]:
 
 def _make(path: Path, key: bytes) -> None:
     """Write a whole key, or nothing; the one of another process that was faster stays."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    found = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    found, name = mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    draft = Path(name)
     try:
         with os.fdopen(found, "wb") as file:
             file.write(key + b"\n")

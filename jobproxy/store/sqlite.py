@@ -81,7 +81,7 @@ class SqliteStore:
         body: bytes,
         nodes: Sequence[str],
         *,
-        key_digest: bytes | None = None,
+        key_digest: bytes | None = None,  # noqa: ARG002 - the claim is found by the job id
         is_orphan: bool | None = None,
         upstream_id: str | None = None,
     ) -> Deferred[Placement]:
@@ -89,8 +89,6 @@ class SqliteStore:
         becomes_orphan = not is_alive if is_orphan is None else is_orphan
 
         def put(db: sqlite3.Connection) -> Placement:
-            if key_digest is not None:
-                statements.end_claim(db, key_digest, job_id)
             return statements.put_result(
                 db,
                 job_id,
@@ -110,11 +108,14 @@ class SqliteStore:
         return self._session.run(put).addCallback(send)
 
     def confirm(
-        self, job_id: str, *, key_digest: bytes | None = None, is_collected: bool = False
+        self,
+        job_id: str,
+        *,
+        key_digest: bytes | None = None,  # noqa: ARG002
+        is_collected: bool = False,
     ) -> Deferred[None]:
         def note(db: sqlite3.Connection) -> None:
-            if key_digest is not None:
-                statements.end_claim(db, key_digest, job_id)
+            statements.end_claim(db, job_id)
             if is_collected:
                 statements.claim_orphan(db, job_id)
 

@@ -4,7 +4,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX jobs_expire ON jobs (expires)",
         "CREATE INDEX orphans ON jobs (came, job_id) WHERE is_orphan",
     ),
+    # A result comes without the key of its job if an earlier process started it. The index has
+    # only the jobs that run, and so few pages.
+    ("CREATE INDEX claims_run ON claims (job_id) WHERE NOT has_ended",),
 )
 
 
 class BadStore(Exception):
     """The file cannot be used; the message says why, and follows its name."""
+
+
+class StoreInUse(BadStore):
+    """Another process has the file."""
 
 
 _REPLACED = "the file was replaced"
@@ -71,7 +78,7 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 @define(eq=False)
 class SqliteFile:
-    """One process's access to the file.
+    """One process's access to the file. All methods touch the disk, and may block.
 
     :param migrations: see :data:`MIGRATIONS`.
     """
@@ -79,6 +86,21 @@ class SqliteFile:
     address: SqliteAddress
     _migrations: Sequence[Sequence[str]] = MIGRATIONS
     _lock: int | None = field(default=None, init=False)
+    #: The file system's number of the file that was opened.
+    _number: int = field(default=0, init=False)
+
+    def open(self, now: float) -> sqlite3.Connection:
+        """Lock the file and open it; see :meth:`connect`.
+
+        :raises StoreInUse: if another process has locked it.
+        """
+        if not self.lock():
+            raise StoreInUse(f"is used by process {self.read_owner()}; waiting until it has ended")
+        try:
+            return self.connect(now)
+        except BaseException:
+            self.unlock()
+            raise
 
     def lock(self) -> bool:
         """Lock the file for this process; return whether that succeeded, without waiting.
@@ -98,9 +120,14 @@ class SqliteFile:
         except BlockingIOError:
             os.close(found)
             return False
-        os.truncate(found, 0)
-        os.pwrite(found, b"%d\n" % os.getpid(), 0)
+        except OSError as error:
+            os.close(found)
+            raise BadStore(f"cannot be locked: {error.strerror}") from None
         self._lock = found
+        # The number is for people; a full disk has no room for it.
+        with suppress(OSError):
+            os.truncate(found, 0)
+            os.pwrite(found, b"%d\n" % os.getpid(), 0)
         return True
 
     def unlock(self) -> None:
@@ -109,18 +136,17 @@ class SqliteFile:
             os.close(self._lock)
             self._lock = None
 
-    def check_place(self, number: int) -> None:
+    def check_place(self) -> None:
         """Check that the file is still the one that was opened.
 
         What is written to a file that has no name any more is lost with the process.
 
-        :param number: what :meth:`find_number` returned then.
         :raises sqlite3.OperationalError: if it is not.
         """
-        if self.find_number() != number:
+        if self._find_number() != self._number:
             raise sqlite3.OperationalError(_REPLACED)
 
-    def find_number(self) -> int:
+    def _find_number(self) -> int:
         """Return the number by which the file system knows the file; 0: there is none."""
         try:
             return Path(self.address.path).stat().st_ino
@@ -162,6 +188,7 @@ class SqliteFile:
         except BadStore:
             connection.close()
             raise
+        self._number = self._find_number()
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:

@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from jobproxy.store import sqlite_statements as statements
 from jobproxy.store.interface import Listener, Message, NullListener, StoreUnreachable
@@ -21,8 +22,7 @@ from jobproxy.util.histogram import Histogram
 
 _log = Logger()
 
-#: Rows of each table that are removed in one step, and the seconds until the next.
-SWEEP = 500
+#: Seconds between two steps of the removal of what has expired.
 SWEEP_PAUSE = 0.05
 
 
@@ -48,8 +48,6 @@ class Session:
     _transactions: Transactions | None = field(default=None, init=False)
     #: The work that came while the file is opened; None: it is not being opened.
     _early: list[tuple[Work[Any], Deferred[Any]]] | None = field(default=None, init=False)
-    #: The file system's number of the file that is open.
-    _number: int = field(default=0, init=False)
     #: What to add to the time of the reactor's clock to get the store's.
     _offset: float = field(default=0.0, init=False)
     _listener: Listener = field(factory=NullListener, init=False)
@@ -113,7 +111,11 @@ class Session:
             _log.failure("a message about job {job} could not be handled", job=message.job_id)
 
     def _beat(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._look_after())
+        # A loop whose call fails would end for good.
+        return Deferred.fromCoroutine(self._look_after()).addErrback(self._log_bug)
+
+    def _log_bug(self, failure: Failure) -> None:
+        _log.failure("the store {path} is not looked after", failure, path=self._file.address.path)
 
     async def _look_after(self) -> None:
         """Open the file if that has not succeeded; write to it if it has failed; clean it up."""
@@ -157,16 +159,8 @@ class Session:
     async def _open_file(self) -> None:
         address = self._file.address
         try:
-            if not self._file.lock():
-                owner = self._file.read_owner()
-                self._report(
-                    f"process {owner} uses the store {address.path}; waiting until it has ended"
-                )
-                return
-            connection = await self._in_thread(lambda: self._file.connect(self._now()))
-            self._number = self._file.find_number()
+            connection = await self._in_thread(lambda: self._file.open(self._now()))
         except BadStore as error:
-            self._file.unlock()
             self._report(f"the store {address.path} {error}")
             return
         if not self._beats.running:
@@ -202,14 +196,15 @@ class Session:
     async def _sweep(self, transactions: Transactions) -> None:
         """Remove what has expired, in small steps, so that nothing waits for long."""
         while self._transactions is transactions:
-            now, number = self.time(), self._number
+            now = self.time()
 
-            def clean(database: Connection, now: float = now, number: int = number) -> int:
-                self._file.check_place(number)
-                return statements.remove_expired(database, now, SWEEP)
+            def clean(database: Connection, now: float = now) -> bool:
+                self._file.check_place()
+                return statements.remove_expired(database, now)
 
             try:
-                if await transactions.add(clean) < SWEEP:
+                is_clean = await transactions.add(clean)
+                if is_clean or self._transactions is not transactions:
                     return
                 self._pause = deferLater(self._clock, SWEEP_PAUSE)
                 await self._pause

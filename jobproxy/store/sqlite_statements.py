@@ -5,6 +5,7 @@ Times are in seconds on the store's clock; ``now`` is the time of the call.
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import accumulate
 
 from jobproxy.store.interface import Claim, Placement
 from jobproxy.store.orphans import Orphan, Position
@@ -27,11 +28,18 @@ _ORPHANS = """
     SELECT job_id, upstream_id, length(result), came FROM jobs
     WHERE is_orphan AND expires > ? AND (came, job_id) > (?, ?) ORDER BY came, job_id LIMIT ?
 """
-_TABLES = (
-    "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE expires <= ? LIMIT ?)",
-    """DELETE FROM claims WHERE key_digest IN
-    (SELECT key_digest FROM claims WHERE expires <= ? LIMIT ?)""",
-)
+_EXPIRED_JOBS = """
+    SELECT job_id, ifnull(length(result), 0) + ifnull(length(ack), 0) FROM jobs
+    WHERE expires <= ? ORDER BY expires LIMIT ?
+"""
+_EXPIRED_CLAIMS = """
+    DELETE FROM claims WHERE key_digest IN
+    (SELECT key_digest FROM claims WHERE expires <= ? LIMIT ?)
+"""
+
+#: What is removed in one step at most: rows of each table, and about the bytes of their bodies.
+SWEEP_ROWS = 500
+SWEEP_SIZE = 4 * 2**20
 
 
 def put_claim(
@@ -61,10 +69,10 @@ def release_claim(connection: sqlite3.Connection, key_digest: bytes, job_id: str
     )
 
 
-def end_claim(connection: sqlite3.Connection, key_digest: bytes, job_id: str) -> None:
-    """Note in the claim of a job that it has ended."""
+def end_claim(connection: sqlite3.Connection, job_id: str) -> None:
+    """Note in the claim of a job, if it has one, that it has ended."""
     connection.execute(
-        "UPDATE claims SET has_ended = 1 WHERE key_digest = ? AND job_id = ?", (key_digest, job_id)
+        "UPDATE claims SET has_ended = 1 WHERE job_id = ? AND NOT has_ended", (job_id,)
     )
 
 
@@ -78,7 +86,11 @@ def put_result(
     retain: float,
     is_orphan: bool,
 ) -> Placement:
-    """Store a result, unless there is one: ``TAKEN`` then, or how it differs from that one."""
+    """Store a result, unless there is one: ``TAKEN`` then, or how it differs from that one.
+
+    The claim of the job, which may be one of an earlier process, ends with it.
+    """
+    end_claim(connection, job_id)
     row = (job_id, body, upstream_id, int(now * 1000), is_orphan, now + retain, now)
     if connection.execute(_RESULT, row).rowcount:
         return Placement.TAKEN
@@ -136,12 +148,18 @@ def find_orphan(connection: sqlite3.Connection, job_id: str, now: float) -> byte
     return None if row is None else row[0]
 
 
-def remove_expired(connection: sqlite3.Connection, now: float, limit: int) -> int:
-    """Remove some rows whose time is over; return how many."""
-    found = 0
-    for statement in _TABLES:
-        found += connection.execute(statement, (now, limit)).rowcount
-    return found
+def remove_expired(connection: sqlite3.Connection, now: float) -> bool:
+    """Remove some rows whose time is over; return whether there are no more of them."""
+    rows = connection.execute(_EXPIRED_JOBS, (now, SWEEP_ROWS)).fetchall()
+    sizes = accumulate(size for _, size in rows)
+    # The first one may be larger.
+    removed = [
+        (job_id,) for (job_id, _), size in zip(rows, sizes, strict=True) if size <= SWEEP_SIZE
+    ]
+    removed = removed or [(job_id,) for job_id, _ in rows[:1]]
+    connection.executemany("DELETE FROM jobs WHERE job_id = ?", removed)
+    claims = connection.execute(_EXPIRED_CLAIMS, (now, SWEEP_ROWS)).rowcount
+    return len(removed) == len(rows) < SWEEP_ROWS and claims < SWEEP_ROWS
 
 
 def touch(connection: sqlite3.Connection, now: float) -> None:

@@ -22,14 +22,16 @@ InThread = Callable[[Callable[[], Returned]], "Deferred[Returned]"]
 
 #: The parts of one transaction at most.
 MAX_PARTS = 256
+#: The parts that wait at most; what comes then is refused.
+MAX_WAITING = 16_384
 
 
 @define(eq=False)
 class Transactions:
     """Runs work on a database. Each transaction has all the work that waited for the one before.
 
-    So the disk is asked to keep the data (``fsync``) once for many, and nobody waits longer for it
-    than for two transactions.
+    So the disk is asked to keep the data (``fsync``) once for many: work waits for the transaction
+    that runs and for its own, and for others only while more than :data:`MAX_PARTS` wait.
 
     :param in_thread: calls the work in a thread.
     :param timeout: seconds for one transaction; the work that waits fails then.
@@ -59,9 +61,11 @@ class Transactions:
         """Do some work in the next transaction.
 
         :return: fires with what the work returned, once it is safe; fails with
-            :class:`StoreUnreachable` if the database has failed, or does not respond.
+            :class:`StoreUnreachable` if the database has failed, does not respond, or too much
+            waits for it.
         """
-        if self.is_hanging or self._is_refused or self._end is not None:
+        is_full = len(self._waiting) >= MAX_WAITING
+        if self.is_hanging or self._is_refused or self._end is not None or is_full:
             self._calls["failed"] += 1
             return fail(StoreUnreachable())
         done: Deferred[Returned] = Deferred()
@@ -98,9 +102,7 @@ class Transactions:
         running.addCallback(self._finish).addErrback(self._give_up)
 
     def _finish(self, outcomes: Sequence[Any]) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         done, self._running = self._running, []
         self._is_busy = self.is_hanging = False
         self._durations.observe(self._clock.seconds() - self._begun)
@@ -125,7 +127,8 @@ class Transactions:
 
     def _give_up(self, failure: Failure | None = None) -> Any:
         """Fail all that waits: nothing is written any more until this transaction has ended."""
-        self._timer, self.is_hanging = None, True
+        self._stop_timer()
+        self.is_hanging = True
         self.error = sqlite3.OperationalError("the disk does not respond")
         failed, self._waiting = self._running + self._waiting, []
         # What the transaction returns in the end is not wanted any more.
@@ -135,6 +138,11 @@ class Transactions:
             deferred.errback(StoreUnreachable())
         self._end_close()
         return failure
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
 
     def _close(self) -> None:
         self._in_thread(self._connection.close).addBoth(self._end_close)
@@ -158,8 +166,11 @@ def commit(connection: sqlite3.Connection, parts: Sequence[Work[Any]]) -> list[A
 
 
 def _commit(connection: sqlite3.Connection, parts: Sequence[Work[Any]]) -> list[Any]:
-    connection.execute("BEGIN")
+    if connection.in_transaction:
+        # The one before could not be undone at once.
+        connection.execute("ROLLBACK")
     try:
+        connection.execute("BEGIN")
         outcomes = [part(connection) for part in parts]
         connection.execute("COMMIT")
     except BaseException:

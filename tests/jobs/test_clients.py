@@ -24,7 +24,7 @@ class WaitingTests(TableTestCase):
         first.cancel()
         self.failureResultOf(first)
         self.assertEqual((self.table.clients.held, len(self.table)), (2, 1))
-        self.assertIs(self.table.complete("a", RESULT), Delivery.ACCEPTED)
+        self.assertIs(self.table.complete("a", RESULT)[0], Delivery.ACCEPTED)
         for waiting in (second, third):
             self.assertIs(self.successResultOf(waiting).result, RESULT)
 

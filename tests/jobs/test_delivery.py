@@ -21,7 +21,7 @@ class JudgementTests(TableTestCase):
         self.table.send(record)
         self.table.acknowledge(record, ACK)
         for state in ("running", "completed"):
-            self.assertTrue(self.table.complete("a", Report(b"{}", "2", state)).is_refused)
+            self.assertTrue(self.table.complete("a", Report(b"{}", "2", state))[0].is_refused)
         self.assertNoResult(waiting)
         self.table.complete("a", RESULT)
         self.assertEqual(self.successResultOf(waiting).upstream_id, "1")
@@ -33,7 +33,7 @@ class JudgementTests(TableTestCase):
         self.table.acknowledge(record, Report(b"{}", None, None))
         self.table.complete("a", RESULT)
         self.assertEqual(self.successResultOf(waiting).upstream_id, "1")
-        again = self.table.complete("a", Report(RESULT.body, "2", "completed"))
+        again, _ = self.table.complete("a", Report(RESULT.body, "2", "completed"))
         self.assertIs(again, Delivery.DUPLICATE)
 
     def test_both_upstream_ids_of_a_restarted_job_are_accepted(self) -> None:
@@ -42,9 +42,9 @@ class JudgementTests(TableTestCase):
         for upstream_id in ("1", "2"):
             self.table.send(record)
             self.table.acknowledge(record, Report(b"{}", upstream_id, "running"))
-        self.assertIs(self.table.complete("a", RESULT), Delivery.ACCEPTED)
+        self.assertIs(self.table.complete("a", RESULT)[0], Delivery.ACCEPTED)
         other = Report(b'{"id":"2"}', "2", "completed")
-        self.assertIs(self.table.complete("a", other), Delivery.DUPLICATE)
+        self.assertIs(self.table.complete("a", other)[0], Delivery.DUPLICATE)
         self.assertIs(self.successResultOf(waiting).result, RESULT)
 
     def test_result_replaces_a_problem(self) -> None:
@@ -76,7 +76,7 @@ class JudgementTests(TableTestCase):
         self.clock.advance(30)
         self.problem_of(first, Kind.START_UNKNOWN)
         second = self.table.clients.wait(record, 30)
-        self.assertIs(self.table.complete("a", RESULT), Delivery.ACCEPTED)
+        self.assertIs(self.table.complete("a", RESULT)[0], Delivery.ACCEPTED)
         self.assertIs(self.successResultOf(second).result, RESULT)
         self.assertIsNone(self.table.retention.find_orphan("a"))
 

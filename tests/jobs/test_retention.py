@@ -160,7 +160,7 @@ class UnattendedTests(SynchronousTestCase):
         clock.advance(2)
         self.assertIs(table.find("a"), record)
         result = Report(b"{}", None, "completed")
-        self.assertIs(table.complete("a", result), Delivery.ACCEPTED)
+        self.assertIs(table.complete("a", result)[0], Delivery.ACCEPTED)
         self.assertIs(self.successResultOf(second).result, result)
         clock.advance(300)
         self.assertIsNone(table.find("a"))

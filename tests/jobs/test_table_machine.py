@@ -176,9 +176,9 @@ class CorrelationMachine(RuleBasedStateMachine):
         model = self.model
         expected = model.judge(model.known.get(job_id), report)
         if expected is None:
-            assert self.table.complete(job_id, report).is_refused
+            assert self.table.complete(job_id, report)[0].is_refused
             return
-        assert self.table.complete(job_id, report) is expected
+        assert self.table.complete(job_id, report)[0] is expected
         if expected not in {Delivery.ACCEPTED, Delivery.LATE} or report.is_progress:
             return
         job = model.known.get(job_id) or model.add(Job(job_id, can_cancel=False))

@@ -99,7 +99,7 @@ def test_second_process_waits_for_the_first_to_end(tmp_path: Path) -> None:
         wait_until(lambda: is_ready(first))
         with second:
             owner = first.process.pid
-            wait_until(lambda: f"process {owner} uses the store" in second.log)
+            wait_until(lambda: f"is used by process {owner}" in second.log)
             assert not is_ready(second)
             first.process.terminate()
             wait_for_exit(first.process)

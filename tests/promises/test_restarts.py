@@ -53,6 +53,16 @@ class KeyTests(RestartTestCase):
         self.assert_problem(self.node.submit(key="k").response, 409, "result-gone", started="yes")
         self.assertEqual(len(self.starts), 1)
 
+    def test_key_of_the_process_before_is_refused_once_its_result_is_gone(self) -> None:
+        """K1: the callback came after the restart; after ``--retain`` the job was started."""
+        self.node.submit(key="k")
+        self.restart()
+        self.node.call_back(self.starts[0], result_of("1"))
+        self.clock.advance(301)
+        self.restart()
+        self.assert_problem(self.node.submit(key="k").response, 409, "result-gone", started="yes")
+        self.assertEqual(len(self.starts), 1)
+
     def test_key_whose_start_was_cut_off_is_unknown_and_never_started_again(self) -> None:
         """K1: killed during its start request, a job may run: each client is held, then told."""
         self.node.submit(key="k")
@@ -141,6 +151,19 @@ class ToldTests(RestartTestCase):
         self.restart()
         self.assertEqual(self.node.connect().get(path).response.body, result_of("1"))
 
+    def test_job_of_the_process_before_is_known_after_the_next_restart(self) -> None:
+        """K3: a job id that a client was told for its key is known to each later process."""
+        for prefer, status in (("respond-async, wait=5", 202), ("wait=5", 504)):
+            self.node.submit(key=f"{status}")
+            start = self.starts[-1]
+            self.restart()
+            client = self.node.submit(key=f"{status}", Prefer=prefer)
+            self.clock.advance(5)
+            self.assertEqual(client.response.status, status)
+            self.restart()
+            self.assertEqual(self.node.connect().get(start.job_path).response.status, 202)
+            self.node.call_back(start, result_of("1"))
+
     def test_202_waits_until_its_job_is_safe(self) -> None:
         """K3: a client is told 202 only when its job is in the store."""
         client = self.node.connect().request(headers=ASYNC)
@@ -178,7 +201,22 @@ class ToldTests(RestartTestCase):
 class ShortMemoryTests(RestartTestCase):
     """A process that keeps only one record of each kind in memory."""
 
-    bounds = Bounds(number=1)
+    bounds = Bounds(number=1, size=4_000)
+
+    def test_result_that_does_not_fit_into_memory_is_safe_before_the_200(self) -> None:
+        """K4, L8: a result that the memory has no room for is in the file before its 200."""
+        self.node.connect().request(headers=ASYNC)
+        self.starts[0].ack("1")
+        self.thread.hangs = True
+        body = result_of("1") + b" " * self.bounds.size
+        callback = self.node.send_callback(self.starts[0], body)
+        self.assertIsNone(self.node.table.find(self.starts[0].job_id))
+        self.assertTrue(callback.is_held)
+        self.thread.go_on()
+        self.assertEqual(callback.response.status, 200)
+        self.restart()
+        poll = self.node.connect().get(self.starts[0].job_path).response
+        self.assertEqual(poll.body, body)
 
     def test_result_that_was_pushed_out_of_memory_is_in_the_store(self) -> None:
         """L8: a result that others have pushed out of the memory is found in the file."""
@@ -223,6 +261,23 @@ class CallbackTests(RestartTestCase):
         self.assertEqual(receipt.json, {"status": "accepted"})
         self.cluster.settle()
         self.assert_result(again, result_of("1"))
+
+    def test_result_that_a_client_of_a_504_waits_for_is_safe(self) -> None:
+        """K4: the client knows the job id from its 504, and waits for the result with it."""
+        self.node.submit(Prefer="wait=1")
+        self.starts[0].ack("1")
+        self.clock.advance(1)
+        poll = self.node.connect().get(self.starts[0].job_path, Prefer="wait=20")
+        self.thread.hangs = True
+        callback = self.node.send_callback(self.starts[0], result_of("1"))
+        self.assertEqual(poll.response.body, result_of("1"))
+        self.assertTrue(callback.is_held)
+        self.thread.go_on()
+        self.assertEqual(callback.response.json, {"status": "accepted"})
+        self.assertEqual(self.node.list_orphans(), [])
+        self.restart()
+        again = self.node.connect().get(self.starts[0].job_path).response
+        self.assertEqual(again.body, result_of("1"))
 
     def test_held_client_without_a_key_writes_nothing(self) -> None:
         """A held client without a key costs no call to the store at all."""

@@ -1,5 +1,8 @@
 """The store in a file over its life: opened late, cleaned up, away and back."""
 
+import errno
+from unittest import mock
+
 from attrs import evolve
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
@@ -8,7 +11,8 @@ from jobproxy.store.interface import Claim, StoreUnreachable
 from jobproxy.store.orphans import START
 from jobproxy.store.sqlite import SqliteStore
 from jobproxy.store.sqlite_file import SqliteFile, ask
-from jobproxy.store.sqlite_session import SWEEP, Session
+from jobproxy.store.sqlite_session import Session
+from jobproxy.store.sqlite_statements import SWEEP_ROWS, SWEEP_SIZE
 from jobproxy.store.times import TIMES
 from tests.store.test_sqlite_file import NOW, FileTestCase
 from tests.support.restarts import Thread
@@ -53,7 +57,9 @@ class StoreTests(FileTestCase):
         first = SqliteFile(self.file.address)
         self.assertTrue(first.lock())
         (line,) = self.read_log()
-        self.assertRegex(line, r"process \d+ uses the store .*store.db; waiting until it has ended")
+        self.assertRegex(
+            line, r"the store .*store.db is used by process \d+; waiting until it has ended"
+        )
         self.assertFalse(self.store.is_up or self.store.is_joined)
         self.failureResultOf(self.store.find_claim(b"k"), StoreUnreachable)
         first.unlock()
@@ -102,6 +108,31 @@ class StoreTests(FileTestCase):
         self.assertIn("is not a database of SQLite", line)
         self.assertFalse(self.store.is_joined)
         self.path.unlink()
+        self.clock.advance(TIMES.beat)
+        self.assertTrue(self.store.is_joined)
+
+    def test_file_that_cannot_be_locked_is_tried_again(self) -> None:
+        """K5: a file system that grants no lock for a while ends nothing for good."""
+        with mock.patch("fcntl.flock", side_effect=OSError(errno.ENOLCK, "No locks available")):
+            (line,) = self.read_log()
+        self.assertIn("store.db cannot be locked: No locks available", line)
+        self.assertFalse(self.store.is_joined)
+        self.clock.advance(TIMES.beat)
+        self.assertTrue(self.store.is_joined)
+
+    def test_full_disk_does_not_prevent_the_lock(self) -> None:
+        """K5: the process number in the lock's file is for people; it may be missing."""
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with mock.patch("os.pwrite", side_effect=full):
+            self.assertEqual(self.read_log(), [])
+        self.assertTrue(self.store.is_joined)
+
+    def test_bug_does_not_end_the_care_for_the_file(self) -> None:
+        """K5: whatever fails while the file is looked after, it is looked after again."""
+        with mock.patch.object(SqliteFile, "connect", side_effect=RuntimeError("a bug")):
+            lines = self.read_log()
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 4)
+        self.assertIn("is not looked after", lines[0])
         self.clock.advance(TIMES.beat)
         self.assertTrue(self.store.is_joined)
 
@@ -160,13 +191,27 @@ class StoreTests(FileTestCase):
         claims = [(b"%d" % number, evolve(CLAIM, job_id=f"{number}")) for number in range(1_200)]
         self.successResultOf(self.store.put_claims_again(claims))
         self.successResultOf(self.store.put_result("job", b"{}", [], is_orphan=True))
-        for rows in (1_200, 1_200 - SWEEP, 1_200 - 2 * SWEEP, 0):
+        for rows in (1_200, 1_200 - SWEEP_ROWS, 1_200 - 2 * SWEEP_ROWS, 0):
             self.assertEqual(self.count_claims(), rows)
             self.clock.advance(101 if rows == 1_200 else 0.05)
         self.assertEqual(self.successResultOf(self.store.list_orphans(9, START)), [])
 
+    def test_large_results_that_have_expired_are_removed_in_small_steps(self) -> None:
+        """A step removes few large rows, and one at least, so that nothing waits for long."""
+        self.store.open(self.listener)
+        for number in range(3):
+            body = b"x" * (SWEEP_SIZE // 2 if number else 2 * SWEEP_SIZE)
+            self.successResultOf(self.store.put_result(f"{number}", body, [], is_orphan=False))
+            self.clock.advance(0.01)
+        for rows in (3, 2, 0):
+            self.assertEqual(self.count("jobs"), rows)
+            self.clock.advance(61 if rows == 3 else 0.05)
+
     def count_claims(self) -> int:
-        counting = self.store._session.run(lambda db: ask(db, "SELECT count(*) FROM claims"))
+        return self.count("claims")
+
+    def count(self, table: str) -> int:
+        counting = self.store._session.run(lambda db: ask(db, f"SELECT count(*) FROM {table}"))
         return int(self.successResultOf(counting))
 
     def test_step_of_the_wall_clock_ends_nothing(self) -> None:

@@ -79,7 +79,7 @@ class FormatTests(FileTestCase):
         """G12: a file that a newer version has written is not touched."""
         later = (*MIGRATIONS, ("CREATE TABLE more (x)",))
         self.connect(SqliteFile(self.file.address, later)).close()
-        self.check_refused("was written by a newer version of jobproxy: its format is 2")
+        self.check_refused("was written by a newer version of jobproxy: its format is 3")
 
     def test_database_of_another_program_is_refused(self) -> None:
         """G12: a database that this program has not made is not touched."""
@@ -156,6 +156,12 @@ class KeyFileTests(FileTestCase):
         self.assertEqual(stat.S_IMODE(Path(path).stat().st_mode), 0o600)
         self.assertEqual(read_or_make_keys(path, lambda _: self.fail("made again")), keys)
         self.assertEqual(list(self.path.parent.iterdir()), [Path(path)])
+
+    def test_key_is_made_although_a_process_was_killed_while_it_made_one(self) -> None:
+        """In a container each process has the same number: a draft that was left is not used."""
+        path = self.file.address.key_path
+        Path(f"{path}.{os.getpid()}").touch()
+        self.assertEqual(len(read_or_make_keys(path, os.urandom)), 1)
 
     def test_bad_key_file_is_refused(self) -> None:
         """G12: a key that is too short, or cannot be read or made, is refused."""

@@ -56,4 +56,4 @@ class TableTestCase(SynchronousTestCase):
 
     def complete_late(self, job_id: str, report: Report = RESULT) -> None:
         """Complete a job that no client waits for."""
-        self.assertIs(self.table.complete(job_id, report), Delivery.LATE)
+        self.assertIs(self.table.complete(job_id, report)[0], Delivery.LATE)
