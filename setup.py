@@ -54,6 +54,7 @@ setup(
         "jobproxy": ["py.typed"],
         "jobproxy.api": ["openapi.json"],
         "jobproxy.monitoring": ["page.html"],
+        "jobproxy.profiles": ["*.toml"],
     },
     zip_safe=False,
     install_requires=[
@@ -62,6 +63,7 @@ setup(
         "klein>=24.8",
         "prometheus-client>=0.20",
         "shtab>=1.6",
+        "tomli>=2; python_version < '3.11'",
         "tqdm>=4.60",
         "treq>=24.9",
         "Twisted[tls]>=26.4",

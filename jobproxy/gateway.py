@@ -16,11 +16,13 @@ from jobproxy.jobs.hold_times import HoldTimes
 from jobproxy.jobs.record import JobRecord, Origin
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.jobs.unknown_words import UnknownWords
+from jobproxy.profiles.readings import Reading
+from jobproxy.upstream.follow_ups import messages_of
 from jobproxy.upstream.starts import Starter, StartRequest
-from jobproxy.wire.jobs import Job, key_digest_of, request_digest_of
+from jobproxy.wire.jobs import AnyJob, key_digest_of
 from jobproxy.wire.preferences import Preferences
 from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError, job_unknown, not_found
-from jobproxy.wire.reports import ENDED, read_report
+from jobproxy.wire.reports import ENDED, Report
 from jobproxy.wire.tokens import TokenSigner, is_job_id
 
 _REFUSED_CALLBACKS = {
@@ -58,6 +60,8 @@ class Gateway:
     :param hold_times: decides how long each client is held.
     :param max_held: the most clients held at once, and the most queued jobs.
     :param shows_accounts: whether the log and the operator may see a job's account.
+    :param profile: the name of the profile by which the job server is spoken to; empty: the
+        built-in one.
     :ivar is_draining: whether new jobs are refused because the proxy is about to stop.
     :ivar callbacks: the number of callbacks, by what became of them.
     """
@@ -71,12 +75,20 @@ class Gateway:
     hold_times: HoldTimes = field(kw_only=True)
     max_held: int = field(kw_only=True)
     shows_accounts: bool = field(default=False, kw_only=True)
+    profile: str = field(default="", kw_only=True)
     is_draining: bool = field(default=False, init=False)
     callbacks: Counter[str] = field(factory=Counter, init=False)
     _has_warned: bool = field(default=False, init=False)
     _unknown_words: UnknownWords = field(factory=UnknownWords, init=False)
+    #: What tokens are valid for: one profile's job server must not end another one's jobs.
+    _scope: bytes = field(init=False)
 
-    def submit(self, job: Job, preferences: Preferences, request_id: bytes) -> Deferred[JobRecord]:
+    def __attrs_post_init__(self) -> None:
+        self._scope = self.profile.encode()
+
+    def submit(
+        self, job: AnyJob, preferences: Preferences, request_id: bytes
+    ) -> Deferred[JobRecord]:
         """Start a new job, and hold its client.
 
         :param request_id: is sent to the job server with the start request.
@@ -90,10 +102,10 @@ class Gateway:
         self._check_queue(job, preferences)
         if not self.callbacks and not self._has_warned:
             self._warn_if_unheard()
-        token = self._signer.mint()
+        token = self._signer.mint(self._scope)
         key = preferences.key
         key_digest = key_digest_of(job, key) if key else None
-        request_digest = request_digest_of(job) if key else b""
+        request_digest = job.digest() if key else b""
         origin = Origin(
             request_id,
             preferences.trace[0][1] if preferences.trace else None,
@@ -107,6 +119,7 @@ class Gateway:
             request_digest=request_digest,
             origin=origin,
             account=job.account,
+            profile=self.profile,
         )
         waiting = self._hold(record, job, preferences)
         url = f"{self._callback_url}/{token.text}" if self._has_tokens else self._callback_url
@@ -115,19 +128,19 @@ class Gateway:
         start.begin(record, StartRequest(url, secret, headers))
         return waiting
 
-    def find_by_key(self, job: Job, key: str) -> Deferred[JobRecord | None]:
+    def find_by_key(self, job: AnyJob, key: str) -> Deferred[JobRecord | None]:
         """Return the record of the job with this key, unless it is certain that it was not started.
 
         :raises ProblemError: if the key belongs to another request; the Deferred can fail with the
             same, or with ``RESULT_GONE`` if the job was started and its result is not kept.
         """
-        key_digest, request_digest = key_digest_of(job, key), request_digest_of(job)
+        key_digest, request_digest = key_digest_of(job, key), job.digest()
         record = self.table.keys.find(key_digest)
         if record is not None and record.request_digest != request_digest:
             raise ProblemError(job_problems.key_reused())
         return self.coordinator.locate_key(key_digest, request_digest, record)
 
-    def join(self, record: JobRecord, job: Job, preferences: Preferences) -> Deferred[JobRecord]:
+    def join(self, record: JobRecord, job: AnyJob, preferences: Preferences) -> Deferred[JobRecord]:
         """Hold another client for a job that has a record already.
 
         :return: as :meth:`submit` does.
@@ -163,34 +176,29 @@ class Gateway:
             self._check_room(record)
         return self.table.clients.wait(record, self.hold_times.of(preferences), is_poll=True)
 
-    def deliver(
-        self,
-        token: str | None,
-        body: bytes,
-        content_type: bytes | None = None,
-        coding: bytes = b"",
-    ) -> Delivery | Deferred[Delivery]:
-        """Receive a callback. Its body is not read before the token is verified.
+    def verify(self, token: str) -> str:
+        """Return the job id in a token; to be called before a callback's body is read.
 
-        :param token: the end of the URL's path, which may be anything; :data:`None`: the callback
-            URL is the same for all jobs.
-        :param body: anything; what has no state is the result.
-        :param content_type: of the body, if it is known.
-        :param coding: its ``Content-Encoding``.
-        :raises ProblemError: if the token is not valid: the same problem as for a path that does
-            not exist; or if the callback contradicts what is known of the job, which it then
+        :param token: the end of the URL's path, which may be anything.
+        :raises ProblemError: if it is not valid: the same problem as for a path that does not
+            exist.
+        """
+        job_id = self._signer.verify(token, self.table.find, self._scope)
+        if job_id is None:
+            self.callbacks["forged"] += 1
+            raise not_found()
+        return job_id
+
+    def deliver(self, job_id: str | None, report: Report) -> Delivery | Deferred[Delivery]:
+        """Receive a callback.
+
+        :param job_id: of its token; :data:`None`: the callback URL is the same for all jobs.
+        :raises ProblemError: if the callback contradicts what is known of the job, which it then
             does not change; or if the result is not safe in the store, so that the job server has
             to send it again. The Deferred can fail with the same.
         """
-        job_id = None
-        if token is not None:
-            job_id = self._signer.verify(token, self.table.find)
-            if job_id is None:
-                self.callbacks["forged"] += 1
-                raise not_found()
-        report = read_report(body, content_type, coding)
-        if token is not None and token in (report.upstream_id or ""):
-            # The id of a job is shown and logged; the token must not be.
+        if job_id is not None and f"{job_id}." in (report.upstream_id or ""):
+            # The id of a job is shown and logged; its token must not be.
             report = evolve(report, upstream_id=None)
         circuit = self.starter.job_server.circuit
         if circuit.is_in_doubt and job_id is not None:
@@ -207,9 +215,33 @@ class Gateway:
         securing = None if record is None else self.coordinator.secure(record)
         return delivery if securing is None else securing.addCallback(lambda _: delivery)
 
+    def deliver_thin(
+        self, job_id: str | None, reading: Reading, record: JobRecord
+    ) -> Delivery | Deferred[Delivery]:
+        """Receive a callback that says only that a job has ended, and fetch the result."""
+        follow_ups, scope = self.starter.follow_ups, messages_of(record)
+        if follow_ups is None or scope is None or record.is_ended:
+            return self.deliver(job_id, reading.report)
+        follow_ups.begin_fetch(record, scope, reading, lambda report: self.deliver(job_id, report))
+        return Delivery.ACCEPTED
+
+    def cancel(self, job_id: str) -> Deferred[bool]:
+        """Ask the job server to cancel a job.
+
+        :return: fires with whether it has agreed.
+        :raises ProblemError: if the job is unknown, has ended, or cannot be cancelled.
+        """
+        record, follow_ups = self.table.find(job_id), self.starter.follow_ups
+        if record is None:
+            raise job_unknown(job_id) if is_job_id(job_id) else not_found()
+        if follow_ups is None or not follow_ups.can_cancel(record):
+            detail = "This job cannot be cancelled: it has ended, or its API has no way to do it."
+            raise _refusal(Problem(Kind.METHOD_NOT_ALLOWED, detail, allowed=("GET",)), record)
+        return Deferred.fromCoroutine(follow_ups.cancel(record))
+
     def is_token(self, text: str) -> bool:
         """Whether a callback with this token would be received, whatever its body is."""
-        return self._signer.verify(text, self.table.find) is not None
+        return self._signer.verify(text, self.table.find, self._scope) is not None
 
     @property
     def is_unheard(self) -> bool:
@@ -230,7 +262,7 @@ class Gateway:
         self.starter.drain()
         self.table.fail_queued(job_problems.draining())
 
-    def _check_queue(self, job: Job, preferences: Preferences) -> None:
+    def _check_queue(self, job: AnyJob, preferences: Preferences) -> None:
         """Refuse a job that could not be started before its deadline."""
         limiter = self.starter.limiter
         if limiter.queued >= self.max_held:
@@ -256,7 +288,9 @@ class Gateway:
             detail = f"{self.max_held} clients are held already; try again when some have left."
             raise _refusal(Problem(Kind.OVERLOADED, detail, retry_after=1), record)
 
-    def _hold(self, record: JobRecord, job: Job, preferences: Preferences) -> Deferred[JobRecord]:
+    def _hold(
+        self, record: JobRecord, job: AnyJob, preferences: Preferences
+    ) -> Deferred[JobRecord]:
         is_async = preferences.is_async or not job.is_held
         waiting = self.table.clients.wait(
             record,
@@ -266,6 +300,8 @@ class Gateway:
         )
         if not self.callbacks:
             waiting.addErrback(self._explain_silence)
+        if self.starter.follow_ups is not None:
+            waiting.addErrback(self.starter.follow_ups.client_left, record)
         return self.coordinator.remember(waiting, record, is_async=is_async)
 
     def _warn_if_unheard(self) -> None:

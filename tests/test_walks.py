@@ -11,7 +11,7 @@ from tests.support.proxy import ProxyTestCase, result_of
 
 ROOT = Path(jobproxy.__file__).parent
 MARK = "a mark that is found in nothing else"
-MOST = 12
+MOST = 13
 ADVICE = "see docs/architecture.rst, the way of a job: merge two of these, or pass the body by"
 
 

@@ -49,7 +49,7 @@ class HealthRoutes:
         reasons = self._probes.reasons_not_ready()
         status: dict[str, Any] = {"status": "not-ready" if reasons else "ready"}
         status["reasons"] = reasons
-        if self._probes.gateway.is_unheard:
+        if any(gateway.is_unheard for gateway in self._probes.gateways):
             status["warnings"] = ["no-callback-yet"]
         return _respond_json(request, status, 503 if reasons else 200)
 

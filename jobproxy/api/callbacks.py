@@ -10,6 +10,7 @@ from jobproxy.api.responses import respond
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.jobs.delivery import Delivery
+from jobproxy.wire.reports import read_report
 
 _RESPONSES = {delivery: json.dumps({"status": delivery.word}).encode() for delivery in Delivery}
 
@@ -32,9 +33,16 @@ class CallbackRoutes:
 
     def receive(self, request: Request, token: str | None = None) -> bytes | Deferred[bytes]:
         """Receive a callback. Its body is not read before the token is verified."""
-        content_type = request.find_header(b"content-type")
+        job_id = None if token is None else self._gateway.verify(token)
         coding = request.find_header(b"content-encoding") or b""
-        delivery = self._gateway.deliver(token, request.body, content_type, coding)
-        if isinstance(delivery, Deferred):
-            return delivery.addCallback(lambda relayed: respond(request, _RESPONSES[relayed]))
-        return respond(request, _RESPONSES[delivery])
+        report = read_report(request.body, request.find_header(b"content-type"), coding)
+        return respond_to_callback(request, self._gateway.deliver(job_id, report))
+
+
+def respond_to_callback(
+    request: Request, delivery: Delivery | Deferred[Delivery]
+) -> bytes | Deferred[bytes]:
+    """Tell the job server what became of a callback."""
+    if isinstance(delivery, Deferred):
+        return delivery.addCallback(lambda relayed: respond(request, _RESPONSES[relayed]))
+    return respond(request, _RESPONSES[delivery])

@@ -21,37 +21,27 @@ from jobproxy.api.admin import (
     StatusRoutes,
 )
 from jobproxy.api.callbacks import CallbackRoutes
+from jobproxy.api.holding import ClientHolder, JobRoutes
 from jobproxy.api.jobs import ClientRoutes
 from jobproxy.api.openapi import OpenApiRoutes
 from jobproxy.api.origins import Origins
+from jobproxy.api.profiles import ProfileCallbackRoutes, ProfileRoutes
 from jobproxy.api.refused_callbacks import RefusedCallbacks
 from jobproxy.api.responses import Routes, describe_error, make_resource
+from jobproxy.app.build_gateway import Shared, build_gateways
 from jobproxy.app.build_table import build_table
 from jobproxy.app.environment import Environment
-from jobproxy.app.settings import CorrelateBy, Settings, SlotScope
-from jobproxy.cluster.coordinator import Coordinator
+from jobproxy.app.settings import CorrelateBy, Settings
 from jobproxy.cluster.outbox import Outbox
-from jobproxy.cluster.slots import ClusterSlots
 from jobproxy.gateway import Gateway
 from jobproxy.http1.body_budget import BodyBudget
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.server import ServerFactory
-from jobproxy.jobs.hold_times import HoldTimes
-from jobproxy.jobs.table import CorrelationTable
 from jobproxy.monitoring.metrics import ProxyCollector, make_registry
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.reactor_lag import ReactorLag
 from jobproxy.monitoring.status import Feed, Status
 from jobproxy.monitoring.traffic import Traffic
-from jobproxy.store.slots import ISlotStore
-from jobproxy.store.times import TIMES
-from jobproxy.upstream.circuit import Circuit
-from jobproxy.upstream.job_server import JobServer
-from jobproxy.upstream.keepalive import KeepAlivePolicy
-from jobproxy.upstream.limiter import AccountLimiter
-from jobproxy.upstream.retries import OnLost, RetryPolicy
-from jobproxy.upstream.slots import Slots
-from jobproxy.upstream.starts import Starter, circuit_opened
 from jobproxy.wire.tokens import MIN_KEY, TokenSigner
 
 #: Files that are not for clients: callbacks, the operator, the log, and the process itself. Those
@@ -65,6 +55,7 @@ INCOMPLETE_BODIES = 64 * 2**20
 class Proxy:
     """A complete proxy. It does not listen yet, and its services do not run yet.
 
+    :param gateways: of each job server; there is at least one.
     :param feed: sends each change of the status to the live page.
     :param clients: serves clients, and all that has no port of its own.
     :param callbacks: serves only callbacks; :data:`None`: they have no port of their own.
@@ -72,7 +63,7 @@ class Proxy:
     :param services: to be started in this order, and stopped in reverse.
     """
 
-    gateway: Gateway
+    gateways: Sequence[Gateway]
     signer: TokenSigner
     probes: Probes
     feed: Feed
@@ -80,6 +71,11 @@ class Proxy:
     callbacks: ServerFactory | None
     admin: ServerFactory | None
     services: Sequence[IService]
+
+    @property
+    def gateway(self) -> Gateway:
+        """Any of the gateways: they share the table and the coordinator."""
+        return self.gateways[0]
 
     @property
     def factories(self) -> list[ServerFactory]:
@@ -98,41 +94,33 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         entropy=environment.entropy,
     )
     table, coordinator, outbox = build_table(settings, environment, signer)
-    starter = _build_starter(settings, environment, table, coordinator, outbox)
-    gateway = Gateway(
-        table,
-        starter,
-        coordinator,
-        signer,
-        settings.callback_url,
-        has_tokens=settings.correlate_by is CorrelateBy.TOKEN,
-        hold_times=HoldTimes(settings.wait, settings.ambiguous_grace),
-        max_held=settings.max_held,
-        shows_accounts=settings.log_accounts,
-    )
+    gateways = build_gateways(Shared(settings, environment, table, coordinator, outbox, signer))
     lag = ReactorLag(reactor)
     traffic = Traffic(environment.now)
-    budget = BodyBudget(max(INCOMPLETE_BODIES, 2 * settings.max_body))
+    budget = BodyBudget(max(INCOMPLETE_BODIES, 2 * settings.largest_body))
     probes = Probes(
-        gateway,
+        gateways,
         traffic,
         environment.pool,
         lag.lag,
         environment.count_dropped,
-        lambda: _count_kept(gateway, budget, outbox),
+        lambda: _count_kept(gateways, budget, outbox),
         environment.has_descriptors,
     )
     status = Status(probes, reactor, environment.now)
     feed = Feed(reactor, status)
     callbacks, admin, clients = _choose_routes(settings, environment, probes, status, feed)
 
-    limits = ServerLimits(body=settings.max_body)
+    limits = ServerLimits(body=settings.largest_body)
     refused = RefusedCallbacks(reactor, urlsplit(settings.callback_url).path)
+
+    def is_token(text: str) -> bool:
+        return any(gateway.is_token(text) for gateway in gateways)
 
     def serve(
         routes: Sequence[Routes], most: float = math.inf, of_address: float = math.inf
     ) -> ServerFactory:
-        resource = make_resource(*routes, is_token=gateway.is_token, report=refused.report)
+        resource = make_resource(*routes, is_token=is_token, report=refused.report)
         return ServerFactory(
             resource,
             reactor,
@@ -147,9 +135,10 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
             max_per_address=of_address,
         )
 
-    shared = [part for part in (coordinator, starter.slots) if IService.providedBy(part)]
+    parts = (coordinator, *(gateway.starter.slots for gateway in gateways))
+    shared = [part for part in parts if IService.providedBy(part)]
     return Proxy(
-        gateway=gateway,
+        gateways=gateways,
         signer=signer,
         probes=probes,
         feed=feed,
@@ -172,16 +161,19 @@ def _count_connections(settings: Settings, environment: Environment) -> int:
     return files - min(settings.max_starts + RESERVED_FILES, files // 2)
 
 
-def _count_kept(gateway: Gateway, budget: BodyBudget, outbox: Outbox | None) -> dict[str, int]:
+def _count_kept(
+    gateways: Sequence[Gateway], budget: BodyBudget, outbox: Outbox | None
+) -> dict[str, int]:
     """Return the bytes of all bodies that are kept; each part has a bound of its own."""
-    retention = gateway.table.retention
+    table = gateways[0].table
+    retention = table.retention
     return {
         "incomplete": budget.size,
-        "starting": gateway.starter.kept_bytes,
+        "starting": sum(gateway.starter.kept_bytes for gateway in gateways),
         "running": retention.unattended.size,
         "outcomes": retention.outcomes.size,
         "orphans": retention.orphans.size,
-        "parked": gateway.table.index.parked_bytes,
+        "parked": table.index.parked_bytes,
         "unsent": 0 if outbox is None else outbox.size,
     }
 
@@ -193,15 +185,12 @@ def _choose_routes(
 
     Without ports of their own, callbacks and health, metrics and OpenAPI are served to clients.
     """
-    gateway = probes.gateway
-    path = urlsplit(settings.callback_url).path
-    callbacks: list[Routes] = [
-        CallbackRoutes(gateway, path, settings.correlate_by is CorrelateBy.TOKEN)
-    ]
+    gateway = probes.gateways[0]
+    callbacks, clients = _make_job_routes(settings, environment, probes.gateways)
     watching: list[Routes] = [
         HealthRoutes(probes),
         MetricsRoutes(make_registry(ProxyCollector(probes))),
-        OpenApiRoutes(),
+        OpenApiRoutes(settings.profile, bool(settings.job_server_url)),
     ]
     admin: list[Routes] = [
         *watching,
@@ -211,10 +200,6 @@ def _choose_routes(
         OrphanRoutes(gateway),
         DrainRoutes(gateway, environment.stop),
     ]
-    origins = Origins(frozenset(origin.encode() for origin in settings.allow_origin))
-    clients: list[Routes] = [
-        ClientRoutes(gateway, environment.reactor, settings.allow_client_callbacks, origins)
-    ]
     if not settings.callback_listen:
         clients, callbacks = clients + callbacks, []
     if not settings.admin_listen:
@@ -222,47 +207,25 @@ def _choose_routes(
     return callbacks, admin, clients
 
 
-def _build_starter(
-    settings: Settings,
-    environment: Environment,
-    table: CorrelationTable,
-    coordinator: Coordinator,
-    outbox: Outbox | None,
-) -> Starter:
-    reactor, store = environment.reactor, environment.store
-    limiter = AccountLimiter(
-        reactor, settings.starts_per_account, settings.queue_per_account, settings.max_starts
-    )
-    slots: Slots = limiter
-    if store is not None and outbox is not None and settings.slot_scope is SlotScope.CLUSTER:
-        slots = ClusterSlots(
-            limiter,
-            ISlotStore(store),
-            outbox,
-            environment.node,
-            settings.starts_per_account,
-            settings.start_timeout + TIMES.lease,
-            environment.random,
-        )
-    job_server = JobServer(
-        environment.client,
-        reactor,
-        settings.job_server_url,
-        settings.start_timeout,
-        KeepAlivePolicy(reactor, environment.pool.close_idle, settings.upstream_idle),
-        Circuit(reactor, environment.random, lambda: circuit_opened(table)),
-        environment.now,
-        settings.max_body,
-    )
-    lost_after = settings.lost_after if settings.on_lost is OnLost.RESTART else None
-    policy = RetryPolicy(settings.retry, settings.start_attempts, lost_after, environment.random)
-    return Starter(
-        reactor,
-        table,
-        limiter,
-        slots,
-        job_server,
-        policy,
-        settings.ambiguous_grace,
-        coordinator.claim,
-    )
+def _make_job_routes(
+    settings: Settings, environment: Environment, gateways: Sequence[Gateway]
+) -> tuple[list[Routes], list[Routes]]:
+    """Return the routes for callbacks, and those for clients."""
+    path = urlsplit(settings.callback_url).path
+    origins = Origins(frozenset(origin.encode() for origin in settings.allow_origin))
+    profiles = {profile.name: profile for profile in settings.profile}
+    callbacks: list[Routes] = []
+    clients: list[Routes] = [JobRoutes(gateways, origins)]
+    for gateway in gateways:
+        holder = ClientHolder(gateway)
+        profile = profiles.get(gateway.profile)
+        if profile is None:
+            has_tokens = settings.correlate_by is CorrelateBy.TOKEN
+            callbacks.append(CallbackRoutes(gateway, path, has_tokens))
+            allows_callbacks = settings.allow_client_callbacks
+            clients.append(ClientRoutes(holder, environment.reactor, allows_callbacks, origins))
+        else:
+            callbacks.append(ProfileCallbackRoutes(profile, gateway, path, environment.now))
+            max_body = profile.limits.max_body or settings.max_body
+            clients.append(ProfileRoutes(profile, holder, max_body, origins))
+    return callbacks, clients

@@ -38,7 +38,7 @@ class Drain:
     """
 
     _clock: IReactorTime
-    _gateway: Gateway
+    _gateways: Sequence[Gateway]
     _factories: Sequence[ServerFactory]
     _timeout: float
     _notifier: Notifier
@@ -49,7 +49,7 @@ class Drain:
 
     async def finish_jobs(self) -> None:
         """Refuse new jobs, and wait until no client is held, for the timeout at most."""
-        table = self._gateway.table
+        table = self._gateways[0].table
         clients = table.clients
         _log.info("draining: {held} clients are held", held=clients.held)
         self._notifier.notify(STOPPING="1", STATUS=f"draining, {clients.held} clients held")
@@ -57,7 +57,8 @@ class Drain:
             for port in self._inherited:
                 await maybeDeferred(port.disownServiceParent)
             await deferLater(self._clock, LAST_REQUESTS_TIME)
-        self._gateway.drain()
+        for gateway in self._gateways:
+            gateway.drain()
         await self._close_idle(but=self._callbacks)
         if clients.held and not self._is_hurried:
             await self._wait(clients.when_idle(), self._timeout)

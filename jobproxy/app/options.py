@@ -1,5 +1,6 @@
 """The options of ``twistd jobproxy``."""
 
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,16 @@ from jobproxy.daemon.readers import (
     read_switch,
     reader_of,
 )
+from jobproxy.profiles.keys import BadProfile
+from jobproxy.profiles.profile import Profile
+from jobproxy.profiles.reader import read_profile
 from jobproxy.store.address import MEMORY, StoreAddress, read_address
 from jobproxy.store.key_file import read_keys
 from jobproxy.upstream.retries import OnLost, RetryMode
 from jobproxy.wire.tokens import MIN_KEY
+
+#: The job server of the work sample.
+SAMPLE_URL = "http://jobs.asgateway.com/start"
 
 
 def read_password(text: str) -> str:
@@ -44,6 +51,22 @@ def read_key_file(text: str) -> list[bytes]:
         return read_keys(text)
     except ValueError as error:
         raise ValueError(f"names {text}, which {error}") from error
+
+
+def read_profiles(text: str) -> list[Profile]:
+    """Read profiles by their names, which are separated by spaces."""
+    try:
+        profiles = [read_profile(name) for name in text.split()]
+    except BadProfile as error:
+        raise ValueError(f": {error}") from error
+    for what, values in (
+        ("name", [profile.name for profile in profiles]),
+        ("path", [profile.path.text for profile in profiles]),
+    ):
+        for value, number in Counter(values).items():
+            if number > 1:
+                raise ValueError(f"has two profiles with the {what} {value!r}")
+    return profiles
 
 
 class Options(DaemonOptions):
@@ -66,9 +89,17 @@ class Options(DaemonOptions):
         ),
         Option(
             "job-server-url",
-            "http://jobs.asgateway.com/start",
+            None,
             read_server_url,
-            "URL where jobs are started",
+            f"URL where jobs are started; without a --profile {SAMPLE_URL}",
+        ),
+        Option(
+            "profile",
+            None,
+            read_profiles,
+            "file that says how another API is spoken to, or the name of one that comes with "
+            "jobproxy; may be repeated",
+            repeatable=True,
         ),
         Option(
             "listen",
@@ -239,6 +270,8 @@ class Options(DaemonOptions):
         return Settings(**values)
 
     def check(self) -> None:
+        if self["job-server-url"] is None and not self["profile"]:
+            self["job-server-url"] = SAMPLE_URL
         if self["on-lost"] is OnLost.RESTART and self["lost-after"] is None:
             raise usage.UsageError("--on-lost restart needs --lost-after")
         path = urlsplit(self["callback-url"]).path or "/"

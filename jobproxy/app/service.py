@@ -66,7 +66,7 @@ def build_daemon(
                 inherited.append(port)
     drain = Drain(
         reactor,
-        proxy.gateway,
+        proxy.gateways,
         proxy.factories,
         settings.drain_timeout,
         notifier,
@@ -107,7 +107,11 @@ def announce(settings: Settings) -> None:
         "callbacks at {callbacks}; operator at {operator}",
         version=__version__,
         clients=" ".join(settings.listen),
-        job_server=settings.job_server_url,
+        job_server=" ".join(
+            [settings.job_server_url]
+            if settings.job_server_url
+            else [] + [f"profile {each.name}" for each in settings.profile]
+        ),
         callbacks=callbacks,
         operator=" ".join(settings.admin_listen) or "none",
     )

@@ -4,6 +4,7 @@ from enum import Enum
 
 from attrs import frozen
 
+from jobproxy.profiles.profile import Profile
 from jobproxy.store.address import MEMORY, StoreAddress
 from jobproxy.upstream.retries import OnLost, RetryMode
 
@@ -29,12 +30,14 @@ class Settings:
     Times are in seconds, sizes in bytes, endpoints are strports descriptions. The defaults are
     those of the options, but for the required ones.
 
+    :param job_server_url: of the work sample's job server; empty: there are only profiles.
     :param secret_file: the keys of callback tokens; the first signs.
     :param store: where keys, results and orphans are kept.
     """
 
     callback_url: str
-    job_server_url: str
+    job_server_url: str = ""
+    profile: tuple[Profile, ...] = ()
     listen: tuple[str, ...] = ("tcp:8080:interface=127.0.0.1:backlog=4096",)
     callback_listen: tuple[str, ...] = ()
     admin_listen: tuple[str, ...] = ()
@@ -64,3 +67,8 @@ class Settings:
     allow_client_callbacks: bool = False
     allow_origin: tuple[str, ...] = ()
     log_accounts: bool = False
+
+    @property
+    def largest_body(self) -> int:
+        """The bytes that any message's body may have."""
+        return max(self.max_body, *(each.limits.max_body or 0 for each in self.profile), 0)

@@ -42,6 +42,7 @@ class JobRecord:
     :ivar cancel_start: stops the start of the job; :data:`None` while that would not be safe.
     :ivar origin: the request of the job.
     :ivar account: of the job, for its share of what is kept; empty if it is not known.
+    :ivar profile: by which the job server is spoken to; empty: the built-in one.
     :ivar runs_unattended: whether the job is started, and its result kept, without any client.
     :ivar starts: how many start requests may have reached the job server.
     :ivar ack: the ack, until the job ends.
@@ -63,6 +64,7 @@ class JobRecord:
     cancel_start: Callable[[], object] | None = None
     origin: Origin = NO_ORIGIN
     account: str = field(default="", repr=False)
+    profile: str = ""
     state: State = field(default=State.QUEUED, init=False)
     runs_unattended: bool = field(default=False, init=False)
     starts: int = field(default=0, init=False)
@@ -130,6 +132,8 @@ class JobRecord:
     def log_fields(self) -> dict[str, str]:
         """The fields of a log event that identify the job."""
         fields = {"job": self.job_id}
+        if self.profile:
+            fields["profile"] = self.profile
         if self.origin.request_id:
             fields["request_id"] = self.origin.request_id.decode()
         if self.origin.traceparent is not None:

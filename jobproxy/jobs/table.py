@@ -85,6 +85,7 @@ class CorrelationTable(Service):
         request_digest: bytes = b"",
         origin: Origin = NO_ORIGIN,
         account: str = "",
+        profile: str = "",
     ) -> JobRecord:
         """Create a job's record; the caller has to add a client or call :meth:`hand_over` at once.
 
@@ -93,12 +94,20 @@ class CorrelationTable(Service):
         :param key_digest: another name of the record; a record that had it before loses it.
         :param origin: the request of the job, for the log.
         :param account: of the job, for its share of what is kept.
+        :param profile: by which its job server is spoken to.
         :raises ValueError: if the job id is in use.
         """
         if job_id in self._records:
             raise ValueError("this job id is in use")
         record = JobRecord(
-            job_id, self._clock.seconds(), key_digest, request_digest, cancel_start, origin, account
+            job_id,
+            self._clock.seconds(),
+            key_digest,
+            request_digest,
+            cancel_start,
+            origin,
+            account,
+            profile,
         )
         self._records[job_id] = record
         if key_digest is not None:
@@ -206,9 +215,13 @@ class CorrelationTable(Service):
         if not record.is_ended:
             self._end(record, problem=job_problems.about(record, problem))
 
-    def fail_queued(self, problem: Problem) -> None:
-        """End all queued jobs with a problem."""
-        queued = [each for each in self.unended() if each.state is State.QUEUED]
+    def fail_queued(self, problem: Problem, profile: str | None = None) -> None:
+        """End all queued jobs with a problem; only those of a profile, if one is given."""
+        queued = [
+            each
+            for each in self.unended()
+            if each.state is State.QUEUED and profile in (None, each.profile)
+        ]
         self._end_all(queued, lambda record: self.fail(record, problem))
 
     def unended(self) -> Iterator[JobRecord]:

@@ -1,14 +1,13 @@
 """The metrics for Prometheus."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from attrs import define
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
 )
@@ -16,9 +15,9 @@ from prometheus_client.registry import Collector
 
 from jobproxy import __version__
 from jobproxy.cluster.coordinator import ClusterStatus
+from jobproxy.monitoring.families import by_label, counter, histogram
 from jobproxy.monitoring.probes import Probes
-from jobproxy.upstream.circuit import Phase
-from jobproxy.util.histogram import Histogram
+from jobproxy.monitoring.server_metrics import ServerCollector
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -34,31 +33,25 @@ class ProxyCollector(Collector):
             "jobproxy_build", "The version of jobproxy.", {"version": __version__}
         )
         yield from self._collect_jobs()
-        yield from self._collect_starts()
+        yield from ServerCollector(self._probes.gateways).collect()
         yield from self._collect_connections()
         cluster = self._probes.gateway.coordinator.status()
         if cluster is not None:
             yield from _collect_cluster(cluster)
-        yield _histogram(
+        yield histogram(
             "jobproxy_reactor_lag_seconds", "Delay of the reactor's timers.", self._probes.lag
         )
-        dropped = _by_label(self._probes.count_dropped())
-        yield _counter("jobproxy_log_dropped", "Log lines that were dropped.", ("reason",), dropped)
+        dropped = by_label(self._probes.count_dropped())
+        yield counter("jobproxy_log_dropped", "Log lines that were dropped.", ("reason",), dropped)
 
     def _collect_jobs(self) -> Iterator[Metric]:
         gateway = self._probes.gateway
-        table, limiter = gateway.table, gateway.starter.limiter
+        table = gateway.table
         orphans = table.retention.orphans
         gauges = {
             "held": ("Held clients.", table.clients.held),
             "max_held": ("The maximum number of held clients.", gateway.max_held),
             "jobs": ("Jobs that have not ended.", len(table)),
-            "accounts": (
-                "Accounts with a start request that runs or waits, or a pause.",
-                len(limiter),
-            ),
-            "queued": ("Jobs that wait for a slot.", limiter.queued),
-            "starting": ("Start requests under way.", limiter.running),
             "retained": ("Results that are retained.", table.retention.retained),
             "retained_bytes": (
                 "Approximate bytes of the retained results.",
@@ -81,31 +74,9 @@ class ProxyCollector(Collector):
             "Idempotency keys that were forgotten for lack of room.",
             table.keys.dropped,
         )
-        callbacks = _by_label(gateway.callbacks)
-        yield _counter("jobproxy_callbacks", "Callbacks by result.", ("result",), callbacks)
-        yield _histogram(
+        yield histogram(
             "jobproxy_job_seconds", "From the client's request to the result.", table.durations
         )
-
-    def _collect_starts(self) -> Iterator[Metric]:
-        job_server = self._probes.gateway.starter.job_server
-        yield _counter(
-            "jobproxy_starts",
-            "Start requests by result.",
-            ("result",),
-            _by_label(job_server.results),
-        )
-        yield _histogram(
-            "jobproxy_start_seconds", "Duration of a start request.", job_server.durations
-        )
-        circuit = GaugeMetricFamily(
-            "jobproxy_circuit",
-            "1 for the current state of the circuit breaker.",
-            labels=["state"],
-        )
-        for phase in Phase:
-            circuit.add_metric([phase.value], float(job_server.circuit.phase is phase))
-        yield circuit
 
     def _collect_connections(self) -> Iterator[Metric]:
         probes = self._probes
@@ -121,14 +92,14 @@ class ProxyCollector(Collector):
         responses: Counter[tuple[str, ...]] = Counter()
         for (status, outcome), count in probes.traffic.responses.items():
             responses[f"{status // 100}xx", outcome] += count
-        refused = _by_label(probes.traffic.refused)
-        yield _counter(
+        refused = by_label(probes.traffic.refused)
+        yield counter(
             "jobproxy_responses",
             "Responses by class of status and outcome.",
             ("code", "outcome"),
             responses,
         )
-        yield _counter(
+        yield counter(
             "jobproxy_refused",
             "Connections refused before a request was complete.",
             ("reason",),
@@ -140,17 +111,15 @@ def _collect_cluster(cluster: ClusterStatus) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "jobproxy_store_up", "1 while the store is reachable.", float(cluster.is_up)
     )
-    yield _counter(
+    yield counter(
         "jobproxy_store_calls",
         "Calls to the store by result.",
         ("result",),
-        _by_label(cluster.calls),
+        by_label(cluster.calls),
     )
-    yield _histogram(
-        "jobproxy_store_seconds", "Duration of a call to the store.", cluster.durations
-    )
-    relays = _by_label(cluster.relays)
-    yield _counter(
+    yield histogram("jobproxy_store_seconds", "Duration of a call to the store.", cluster.durations)
+    relays = by_label(cluster.relays)
+    yield counter(
         "jobproxy_relays", "Callbacks of other nodes' jobs by result.", ("result",), relays
     )
     yield CounterMetricFamily(
@@ -179,22 +148,3 @@ def make_registry(collector: ProxyCollector) -> CollectorRegistry:
 def render_metrics(registry: CollectorRegistry) -> bytes:
     """Return all metrics in Prometheus's text format 0.0.4."""
     return generate_latest(registry)
-
-
-def _by_label(counter: dict[str, int]) -> dict[tuple[str, ...], int]:
-    return {(name,): count for name, count in counter.items()}
-
-
-def _counter(
-    name: str, documentation: str, labels: Sequence[str], counts: dict[tuple[str, ...], int]
-) -> Metric:
-    family = CounterMetricFamily(name, documentation, labels=labels)
-    for values, count in sorted(counts.items()):
-        family.add_metric(values, count)
-    return family
-
-
-def _histogram(name: str, documentation: str, histogram: Histogram) -> Metric:
-    family = HistogramMetricFamily(name, documentation)
-    family.add_metric([], histogram.buckets(), histogram.total)
-    return family

@@ -1,7 +1,8 @@
 """Probes: what the metrics and the status read from the parts of a running proxy."""
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -47,6 +48,7 @@ class Pool(Protocol):
 class Probes:
     """The parts of a proxy that count what they do.
 
+    :param gateways: of each job server; they share the table and the coordinator.
     :param traffic: the observer of all servers.
     :param agent: the connections to the job server.
     :param lag: the reactor lag.
@@ -55,7 +57,7 @@ class Probes:
     :param has_descriptors: returns whether there are free file descriptors.
     """
 
-    gateway: Gateway
+    gateways: Sequence[Gateway]
     traffic: Traffic
     agent: Pool
     lag: Histogram
@@ -63,9 +65,21 @@ class Probes:
     count_kept: Callable[[], dict[str, int]] = dict
     has_descriptors: Callable[[], bool] = has_descriptors
 
+    @property
+    def gateway(self) -> Gateway:
+        """Any of the gateways, for what they share."""
+        return self.gateways[0]
+
+    @property
+    def callbacks(self) -> Counter[str]:
+        """The numbers of callbacks, by what became of them."""
+        return sum((gateway.callbacks for gateway in self.gateways), Counter())
+
     def reasons_not_ready(self) -> list[str]:
         """Return why the proxy does not accept new jobs; empty if it does."""
-        reasons = self.gateway.reasons_not_ready()
+        found = [gateway.reasons_not_ready() for gateway in self.gateways]
+        # What is wrong with one job server does not concern the jobs of the others.
+        reasons = [reason for reason in found[0] if all(reason in others for others in found)]
         if not self.has_descriptors():
             reasons.append("no-file-descriptors")
         return reasons

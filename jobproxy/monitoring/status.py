@@ -1,7 +1,8 @@
 """The status of the proxy as one JSON document, and the feed of it."""
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -13,8 +14,10 @@ from twisted.logger import Logger
 
 from jobproxy import __version__
 from jobproxy.cluster.coordinator import ClusterStatus
+from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.monitoring.probes import Probes
+from jobproxy.monitoring.server_metrics import BUILT_IN
 from jobproxy.util.histogram import BOUNDS, Histogram
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 
@@ -47,15 +50,14 @@ class Status:
         """Return the document, whose members the OpenAPI document describes."""
         probes = self._probes
         gateway = probes.gateway
-        table, limiter, job_server = (
-            gateway.table,
-            gateway.starter.limiter,
-            gateway.starter.job_server,
-        )
+        table, starters = gateway.table, [each.starter for each in probes.gateways]
+        job_server = gateway.starter.job_server
+        starts = sum((each.job_server.results for each in starters), Counter())
         reasons = probes.reasons_not_ready()
         cluster = gateway.coordinator.status()
         return {
             **({} if cluster is None else {"cluster": _describe_cluster(cluster)}),
+            **_describe_profiles(probes.gateways),
             "version": __version__,
             "time": round(self._now(), 3),
             "uptime": round(self._clock.seconds() - self._since, 3),
@@ -64,8 +66,8 @@ class Status:
             "held": table.clients.held,
             "maxHeld": gateway.max_held,
             "jobs": len(table),
-            "queued": limiter.queued,
-            "starting": limiter.running,
+            "queued": sum(each.limiter.queued for each in starters),
+            "starting": sum(each.limiter.running for each in starters),
             "retained": table.retention.retained,
             "retainedBytes": table.retention.retained_bytes,
             "orphans": len(table.retention.orphans),
@@ -79,21 +81,28 @@ class Status:
                 {"status": status, "outcome": outcome, "count": count}
                 for (status, outcome), count in sorted(probes.traffic.responses.items())
             ],
-            "starts": dict(job_server.results),
-            "callbacks": dict(gateway.callbacks),
+            "starts": dict(starts),
+            "callbacks": dict(probes.callbacks),
             "refused": dict(probes.traffic.refused),
             "jobSeconds": _describe_histogram(table.durations),
             "startSeconds": _describe_histogram(job_server.durations),
             "lag": _describe_histogram(probes.lag),
-            "accounts": {"count": len(limiter), "longest": self._describe_queues()},
+            "accounts": {
+                "count": sum(len(each.limiter) for each in starters),
+                "longest": self._describe_queues(),
+            },
             "refusals": self._describe_refusals(),
             "logDropped": sum(probes.count_dropped().values()),
         }
 
     def _describe_queues(self) -> list[dict[str, Any]]:
-        gateway = self._probes.gateway
-        described = []
-        for queue in gateway.starter.limiter.longest_queues(MAX_QUEUES):
+        gateway, described = self._probes.gateway, []
+        longest = [
+            queue
+            for each in self._probes.gateways
+            for queue in each.starter.limiter.longest_queues(MAX_QUEUES)
+        ]
+        for queue in sorted(longest, key=lambda each: -each.queued)[:MAX_QUEUES]:
             shown: dict[str, Any] = {"account": queue.account} if gateway.shows_accounts else {}
             shown |= {"queued": queue.queued, "running": queue.running, "paused": queue.paused}
             described.append(shown)
@@ -167,6 +176,24 @@ class Feed(Service):
 
     def _render_event(self) -> bytes:
         return f"data: {json.dumps(self._status.describe())}\n\n".encode()
+
+
+def _describe_profiles(gateways: Sequence[Gateway]) -> dict[str, Any]:
+    """Return what is counted for each job server, if there are profiles."""
+    if not any(gateway.profile for gateway in gateways):
+        return {}
+    described = [
+        {
+            "name": gateway.profile or BUILT_IN,
+            "circuit": gateway.starter.job_server.circuit.phase.value,
+            "queued": gateway.starter.limiter.queued,
+            "starting": gateway.starter.limiter.running,
+            "starts": dict(gateway.starter.job_server.results),
+            "callbacks": dict(gateway.callbacks),
+        }
+        for gateway in gateways
+    ]
+    return {"profiles": described}
 
 
 def _describe_cluster(cluster: ClusterStatus) -> dict[str, Any]:

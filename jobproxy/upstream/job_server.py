@@ -3,7 +3,7 @@
 import errno
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -19,7 +19,7 @@ from twisted.web.client import (
 from twisted.web.iweb import IResponse
 
 from jobproxy.http1.agent import Untrusted
-from jobproxy.http1.client import CLOSE, JSON, PlainClient, read_body
+from jobproxy.http1.client import CLOSE, PlainClient, read_body
 from jobproxy.http1.response import BodyTooBig
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.keepalive import Call, KeepAlivePolicy
@@ -27,8 +27,10 @@ from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
 from jobproxy.upstream.start_responses import REFUSALS, read_ack
 from jobproxy.util.deadline import Deadline
 from jobproxy.util.histogram import Histogram
+from jobproxy.wire.jobs import AnyJob
 from jobproxy.wire.problems import Kind, Problem
 from jobproxy.wire.reports import Report
+from jobproxy.wire.start_calls import StartCall
 
 _NEVER_SENT = (
     errors.ConnectError,
@@ -57,6 +59,7 @@ class JobServer:
     :param circuit: decides whether start requests are sent at all.
     :param now: returns Unix time in seconds, for a ``Retry-After`` with a date.
     :param max_ack: bytes of a response's body that are read; a larger one counts as empty.
+    :param refusals: the problem of each refusal, by its status.
     :ivar results: the number of start requests by result, a label of the metrics.
     :ivar durations: of all start requests.
     """
@@ -69,26 +72,26 @@ class JobServer:
     circuit: Circuit
     _now: Callable[[], float] = time.time
     _max_ack: int = 65_536
+    _refusals: Mapping[int, Kind] = field(default=REFUSALS, repr=False)
     results: Counter[str] = field(factory=Counter, init=False)
     durations: Histogram = field(factory=Histogram, init=False)
 
-    async def start(self, account: str, body: bytes, headers: Headers = ()) -> Report:
+    async def start(self, job: AnyJob, start: StartCall, headers: Headers = ()) -> Report:
         """Send one start request.
 
-        :param account: of the job.
-        :param body: of the start request, JSON.
+        :param start: the job's start request.
         :param headers: additional headers.
         :return: the ack; its id and state may be missing.
         :raises AmbiguousStart: if it is not known whether the job was started.
         :raises NotStarted: if the job certainly was not started.
         """
-        is_probe = self.circuit.before_call(account)
-        call = self._keepalive.begin(account)
+        is_probe = self.circuit.before_call(job.account)
+        call = self._keepalive.begin(job.account)
         began = self._clock.seconds()
         is_acknowledged = False
         try:
-            response, ack = await self._exchange(body, headers, call.may_keep)
-            report = read_ack(response, ack, self._now)
+            response, ack = await self._exchange(start, headers, call.may_keep)
+            report = read_ack(job, response, ack, self._now, self._refusals)
             is_acknowledged = True
         except (NotStarted, AmbiguousStart) as error:
             self._record_failure(error.result, error.health, call, is_probe)
@@ -114,15 +117,15 @@ class JobServer:
             self.circuit.record_failure(health, call.account, call.sent, is_probe=is_probe)
 
     async def _exchange(
-        self, body: bytes, headers: Headers, may_keep: bool
+        self, start: StartCall, headers: Headers, may_keep: bool
     ) -> tuple[IResponse, bytes]:
         """Return the job server's response with its body, which is empty if it was too large.
 
         That of a refusal is empty, too, if it did not arrive. One deadline is for all of it.
         """
-        common = JSON if may_keep else (*JSON, *CLOSE)
+        common = start.headers if may_keep else (*start.headers, *CLOSE)
         waiting: Deferred[Any] = self._treq.request(
-            "POST", self._url, headers=(*common, *headers), data=body
+            start.method, start.url or self._url, headers=(*common, *headers), data=start.body
         )
         kind = "lost"
         response: IResponse | None = None
@@ -148,7 +151,7 @@ class JobServer:
         except (BodyTooBig, *_MAYBE_SENT) as error:
             response = response or getattr(error, "response", None)
             if response is not None and (
-                response.code in REFUSALS or _is_due_to(error, BodyTooBig)
+                response.code in self._refusals or _is_due_to(error, BodyTooBig)
             ):
                 return response, b""
             reason = f"no complete response: {type(error).__name__}"

@@ -1,6 +1,6 @@
 """What the job server's response to a start request means for the job."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from math import ceil
@@ -10,8 +10,9 @@ from twisted.web.iweb import IResponse
 
 from jobproxy.http1.response import Response
 from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
+from jobproxy.wire.jobs import AnyJob
 from jobproxy.wire.problems import Kind, Problem
-from jobproxy.wire.reports import Report, read_report
+from jobproxy.wire.reports import Report
 
 #: The longest ``Retry-After`` in seconds; longer ones are shortened to it.
 LONGEST_PAUSE = 3_600
@@ -37,40 +38,63 @@ _DETAILS = {
 }
 
 
-def read_ack(response: IResponse, body: bytes, now: Callable[[], float]) -> Report:
+def choose_refusals(busy: Iterable[int], rejected: Iterable[int]) -> Mapping[int, Kind]:
+    """Return the problem of each refusal, by its status, of a job server with statuses of its own.
+
+    :param busy: those that mean "not now".
+    :param rejected: those that mean "never".
+    """
+    return {
+        **dict.fromkeys((307, 308), Kind.UPSTREAM_REDIRECT),
+        **dict.fromkeys((401, 403), Kind.UPSTREAM_AUTH),
+        **dict.fromkeys(rejected, Kind.UPSTREAM_REJECTED),
+        **dict.fromkeys(busy, Kind.UPSTREAM_BUSY),
+    }
+
+
+def read_ack(
+    job: AnyJob,
+    response: IResponse,
+    body: bytes,
+    now: Callable[[], float],
+    refusals: Mapping[int, Kind] = REFUSALS,
+) -> Report:
     """Return the ack in a response.
 
+    :param job: that was to be started.
     :param now: returns Unix time in seconds, for a ``Retry-After`` with a date.
-    :return: any success confirms the start, whatever its body is.
+    :param refusals: the problem of each refusal, by its status.
+    :return: any success confirms the start, whatever its body is, unless the job's profile says
+        otherwise.
     :raises AmbiguousStart: if the job may have been started.
     :raises NotStarted: if the job server refused the start.
     """
     status = response.code
-    if status in REFUSALS:
-        raise _refused(response, body, now)
+    if status in refusals:
+        raise _refused(refusals[status], response, body, now)
     if not 200 <= status < 300:
         health = Health.ALIVE if status < 500 else Health.ERROR
         raise AmbiguousStart(f"status {status}", "error", health)
-    found = cast(Response, response)
-    coding = found.find_header(b"content-encoding")
-    return read_report(body, found.find_header(b"content-type"), coding)
+    ack = job.read_ack(status, cast(Response, response), body)
+    if ack is None:
+        raise _refused(Kind.UPSTREAM_REJECTED, response, body, now)
+    return ack
 
 
-def _refused(response: IResponse, body: bytes, now: Callable[[], float]) -> NotStarted:
-    kind = REFUSALS[response.code]
+def _refused(kind: Kind, response: IResponse, body: bytes, now: Callable[[], float]) -> NotStarted:
     is_busy = kind is Kind.UPSTREAM_BUSY
     problem = Problem(
         kind,
         _DETAILS[kind],
         upstream_status=response.code,
         upstream_body=body if kind is Kind.UPSTREAM_REJECTED else b"",
-        retry_after=_read_retry_after(response, now) if is_busy else None,
+        retry_after=read_retry_after(response, now) if is_busy else None,
     )
     result = kind.slug.removeprefix("upstream-")
     return NotStarted(problem, result, Health.ALIVE, may_retry=is_busy)
 
 
-def _read_retry_after(response: IResponse, now: Callable[[], float]) -> int | None:
+def read_retry_after(response: IResponse, now: Callable[[], float]) -> int | None:
     """Return ``Retry-After`` in seconds; it can be a date (RFC 9110, section 10.2.3)."""
     values = response.headers.getRawHeaders(b"retry-after") or [b""]
     text = values[0].decode("latin-1")

@@ -15,13 +15,14 @@ from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.states import State
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.upstream.circuit import Phase
+from jobproxy.upstream.follow_ups import FollowUps, is_wanted
 from jobproxy.upstream.job_server import Headers, JobServer
 from jobproxy.upstream.limiter import AccountLimiter
 from jobproxy.upstream.redaction import hide
 from jobproxy.upstream.retries import RetryPolicy
 from jobproxy.upstream.slots import Slots
 from jobproxy.upstream.start_errors import AmbiguousStart, NotStarted
-from jobproxy.wire.jobs import Job
+from jobproxy.wire.jobs import AnyJob
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 from jobproxy.wire.reports import Report
 
@@ -52,6 +53,7 @@ class Starter:
     :param limiter: has the queues of the accounts.
     :param slots: grants slots: the limiter itself, or one that asks other nodes too.
     :param grace: seconds to wait for a callback after an ambiguous start.
+    :param follow_ups: asks the job server about its jobs, if its profile says how.
     :param claim: is called before each start request of a job with an Idempotency-Key, until one
         may have reached the job server. Fires with whether to start the job on this node, or fails
         with the :class:`ProblemError` that ends the job.
@@ -65,17 +67,23 @@ class Starter:
     policy: RetryPolicy
     grace: float
     claim: Callable[[JobRecord], Deferred[bool]]
+    follow_ups: FollowUps | None = None
     #: Bytes of the jobs that may still be sent.
     kept_bytes: int = field(default=0, init=False)
     #: Whether a callback URL was hidden in an ack, and that was logged.
     has_hidden: bool = field(default=False, init=False)
     is_draining: bool = field(default=False, init=False)
 
+    @property
+    def polls(self) -> bool:
+        """Whether jobs are asked for whose callback does not come."""
+        return self.follow_ups is not None and self.follow_ups.polls
+
     def drain(self) -> None:
         """Send no more start requests; queued jobs have to be ended by the caller."""
         self.is_draining = True
 
-    def queue(self, job: Job) -> "Start":
+    def queue(self, job: AnyJob) -> "Start":
         """Queue a job; :meth:`Start.begin` has to follow as soon as the job has a record.
 
         :raises ProblemError: if the circuit is open, the queue of the account is full, or too much
@@ -93,10 +101,10 @@ class Starter:
         return start
 
 
-def circuit_opened(table: CorrelationTable) -> None:
-    """Fail all queued jobs; to be called when the circuit opens."""
+def circuit_opened(table: CorrelationTable, profile: str) -> None:
+    """Fail all queued jobs of a profile; to be called when its circuit opens."""
     detail = "The job server does not respond; the job was not started."
-    table.fail_queued(Problem(Kind.UPSTREAM_UNREACHABLE, detail, retry_after=1))
+    table.fail_queued(Problem(Kind.UPSTREAM_UNREACHABLE, detail, retry_after=1), profile)
 
 
 @define(eq=False)
@@ -104,7 +112,7 @@ class Start:
     """The start of one job: waits in the queue, and sends start requests until there is an ack."""
 
     _starter: Starter
-    _job: Job
+    _job: AnyJob
     #: Waits for a slot, a claim or the end of a pause; a start request is never cancelled.
     _waiting: Deferred[Any]
     _attempts: int = field(default=0, init=False)
@@ -141,6 +149,8 @@ class Start:
                     pause = await self._send(record, request)
                 finally:
                     starter.slots.release(account, slot)
+                if pause is None and not record.is_ended:
+                    await self._follow_up(record)
                 if pause is None or record.is_ended or not await self._pause(record, pause):
                     return
                 self._waiting = starter.slots.requeue(account)
@@ -153,8 +163,8 @@ class Start:
         :return: the seconds until the next one; :data:`None` if there is none.
         """
         try:
-            body = self._job.to_start(request.callback_url)
-            ack = await self._starter.job_server.start(self._job.account, body, request.headers)
+            call = self._job.to_start(request.callback_url)
+            ack = await self._starter.job_server.start(self._job, call, request.headers)
         except AmbiguousStart as error:
             _log.warn("start of job {job} is ambiguous: {error}", **record.log_fields, error=error)
             return self._doubt(record)
@@ -204,13 +214,28 @@ class Start:
         restart_after = policy.restarts_after(self._attempts)
         if self._starter.limiter.refusals:
             self._starter.limiter.note_ack()
-        if ack.is_ended or self._job.own_start is not None:
+        if ack.is_ended or self._job.has_own_callback:
             table.conclude(record, ack)
         else:
-            table.acknowledge(
-                record, ack, cancel_start=None if restart_after is None else self.cancel
-            )
+            may_cancel = restart_after is not None or self._starter.polls
+            table.acknowledge(record, ack, cancel_start=self.cancel if may_cancel else None)
         return restart_after
+
+    async def _follow_up(self, record: JobRecord) -> None:
+        """Ask for a job that was acknowledged, or cancel one that nobody wants any more."""
+        follow_ups = self._starter.follow_ups
+        if follow_ups is None or record.ack is None:
+            return
+        if not is_wanted(record):
+            await follow_ups.cancel(record)
+        elif follow_ups.polls:
+            self._waiting = polling = Deferred.fromCoroutine(follow_ups.poll(record))
+            try:
+                report = await polling
+            except CancelledError:
+                return
+            if report is not None and not record.is_ended:
+                self._starter.table.complete(record.job_id, report)
 
     def _doubt(self, record: JobRecord) -> float | None:
         """Record an ambiguous start; return the pause before another one, if there is one."""

@@ -3,13 +3,16 @@
 import re
 from collections.abc import Generator, Iterator
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import field, frozen
 
 from jobproxy.wire import strict_json
+from jobproxy.wire.headers import Headers, HeaderSource
 from jobproxy.wire.large_json import LargeObject
 from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError
+from jobproxy.wire.reports import Report, read_report
+from jobproxy.wire.start_calls import StartCall
 
 MAX_ACCOUNT = 254
 
@@ -18,6 +21,39 @@ _OURS = frozenset({"wait", "callback"})
 _READ = _OURS | {"account"}
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_JSON: Headers = ((b"Content-Type", b"application/json"),)
+
+
+class AnyJob(Protocol):
+    """A job as a client sent it, in whatever way its job server is spoken to."""
+
+    @property
+    def account(self) -> str:
+        """The party that the job belongs to."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the client waits for the result, and not only for the ack."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that the job takes in memory."""
+
+    @property
+    def has_own_callback(self) -> bool:
+        """Whether its callback goes to the client, so that its ack ends it."""
+
+    def digest(self) -> bytes:
+        """Return a hash of the content of the job."""
+
+    def to_start(self, callback_url: str) -> StartCall:
+        """Return the start request."""
+
+    def read_ack(self, status: int, response: HeaderSource, body: bytes) -> Report | None:
+        """Return the ack in a successful response.
+
+        :return: :data:`None`: it says that the job was not started.
+        """
 
 
 @frozen
@@ -39,12 +75,24 @@ class Job:
     own_start: bytes | None = field(default=None, repr=False)
     size: int = 0
 
-    def to_start(self, callback_url: str) -> bytes:
-        """Return the body of the start request: the client's members, then ours."""
+    @property
+    def has_own_callback(self) -> bool:
+        return self.own_start is not None
+
+    def digest(self) -> bytes:
+        # Whether the client waits is not part of the content.
+        return _digest(self.parameters if self.own_start is None else self.own_start.decode())
+
+    def to_start(self, callback_url: str) -> StartCall:
+        """Return the start request: the client's members, then ours."""
         if self.own_start is not None:
-            return self.own_start
+            return StartCall(self.own_start, _JSON)
         ours = f'"wait":false,"callback":{strict_json.write_string(callback_url)}'
-        return f"{{{self.parameters},{ours}}}".encode()
+        return StartCall(f"{{{self.parameters},{ours}}}".encode(), _JSON)
+
+    def read_ack(self, status: int, response: HeaderSource, body: bytes) -> Report:  # noqa: ARG002
+        coding = response.find_header(b"content-encoding") or b""
+        return read_report(body, response.find_header(b"content-type"), coding)
 
 
 def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
@@ -98,16 +146,10 @@ def _make_job(body: bytes, members: dict[str, Any], parameters: str, has_callbac
     )
 
 
-def key_digest_of(job: Job, key: str) -> bytes:
+def key_digest_of(job: AnyJob, key: str) -> bytes:
     """Return the key digest: a hash of the account and its Idempotency-Key."""
     # Neither can contain a zero byte, so different pairs give different texts.
     return _digest(f"{job.account}\0{key}")
-
-
-def request_digest_of(job: Job) -> bytes:
-    """Return the request digest: a hash of the content of the job."""
-    # Whether the client waits is not part of the content.
-    return _digest(job.parameters if job.own_start is None else job.own_start.decode())
 
 
 def _digest(text: str) -> bytes:

@@ -22,7 +22,8 @@ class Kind(Enum):
 
     :ivar slug: its name, the last part of the document's ``type``.
     :ivar title: the document's ``title``.
-    :ivar status: the HTTP status; 0: the status of the job server's response.
+    :ivar status: the HTTP status; 0: the status of the job server's response, and 422 if that is
+        a success whose body says that the job was refused.
     """
 
     INVALID_JSON = ("invalid-json", "The body is not acceptable JSON", 400)
@@ -33,6 +34,7 @@ class Kind(Enum):
         400,
     )
     MALFORMED_REQUEST = ("malformed-request", "This is not HTTP/1.1", 400)
+    UNSIGNED = ("unsigned", "The callback is not signed by the job server", 401)
     FORBIDDEN = ("forbidden", "Not for web pages", 403)
     #: A path that does not exist, or the callback path of a job that does not: the same response.
     NOT_FOUND = ("not-found", "Nothing is served here", 404)
@@ -139,7 +141,9 @@ class Problem:
     @property
     def status(self) -> int:
         """The HTTP status of the response."""
-        return self.kind.status or self.upstream_status or 502
+        status = self.kind.status or self.upstream_status or 502
+        # The body of a success can say that the job was refused.
+        return status if status >= 300 else 422
 
 
 class ProblemError(Exception):

@@ -77,6 +77,9 @@ class Report:
     :param state: its ``state`` in lower case; :data:`None`: there is none, or it is no string.
     :param content_type: of the body.
     :param coding: the ``Content-Encoding`` of the body; empty: there is none.
+    :param status: of the response to the client; :data:`None`: 200, and id and state are those in
+        the body. A profile reads them elsewhere, so that they are stored with the body then.
+    :param messages: of an ack: those that a profile needs later; they are not stored.
     """
 
     body: bytes = field(repr=False)
@@ -84,6 +87,8 @@ class Report:
     state: str | None
     content_type: bytes = JSON_TYPE
     coding: bytes = b""
+    status: int | None = None
+    messages: object = field(default=None, eq=False, repr=False)
 
     @property
     def is_progress(self) -> bool:
@@ -98,10 +103,14 @@ class Report:
     @property
     def stored(self) -> bytes:
         """The report as other nodes and later processes read it: mostly its body alone."""
-        is_plain = self.content_type == JSON_TYPE and not self.coding
+        is_plain = self.content_type == JSON_TYPE and not self.coding and self.status is None
         if is_plain and self.body[:1] != _MARK:
             return self.body
-        return b"%b%b\0%b\n%b" % (_MARK, self.content_type, self.coding, self.body)
+        parts = [self.content_type, self.coding]
+        if self.status is not None:
+            read = (str(self.status), self.state or "", self.upstream_id or "")
+            parts += [part.encode() for part in read]
+        return b"%b%b\n%b" % (_MARK, b"\0".join(parts), self.body)
 
 
 def read_report(body: bytes, content_type: bytes | None = None, coding: bytes = b"") -> Report:
@@ -129,17 +138,20 @@ def read_stored(data: bytes) -> Report:
     if data[:1] != _MARK:
         return read_report(data, JSON_TYPE)
     head, _, body = data[1:].partition(b"\n")
-    content_type, _, coding = head.partition(b"\0")
-    return read_report(body, content_type, coding)
+    content_type, coding, *read = head.split(b"\0")
+    if not read:
+        return read_report(body, content_type, coding)
+    status, state, upstream_id = (part.decode() for part in read)
+    return Report(body, upstream_id or None, state or None, content_type, coding, int(status))
 
 
 def _read_members(body: bytes, coding: bytes) -> dict[str, Any] | None:
     """Return the members of an object in JSON; :data:`None`: the body is none."""
     try:
         if coding:
-            body = _inflate(body, coding)
+            body = inflate(body, coding)
         text = body.decode()
-    except (UnicodeDecodeError, ValueError, zlib.error):
+    except ValueError:
         text = body.decode(json.detect_encoding(body), "replace")
     if text[:1] == "\ufeff":
         text = text[1:]
@@ -162,15 +174,18 @@ def _look_into(text: str) -> dict[str, Any]:
     return found.members
 
 
-def _inflate(body: bytes, coding: bytes) -> bytes:
+def inflate(body: bytes, coding: bytes) -> bytes:
     """Return a compressed body, as far as it is looked at.
 
-    :raises ValueError: if the coding is not known, or the body is too large.
+    :raises ValueError: if the coding is not known, or the body is too large or damaged.
     """
     if coding.lower() not in (b"gzip", b"x-gzip", b"deflate"):
         raise ValueError("an unknown coding")
     inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    inflated = inflater.decompress(body, MAX_INFLATED)
+    try:
+        inflated = inflater.decompress(body, MAX_INFLATED)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
     if not inflater.eof:
         raise ValueError("too large, or cut off")
     return inflated

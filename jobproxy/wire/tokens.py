@@ -75,13 +75,21 @@ class TokenSigner:
         self._keys = keys
         return is_new
 
-    def mint(self) -> Token:
-        """Return a new token."""
+    def mint(self, scope: bytes = b"") -> Token:
+        """Return a new token.
+
+        :param scope: what the token is for; it is valid for nothing else.
+        """
         expiry = _write_expiry(int(self._now() + self._lifetime))
         job_id = f"{expiry}{self._node}{_encode(self._entropy(16)).decode()}"
-        return Token(job_id=job_id, text=f"{job_id}.{_sign(self._keys[0], job_id).decode()}")
+        return Token(job_id=job_id, text=f"{job_id}.{_sign(self._keys[0], job_id, scope).decode()}")
 
-    def verify(self, text: str, find_known: Callable[[str], object] = lambda _: None) -> str | None:
+    def verify(
+        self,
+        text: str,
+        find_known: Callable[[str], object] = lambda _: None,
+        scope: bytes = b"",
+    ) -> str | None:
         """Return the job id of a valid token; :data:`None` for any other text.
 
         :param find_known: returns what is known of a job, if anything is. The token of such a job
@@ -92,7 +100,7 @@ class TokenSigner:
         # Every key is tried, so that the duration does not reveal which one signed.
         is_ours = False
         for key in self._keys:
-            is_ours |= hmac.compare_digest(_sign(key, job_id), given)
+            is_ours |= hmac.compare_digest(_sign(key, job_id, scope), given)
         if not is_ours:
             return None
         is_over = _read_expiry(job_id[:8]) < self._now()
@@ -114,8 +122,10 @@ def is_job_id(text: str) -> bool:
     return _JOB_ID.fullmatch(text) is not None
 
 
-def _sign(key: bytes, job_id: str) -> bytes:
-    return _encode(hmac.digest(key, _DOMAIN + job_id.encode("utf-8", "replace"), "sha256")[:16])
+def _sign(key: bytes, job_id: str, scope: bytes) -> bytes:
+    # A job id has no zero byte, so different pairs give different texts.
+    text = job_id.encode("utf-8", "replace") + (b"\0" + scope if scope else b"")
+    return _encode(hmac.digest(key, _DOMAIN + text, "sha256")[:16])
 
 
 @lru_cache(maxsize=512)

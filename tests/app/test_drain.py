@@ -19,7 +19,7 @@ class HandingOnTests(ProxyTestCase):
         self.port.setServiceParent(services)
         services.startService()
         self.shutdown = Drain(
-            self.clock, self.gateway, [self.site], 20, Notifier(), inherited=[self.port]
+            self.clock, [self.gateway], [self.site], 20, Notifier(), inherited=[self.port]
         )
 
     def drain(self) -> Deferred[None]:
@@ -49,7 +49,7 @@ class HandingOnTests(ProxyTestCase):
 
     def test_connections_for_callbacks_stay_open_to_the_end(self) -> None:
         """G1: no connection of the job server is closed while a callback is expected."""
-        shutdown = Drain(self.clock, self.gateway, [self.site], 20, Notifier(), self.site)
+        shutdown = Drain(self.clock, [self.gateway], [self.site], 20, Notifier(), self.site)
         client, idle = self.submit(), self.connect()
         self.starts[0].ack("1")
         drained = Deferred.fromCoroutine(shutdown.finish_jobs())

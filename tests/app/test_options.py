@@ -27,6 +27,7 @@ class ProxyOptionsTests(OptionsTestCase):
             {
                 "callback-url": "http://proxy.example/callback",
                 "job-server-url": "http://jobs.asgateway.com/start",
+                "profile": None,
                 "listen": ["tcp:8080:interface=127.0.0.1:backlog=4096"],
                 "callback-listen": None,
                 "admin-listen": None,

@@ -4,6 +4,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, UNIXAddress
 
+from jobproxy.wire.reports import read_report
 from tests.support.http1_server import GET, RawClient, ServerTestCase, Wire, head, post
 from tests.support.proxy import result_of
 
@@ -33,7 +34,7 @@ class CrowdTests(ServerTestCase):
     def call_back_from_elsewhere(self, number: int) -> None:
         """Let a job end as a callback on another port does it."""
         token = self.starts[number].callback_path.rpartition("/")[2]
-        self.gateway.deliver(token, result_of("1"))
+        self.gateway.deliver(self.gateway.verify(token), read_report(result_of("1")))
 
     def test_new_connection_is_refused_when_all_clients_are_held(self) -> None:
         """L12: held clients never make room for others."""

@@ -31,12 +31,14 @@ from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
 from jobproxy.upstream.start_errors import AmbiguousStart, NotStarted
+from jobproxy.wire.jobs import Job
 from tests.support.http1_peer import Peer, Server, serving
 from tests.support.identities import ADDRESS, Identity, authority, issue
 from tests.support.reactor import reactor, until_closed
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 BODY = b'{"account":"a"}'
+JOB = Job("a", "", own_start=BODY)
 MEGABYTE = 1_000_000
 
 
@@ -110,7 +112,7 @@ async def test_start_to_a_self_signed_server_was_not_sent() -> None:
     """S4: a start call to a server that nobody vouches for is known not to have been sent."""
     async with serving(respond, issue(None, ADDRESS)) as server:
         with pytest.raises(NotStarted, match="not accepted"):
-            await make_job_server(server).start("a", BODY)
+            await make_job_server(server).start(JOB, JOB.to_start(""))
     assert server.received == b""
 
 
@@ -142,7 +144,7 @@ async def test_start_is_ambiguous_when_tls_breaks_after_the_handshake(
     identity = issue(authority(), ADDRESS)
     async with serving(break_off, identity, version) as server:
         with pytest.raises(AmbiguousStart):
-            await make_job_server(server).start("a", BODY)
+            await make_job_server(server).start(JOB, JOB.to_start(""))
     (peer,) = server.peers
     assert peer.requests == 1
 
@@ -153,7 +155,7 @@ async def test_start_was_not_sent_when_the_handshake_is_not_answered() -> None:
     async with serving(lambda peer: None) as server:
         server.url = server.url.replace(b"http:", b"https:")
         with pytest.raises(NotStarted) as failed:
-            await make_job_server(server, connect_time=0.05).start("a", BODY)
+            await make_job_server(server, connect_time=0.05).start(JOB, JOB.to_start(""))
         assert failed.value.may_retry
     assert b"POST" not in server.received
 

@@ -16,17 +16,19 @@ from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
 from jobproxy.upstream.start_errors import AmbiguousStart, NotStarted
+from jobproxy.wire.jobs import Job
 from tests.support.http1_peer import Peer, serving
 from tests.support.reactor import reactor, run, until_closed
 
 BODY = b'{"account":"a"}'
+JOB = Job("a", "", own_start=BODY)
 
 
 async def start(client: PlainClient, clock: Any, url: str) -> None:
     """Make a start call that may take 5 seconds."""
     policy = KeepAlivePolicy(clock, lambda: None, 0)
     circuit = Circuit(clock, random.Random())
-    await JobServer(client, clock, url, 5, policy, circuit).start("a", BODY)
+    await JobServer(client, clock, url, 5, policy, circuit).start(JOB, JOB.to_start(""))
 
 
 async def call(act: Callable[[Any], None], clock: Any = reactor) -> Peer:

@@ -139,6 +139,6 @@ def test_many_members_cost_no_more_than_ordinary_ones() -> None:
 def test_number_of_any_length_is_sent_as_it_came(number: str) -> None:
     """Q1: a number of any length is a number, and is sent as it came."""
     job: Any = parse_job(f'{{"account":"a","x":{number}}}'.encode())
-    assert f'"x":{number},'.encode() in job.to_start("http://proxy.example")
+    assert f'"x":{number},'.encode() in job.to_start("http://proxy.example").body
     report = read_report(f'{{"id":"1","state":"completed","x":{number}}}'.encode())
     assert report.upstream_id == "1"

@@ -43,19 +43,21 @@ class JobTests(SynchronousTestCase):
         body = json.dumps(members, indent=indent, ensure_ascii=escaped).encode()
         job = parse_job(body)
         self.assertEqual(job.account, account)
-        start = json.loads(job.to_start(URL))
+        start = json.loads(job.to_start(URL).body)
         self.assertEqual(start, {**members, "wait": False, "callback": URL})
 
     def test_numbers_stay_as_written(self) -> None:
         """Numbers are copied as text: neither their digits nor their form change."""
         job = parse_job(b'{"account":"a","x":[1.10,1E400,-0.0,12345678901234567890123,1e-07]}')
-        self.assertIn(b'"x":[1.10,1E400,-0.0,12345678901234567890123,1e-07]', job.to_start(URL))
+        self.assertIn(
+            b'"x":[1.10,1E400,-0.0,12345678901234567890123,1e-07]', job.to_start(URL).body
+        )
 
     def test_escaped_names_are_recognized(self) -> None:
         """A client's callback is not forwarded, however its name is escaped."""
         job = parse_job(b'{"\\u0063allback":"x","account":"a","\\u0077ait":true}')
         self.assertEqual(
-            job.to_start(URL), b'{"account":"a","wait":false,"callback":"%s"}' % URL.encode()
+            job.to_start(URL).body, b'{"account":"a","wait":false,"callback":"%s"}' % URL.encode()
         )
 
     def test_brackets_in_strings_are_no_nesting(self) -> None:
@@ -114,7 +116,7 @@ class OwnCallbackTests(SynchronousTestCase):
         body = json.dumps(members, indent=indent).encode()
         job = parse_job(body, allows_callbacks=True)
         self.assertEqual((job.account, job.is_held), ("a", False))
-        self.assertEqual(job.to_start(URL), body)
+        self.assertEqual(job.to_start(URL).body, body)
 
     def test_callback_is_refused_where_it_is_not_allowed(self) -> None:
         """Q4: where callbacks are not allowed, one is refused in any form."""
@@ -133,7 +135,7 @@ class OwnCallbackTests(SynchronousTestCase):
             for allows_callbacks in (True, False):
                 job = parse_job(body, allows_callbacks=allows_callbacks)
                 self.assertTrue(job.is_held)
-                self.assertEqual(json.loads(job.to_start(URL))["callback"], URL)
+                self.assertEqual(json.loads(job.to_start(URL).body)["callback"], URL)
 
     def test_body_that_is_passed_through_has_to_be_a_job(self) -> None:
         """Q2, Q4: a body that is passed through has to be a valid job too."""
@@ -146,7 +148,8 @@ class OwnCallbackTests(SynchronousTestCase):
         job = parse_job(b'{"account":"a","wait":false,"n":1}', allows_callbacks=True)
         self.assertFalse(job.is_held)
         self.assertEqual(
-            job.to_start(URL), b'{"account":"a","n":1,"wait":false,"callback":"%b"}' % URL.encode()
+            job.to_start(URL).body,
+            b'{"account":"a","n":1,"wait":false,"callback":"%b"}' % URL.encode(),
         )
 
 

@@ -1,0 +1,29 @@
+"""Metric families, made of what is counted."""
+
+from collections.abc import Mapping, Sequence
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+
+from jobproxy.util.histogram import Histogram
+
+
+def by_label(counts: Mapping[str, int]) -> dict[tuple[str, ...], int]:
+    """Return counts by the values of their one label."""
+    return {(name,): count for name, count in counts.items()}
+
+
+def counter(
+    name: str, documentation: str, labels: Sequence[str], counts: dict[tuple[str, ...], int]
+) -> Metric:
+    """Return a counter."""
+    family = CounterMetricFamily(name, documentation, labels=labels)
+    for values, count in sorted(counts.items()):
+        family.add_metric(values, count)
+    return family
+
+
+def histogram(name: str, documentation: str, found: Histogram) -> Metric:
+    """Return a histogram without labels."""
+    family = HistogramMetricFamily(name, documentation)
+    family.add_metric([], found.buckets(), found.total)
+    return family

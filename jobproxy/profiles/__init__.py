@@ -1,0 +1,1 @@
+"""Profiles: how one job server's API is spoken, as TOML files."""

@@ -1,0 +1,182 @@
+"""What is set in a start request: JSON values with templates in them, and where they go."""
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, quote, urlencode
+
+from attrs import field, frozen
+
+from jobproxy.profiles.expressions import Expression, Source, Template
+from jobproxy.profiles.messages import Message, Scope
+from jobproxy.profiles.pointers import WrongPlace, remove_value, set_value
+
+
+class MissingValue(ValueError):
+    """An expression of a profile names something that the client has not sent."""
+
+
+class Value(Protocol):
+    """A value that is set; it may contain what the client has sent."""
+
+    def make(self, scope: Scope) -> Any:
+        """Return the value, as :func:`json.dumps` takes it.
+
+        :raises MissingValue: if something in it is not there.
+        """
+
+
+@frozen
+class Constant:
+    """A number, a boolean or a secret.
+
+    :param value: as :func:`json.dumps` takes it.
+    """
+
+    value: Any = field(repr=False)
+
+    def make(self, scope: Scope) -> Any:  # noqa: ARG002 - Value's
+        return self.value
+
+
+@frozen
+class Text:
+    """A template."""
+
+    template: Template
+
+    def make(self, scope: Scope) -> str:
+        text = self.template.render(scope)
+        if text is None:
+            missing = [each.text for each in self.template.expressions if each.find(scope) is None]
+            raise MissingValue(f"{', '.join(missing)} is not there")
+        return text
+
+
+@frozen
+class Array:
+    """An array of values."""
+
+    items: Sequence[Value]
+
+    def make(self, scope: Scope) -> list[Any]:
+        return [item.make(scope) for item in self.items]
+
+
+@frozen
+class Table:
+    """An object of values."""
+
+    members: Mapping[str, Value]
+
+    def make(self, scope: Scope) -> dict[str, Any]:
+        return {name: value.make(scope) for name, value in self.members.items()}
+
+
+@frozen
+class Base64:
+    """The base64 of the JSON of a value; of a text, of the text itself."""
+
+    value: Value
+
+    def make(self, scope: Scope) -> str:
+        made = self.value.make(scope)
+        return b64encode((made if isinstance(made, str) else _write(made)).encode()).decode()
+
+
+@frozen
+class Assignment:
+    """A value, and where it goes: a member of the body, a parameter of the query, or a header.
+
+    :param value: :data:`None`: what is there is removed.
+    """
+
+    target: Expression
+    value: Value | None
+
+    @property
+    def names_callback(self) -> bool:
+        """Whether the callback URL, which is a secret, is in the value."""
+        value = self.value
+        return isinstance(value, Text) and any(
+            each.source is Source.CALLBACK for each in value.template.expressions
+        )
+
+    def make(self, scope: Scope) -> Any:
+        """Return the value; :data:`None`: what is there is removed."""
+        return None if self.value is None else self.value.make(scope)
+
+
+def change_body(message: Message, changes: Sequence[tuple[Expression, Any]]) -> bytes:
+    """Return the body of a request with other values in it; all else stays byte for byte.
+
+    :param changes: where, and the value; :data:`None`: what is there is removed.
+    :raises WrongPlace: if a value cannot be set.
+    :raises ValueError: if the body is neither JSON nor a form.
+    """
+    if not changes:
+        return message.body
+    text = message.body.decode()
+    if message.is_form:
+        for target, value in changes:
+            text = _change_pairs(text, target.names[0] if target.names else "", value)
+        return text.encode()
+    text = text if text.strip() else "{}"
+    for target, value in changes:
+        if value is None:
+            text = remove_value(text, target.names)
+        else:
+            text = set_value(text, target.names, _write(value))
+    return text.encode()
+
+
+def change_query(query: str, changes: Sequence[tuple[Expression, Any]]) -> str:
+    """Return a query with other parameters in it; all others stay as they came."""
+    for target, value in changes:
+        query = _change_pairs(query, target.name, value)
+    return query
+
+
+def write_header(value: Any) -> bytes:
+    """Return a value as it is written in a header.
+
+    :raises ValueError: if it cannot be in one.
+    """
+    text = value if isinstance(value, str) else _write(value)
+    if not text.isprintable():
+        raise ValueError("a header cannot contain control characters")
+    return text.encode("latin-1", "replace")
+
+
+def _change_pairs(text: str, name: str, value: Any) -> str:
+    """Return ``name=value`` pairs without those of a name, and with a new one at the end."""
+    kept = [
+        pair
+        for pair in text.split("&")
+        if pair and name not in dict(parse_qsl(pair, keep_blank_values=True))
+    ]
+    if value is not None:
+        written = value if isinstance(value, str) else _write(value)
+        kept.append(urlencode({name: written}, quote_via=quote, safe=""))
+    return "&".join(kept)
+
+
+def _write(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+__all__ = [
+    "Array",
+    "Assignment",
+    "Base64",
+    "Constant",
+    "MissingValue",
+    "Table",
+    "Text",
+    "Value",
+    "WrongPlace",
+    "change_body",
+    "change_query",
+    "write_header",
+]

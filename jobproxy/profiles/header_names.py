@@ -1,0 +1,48 @@
+"""Which headers of each message a profile reads; the others are not kept."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from attrs import fields, has
+
+from jobproxy.profiles.expressions import Expression, Source
+from jobproxy.profiles.profile import HeaderNames, Profile
+from jobproxy.profiles.signatures import Verifier
+
+#: Those of any message with a body.
+_BODY = frozenset({b"content-type", b"content-encoding"})
+_STANDARD = frozenset({b"webhook-id", b"webhook-timestamp", b"webhook-signature"})
+
+
+def find_header_names(profile: Profile) -> HeaderNames:
+    """Return the headers that a profile needs of each message."""
+    found: dict[Source, set[bytes]] = {source: set(_BODY) for source in Source}
+    for expression in _find_expressions(profile):
+        if expression.part == "header":
+            found[expression.source].add(expression.name.lower().encode())
+    found[Source.REQUEST] |= {name.encode() for name in profile.start.forward}
+    if profile.verifier is not None:
+        found[Source.MESSAGE] |= _names_of(profile.verifier)
+    return HeaderNames(
+        frozenset(found[Source.REQUEST]),
+        frozenset(found[Source.RESPONSE]),
+        # What a poll brings can be a message, too.
+        frozenset(found[Source.MESSAGE]),
+    )
+
+
+def _names_of(verifier: Verifier) -> frozenset[bytes]:
+    return frozenset({verifier.header.lower().encode()}) if verifier.header else _STANDARD
+
+
+def _find_expressions(value: Any) -> Iterator[Expression]:
+    if isinstance(value, Expression):
+        yield value
+    elif has(type(value)):
+        for field in fields(type(value)):
+            yield from _find_expressions(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        yield from _find_expressions(list(value.values()))
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for item in value:
+            yield from _find_expressions(item)

@@ -1,0 +1,123 @@
+"""What expressions read: the client's request, the ack, and the callback or what a poll brought."""
+
+import json
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+from attrs import define, field, frozen
+
+from jobproxy.profiles.pointers import Names, find_value
+from jobproxy.wire.headers import HeaderSource
+from jobproxy.wire.reports import inflate
+from jobproxy.wire.strict_json import LENIENT
+
+FORM_TYPE = b"application/x-www-form-urlencoded"
+#: Fields of a form, or of a query, that are read.
+MAX_FIELDS = 1_000
+
+
+@define(eq=False)
+class Message:
+    """A request or a response.
+
+    :param headers: by lower-case name; of several with one name, joined with commas.
+    :param query: of the request's target, without the question mark.
+    :param path: the variables in the request's path.
+    :param status: of a response.
+    """
+
+    body: bytes = field(repr=False)
+    headers: Mapping[bytes, bytes] = field(factory=dict, repr=False)
+    query: str = field(default="", repr=False)
+    path: Mapping[str, str] = field(factory=dict, repr=False)
+    method: str = "POST"
+    status: int = 200
+    _text: str | None = field(default=None, init=False, repr=False)
+
+    @property
+    def content_type(self) -> bytes:
+        return self.headers.get(b"content-type", b"")
+
+    @property
+    def is_form(self) -> bool:
+        """Whether the body is a form (``application/x-www-form-urlencoded``)."""
+        return self.content_type.split(b";")[0].strip().lower() == FORM_TYPE
+
+    @property
+    def text(self) -> str:
+        """The body as text, decompressed; what is not UTF-8 in it is replaced."""
+        if self._text is None:
+            body = self.body
+            coding = self.headers.get(b"content-encoding", b"").lower()
+            if coding and coding != b"identity":
+                try:
+                    body = inflate(body, coding)
+                except ValueError:
+                    body = b""
+            self._text = body.decode("utf-8", "replace").removeprefix("\ufeff")
+        return self._text
+
+    def find_header(self, name: str) -> str | None:
+        """Return the value of a header, if there is one."""
+        value = self.headers.get(name.lower().encode())
+        return None if value is None else value.decode("latin-1")
+
+    def find_parameter(self, name: str) -> str | None:
+        """Return the first value of a parameter in the query, if there is one."""
+        return dict(reversed(_read_pairs(self.query))).get(name)
+
+    def find_text(self, names: Names) -> str | None:
+        """Return the text of a value in the body, as it came; :data:`None`: it is not there."""
+        if not names:
+            return self.text
+        if self.is_form:
+            found = self._find_field(names)
+            return None if found is None else json.dumps(found)
+        try:
+            place = find_value(self.text, names)
+        except ValueError:
+            return None
+        return None if place is None else self.text[place[0] : place[1]]
+
+    def find_value(self, names: Names) -> str | None:
+        """Return a value in the body as text: a string without its quotes; null is nothing."""
+        if names and self.is_form:
+            return self._find_field(names)
+        text = self.find_text(names)
+        if text is None or not names or text == "null":
+            return text if text != "null" else None
+        return LENIENT.decode(text) if text[:1] == '"' else text
+
+    def _find_field(self, names: Names) -> str | None:
+        if len(names) != 1:
+            return None
+        return dict(reversed(_read_pairs(self.text))).get(names[0])
+
+
+@frozen
+class Scope:
+    """What an expression can read, as far as it is there.
+
+    :param request: the client's.
+    :param response: the ack.
+    :param message: the callback, or what a poll brought.
+    :param callback_url: of the job, with its token.
+    """
+
+    request: Message | None = None
+    response: Message | None = None
+    message: Message | None = None
+    callback_url: str = field(default="", repr=False)
+
+
+def read_headers(source: HeaderSource, names: frozenset[bytes]) -> Mapping[bytes, bytes]:
+    """Return some headers of a request or a response, by name, as far as they are there."""
+    found = ((name, source.find_header(name)) for name in names)
+    return {name: value for name, value in found if value}
+
+
+def _read_pairs(text: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError:
+        return []

@@ -1,0 +1,29 @@
+"""Where a key is in a TOML file, for messages; the parser of TOML does not say it."""
+
+import re
+from collections.abc import Sequence
+
+_TABLE = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?")
+
+
+def find_place(text: str, keys: Sequence[str]) -> tuple[int, int]:
+    """Return the line and the column of the value of a key, from 1; of the key if it has none.
+
+    :param keys: the names of the tables, and that of the key.
+    """
+    tables, key = list(keys[:-1]), keys[-1] if keys else ""
+    current: list[str] = []
+    first = (1, 1)
+    for number, line in enumerate(text.splitlines(), 1):
+        table = _TABLE.fullmatch(line)
+        if table is not None:
+            current = [part.strip().strip("\"'") for part in re.split(r"\.(?![^\"]*\"$)", table[1])]
+            if current == list(keys):
+                first = (number, line.index("[") + 1)
+            continue
+        match = re.match(
+            rf"\s*(?:\"{re.escape(key)}\"|'{re.escape(key)}'|{re.escape(key)})\s*=\s*", line
+        )
+        if match is not None and current == tables:
+            return number, match.end() + 1
+    return first

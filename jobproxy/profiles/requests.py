@@ -1,0 +1,132 @@
+"""Start requests, made of a client's request by a profile."""
+
+import re
+from hashlib import blake2b
+
+from jobproxy.profiles.assignments import (
+    MissingValue,
+    WrongPlace,
+    change_body,
+    change_query,
+    write_header,
+)
+from jobproxy.profiles.messages import Message, Scope
+from jobproxy.profiles.paths import is_safe
+from jobproxy.profiles.profile import Profile
+from jobproxy.wire.headers import Headers
+from jobproxy.wire.jobs import MAX_ACCOUNT
+from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError
+from jobproxy.wire.start_calls import StartCall
+from jobproxy.wire.strict_json import decode, invalid, parse_strictly
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def read_account(profile: Profile, request: Message) -> str:
+    """Return whose job a client's request is.
+
+    :return: a header is mostly a credential, so that a hash of it stands for it.
+    :raises ProblemError: if the request does not say it.
+    """
+    expression = profile.account
+    account = expression.find(Scope(request))
+    if not account:
+        raise _invalid(f"{expression.text} is missing: it says whose job this is.", expression.text)
+    if expression.part in ("header", "query"):
+        return blake2b(account.encode(), digest_size=8).hexdigest()
+    if len(account) > MAX_ACCOUNT or _CONTROL.search(account):
+        detail = f"{expression.text} must have 1 to {MAX_ACCOUNT} characters, and no control ones."
+        raise _invalid(detail, expression.text)
+    return account
+
+
+def check_request(profile: Profile, request: Message) -> None:
+    """Check that a start request can be made of a client's request.
+
+    :raises ProblemError: if not; it says what to change.
+    """
+    for name in profile.path.names:
+        if not is_safe(request.path.get(name, "")):
+            raise _invalid(f"{name} in the path must not be empty, '..' or encoded.", f"/{name}")
+    if _is_body_read(profile) and not request.is_form and request.body.strip():
+        parse_strictly(decode(request.body))
+    make_start(profile, request, "")
+
+
+def make_start(profile: Profile, request: Message, callback_url: str) -> StartCall:
+    """Return the start request.
+
+    :param request: the client's.
+    :param callback_url: of the job.
+    :raises ProblemError: if something that it needs is not in the client's request.
+    """
+    rule, scope = profile.start, Scope(request, callback_url=callback_url)
+    try:
+        made = [(each.target, each.make(scope)) for each in rule.changes]
+        parts = {
+            part: [(target, value) for target, value in made if target.part == part]
+            for part in ("body", "query", "header")
+        }
+        body = change_body(request, parts["body"])
+        query = change_query(request.query if rule.forward_query else "", parts["query"])
+        url = "" if rule.url is None else _make_url(profile, scope)
+        kept = {name: request.headers.get(name.encode()) for name in rule.forward}
+        kept |= {
+            target.name.lower(): None if value is None else write_header(value)
+            for target, value in parts["header"]
+        }
+    except WrongPlace as error:
+        raise _invalid(f"The body has no place for what this proxy sets: {error}.", "") from None
+    except MissingValue as error:
+        raise _invalid(f"{error}.", "") from None
+    except ValueError as error:
+        raise invalid(f"The body is neither JSON nor a form: {error}.") from None
+    if query:
+        url += ("&" if "?" in url else "?") + query
+    content_type = request.content_type or (b"application/json" if body else b"")
+    headers = [(name.encode(), value) for name, value in kept.items() if value is not None]
+    if content_type:
+        headers.append((b"Content-Type", content_type))
+    return StartCall(body, tuple(headers), rule.method, url)
+
+
+def make_follow_headers(profile: Profile, request: Message) -> Headers:
+    """Return the headers of a request about a job: those of its start, as far as they concern it.
+
+    :param request: the client's.
+    """
+    kept = {name: request.headers.get(name.encode()) for name in profile.start.forward}
+    scope = Scope(request)
+    for change in profile.start.changes:
+        if change.target.part == "header" and not change.names_callback:
+            value = change.make(scope)
+            kept[change.target.name.lower()] = None if value is None else write_header(value)
+    return tuple((name.encode(), value) for name, value in kept.items() if value is not None)
+
+
+def digest_request(request: Message) -> bytes:
+    """Return a hash of what a client's request asks for."""
+    parts = (request.method.encode(), repr(sorted(request.path.items())).encode())
+    content = b"\0".join((*parts, request.query.encode(), request.content_type, request.body))
+    return blake2b(content, digest_size=16).digest()
+
+
+def _make_url(profile: Profile, scope: Scope) -> str:
+    template = profile.start.url
+    assert template is not None
+    wide = profile.path.wide
+    url = template.render_url(scope, frozenset() if wide is None else frozenset({wide}))
+    if url is None:
+        raise MissingValue(f"something that {template.text} needs")
+    return url
+
+
+def _is_body_read(profile: Profile) -> bool:
+    """Whether the profile reads or changes members of the client's body."""
+    expressions = [profile.account, *(each.target for each in profile.start.changes)]
+    return any(each.part == "body" for each in expressions)
+
+
+def _invalid(detail: str, pointer: str) -> ProblemError:
+    errors = (FieldError(pointer, "is missing or wrong"),) if pointer else ()
+    return ProblemError(Problem(Kind.INVALID_REQUEST, detail, errors=errors))

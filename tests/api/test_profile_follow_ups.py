@@ -1,0 +1,262 @@
+"""After the start: thin callbacks whose result is fetched, polls, and cancels."""
+
+from jobproxy.wire.reports import Report
+from tests.api.test_profiles import ProfileTestCase
+from tests.support.clients import Client
+from tests.support.job_server import Start
+
+CREDENTIALS = {"Authorization": "Bearer secret-credential"}
+
+
+class FollowUpTestCase(ProfileTestCase):
+    """A proxy with one profile, whose job server is asked after the start."""
+
+    def run_job(self, ack: bytes, **headers: str) -> tuple[Client, Start]:
+        """Send a job whose start gets this ack; return its client and its start."""
+        client = self.connect().request("/jobs", b"{}", headers=CREDENTIALS | headers)
+        start = self.starts[-1]
+        start.respond(ack, 201)
+        return client, start
+
+    def check_asked(self, number: int, method: bytes, target: str) -> Start:
+        """Check the last request to the job server, and how many there were."""
+        self.assertEqual(len(self.starts), number)
+        asked = self.starts[-1]
+        self.assertEqual((asked.request.method, self.target(asked)), (method, target))
+        self.assertEqual(asked.request.getHeader("authorization"), CREDENTIALS["Authorization"])
+        self.assertIsNone(asked.request.getHeader("x-callback-url"))
+        return asked
+
+
+class ThinTests(FollowUpTestCase):
+    """A callback that says only that there is a result."""
+
+    profile = """
+        path = "/jobs"
+        account = "$request.header.Authorization"
+        [start]
+        url = "{URL}/jobs"
+        forward = ["Authorization"]
+        [start.set]
+        "$request.header.X-Callback-Url" = "{$callback.url}"
+        [callback]
+        failed = ["error"]
+        [result]
+        url = "{URL}/jobs/{$response.body#/id}/result"
+        failed-status = 502
+    """
+
+    def callback_url(self, start: Start) -> str:
+        return str(start.request.getHeader("x-callback-url"))
+
+    def test_result_is_fetched_with_the_credentials_of_the_client(self) -> None:
+        client, start = self.run_job(b'{"id":"a b"}')
+        receipt = self.call_back_to(self.callback_url(start), b'{"id":"a b","state":"done"}')
+        self.assertEqual(receipt.json, {"status": "accepted"})
+        asked = self.check_asked(2, b"GET", "/jobs/a%20b/result")
+        self.assertTrue(client.is_held)
+        asked.respond(b"text", Content_Type="text/plain")
+        self.assertEqual((client.response.status, client.response.body), (200, b"text"))
+        self.assertEqual(client.response.headers["content-type"], "text/plain")
+
+    def test_fetch_is_tried_again_while_the_client_waits(self) -> None:
+        """A second thin callback meanwhile changes nothing."""
+        client, start = self.run_job(b'{"id":"1"}')
+        self.call_back_to(self.callback_url(start), b'{"state":"done"}')
+        self.starts[1].respond(b"not yet", 500)
+        self.call_back_to(self.callback_url(start), b'{"state":"done"}')
+        self.assertEqual(len(self.starts), 2)
+        self.clock.advance(0.5)
+        self.starts[2].lose()
+        self.clock.advance(1)
+        self.starts[3].respond(b"result")
+        self.assertEqual(client.response.body, b"result")
+
+    def test_thin_callback_is_the_result_if_there_is_no_other(self) -> None:
+        """What the job server refuses is not asked for again."""
+        client, start = self.run_job(b'{"id":"1"}')
+        self.call_back_to(self.callback_url(start), b'{"state":"done"}')
+        self.starts[1].respond(b"", 404)
+        self.assertEqual(client.response.body, b'{"state":"done"}')
+
+    def test_failed_job_keeps_its_status(self) -> None:
+        client, start = self.run_job(b'{"id":"1"}')
+        self.call_back_to(self.callback_url(start), b'{"state":"error"}')
+        self.starts[1].respond(b'{"why":"x"}')
+        self.assertEqual((client.response.status, client.response.body), (502, b'{"why":"x"}'))
+
+    def test_thin_callback_before_the_ack_is_the_result(self) -> None:
+        """There is no id to ask with."""
+        client = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
+        self.call_back_to(self.callback_url(self.starts[0]), b'{"state":"done"}')
+        self.assertEqual(client.response.body, b'{"state":"done"}')
+        self.starts[0].respond(b'{"id":"1"}')
+
+
+class ElsewhereTests(FollowUpTestCase):
+    """A URL in the callback: it may lead only to the hosts of the profile."""
+
+    profile = """
+        path = "/jobs"
+        account = "$request.header.Authorization"
+        [start]
+        url = "{URL}/jobs"
+        forward = ["Authorization"]
+        [start.set]
+        "$request.body#/hook" = "{$callback.url}"
+        [result]
+        url = "{$message.payload#/result}"
+    """
+
+    def test_credentials_go_to_no_other_place(self) -> None:
+        for url in (
+            "http://169.254.169.254/latest/meta-data/",
+            "http://127.0.0.1:9001/x",
+            "http://127.0.0.1/x",
+            "http://user@127.0.0.1:9000/x",
+            "http://127.0.0.1:9000@evil.example/x",
+            "http://[::1]:9000/x",
+            "http://[::ffff:127.0.0.1]:9000/x",
+            "http://localhost:9000/x",
+            "https://127.0.0.1:9000.evil.example/x",
+            "file:///etc/passwd",
+            "//127.0.0.1:9000/x",
+            "http://127.0.0.1:port/x",
+            "/x",
+        ):
+            client, start = self.run_job(b'{"id":"1"}')
+            number = len(self.sender.times)
+            body = b'{"state":"done","result":"%b"}' % url.encode()
+            self.call_back_to(start.body["hook"], body)
+            self.assertEqual(len(self.sender.times), number, url)
+            self.assertEqual(client.response.body, body)
+
+    def test_redirect_is_not_followed(self) -> None:
+        client, start = self.run_job(b'{"id":"1"}')
+        body = b'{"state":"done","result":"http://127.0.0.1:9000/r"}'
+        self.call_back_to(start.body["hook"], body)
+        for _ in range(10):
+            if client.is_held:
+                self.starts[-1].respond(b"", 302, Location="http://evil.example/")
+                self.clock.advance(10)
+        self.assertEqual(client.response.body, body)
+        self.assertEqual(
+            {each.request.getHeader("host") for each in self.starts}, {"127.0.0.1:9000"}
+        )
+
+
+class PollTests(FollowUpTestCase):
+    """An API without callbacks, or whose callback does not come."""
+
+    profile = """
+        path = "/jobs"
+        account = "$request.header.Authorization"
+        [start]
+        url = "{URL}/jobs"
+        forward = ["Authorization"]
+        [callback]
+        state = "$message.payload#/status"
+        progress = ["PENDING", "RUNNING"]
+        succeeded = ["SUCCEEDED"]
+        failed = ["FAILED"]
+        [result]
+        failed-status = 502
+        [poll]
+        url = "{URL}/tasks/{$response.body#/id}"
+        after = 5
+        every = 2
+        [cancel]
+        url = "{URL}/tasks/{$response.body#/id}"
+        method = "DELETE"
+    """
+
+    def test_job_is_asked_for_until_it_has_ended(self) -> None:
+        client, _ = self.run_job(b'{"id":"t1"}')
+        self.clock.advance(4)
+        self.assertEqual(len(self.starts), 1)
+        self.clock.advance(1)
+        asked = self.check_asked(2, b"GET", "/tasks/t1")
+        asked.respond(b'{"status":"RUNNING"}')
+        self.clock.advance(2)
+        result = b'{"status":"SUCCEEDED","output":[1.0]}'
+        self.check_asked(3, b"GET", "/tasks/t1").respond(result)
+        self.assertEqual((client.response.status, client.response.body), (200, result))
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 3)
+
+    def test_failed_job_has_its_status(self) -> None:
+        client, _ = self.run_job(b'{"id":"t1"}')
+        self.clock.advance(5)
+        self.starts[1].respond(b'{"status":"FAILED"}')
+        self.assertEqual(client.response.status, 502)
+
+    def test_retry_after_counts(self) -> None:
+        client, _ = self.run_job(b'{"id":"t1"}')
+        self.clock.advance(5)
+        self.starts[1].respond(b"", 429, Retry_After="7")
+        self.clock.advance(6)
+        self.assertEqual(len(self.starts), 2)
+        self.clock.advance(1)
+        self.starts[2].lose()
+        self.clock.advance(2)
+        self.starts[3].respond(b'{"status":"SUCCEEDED"}')
+        self.assertEqual(client.response.status, 200)
+
+    def test_job_that_is_refused_is_not_asked_for_again(self) -> None:
+        client, _ = self.run_job(b'{"id":"t1"}')
+        self.clock.advance(5)
+        self.starts[1].respond(b"", 404)
+        self.clock.advance(25)
+        self.assert_problem(client.response, 504, "wait-over", started="yes")
+        self.assertEqual(len(self.starts), 2)
+
+    def test_callback_ends_the_asking(self) -> None:
+        """Even while a poll is under way."""
+        for advance in (1, 5):
+            client, _ = self.run_job(b'{"id":"t1"}')
+            self.clock.advance(advance)
+            (record,) = self.table.unended()
+            report = Report(b'{"status":"SUCCEEDED"}', None, "completed", status=200)
+            self.table.complete(record.job_id, report)
+            self.assertEqual(client.response.status, 200)
+            number = len(self.starts)
+            self.clock.advance(60)
+            self.assertEqual(len(self.starts), number)
+
+    def test_job_without_a_client_is_cancelled(self) -> None:
+        """When the last client has left, and nobody can come back for it."""
+        client, _ = self.run_job(b'{"id":"t1"}')
+        client.leave()
+        self.check_asked(2, b"DELETE", "/tasks/t1").respond(b"", 204)
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 2)
+
+    def test_job_whose_client_left_before_the_ack_is_cancelled(self) -> None:
+        client = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
+        client.leave()
+        self.starts[0].respond(b'{"id":"t1"}', 201)
+        self.check_asked(2, b"DELETE", "/tasks/t1").lose()
+
+    def test_job_that_can_be_asked_for_is_not_cancelled(self) -> None:
+        client, _ = self.run_job(b'{"id":"t1"}', **{"Idempotency-Key": "k"})
+        client.leave()
+        self.clock.advance(5)
+        self.check_asked(2, b"GET", "/tasks/t1").respond(b'{"status":"SUCCEEDED"}')
+
+    def test_client_can_cancel(self) -> None:
+        """The job goes on until the job server says how it has ended."""
+        client, _ = self.run_job(b'{"id":"t1"}')
+        (record,) = self.table.unended()
+        path = f"/jobs/{record.job_id}"
+        answer = self.connect().request(path, None, method="DELETE")
+        self.check_asked(2, b"DELETE", "/tasks/t1").respond(b"", 204)
+        self.assertEqual(
+            (answer.response.status, answer.response.json), (202, {"status": "cancelled"})
+        )
+        self.clock.advance(5)
+        self.starts[2].respond(b'{"status":"FAILED"}')
+        self.assertEqual(client.response.status, 502)
+        again = self.connect().request(path, None, method="DELETE").response
+        self.assert_problem(again, 405, "method-not-allowed", started="yes")
+        unknown = self.connect().request(f"/jobs/{'x' * 38}", None, method="DELETE").response
+        self.assert_problem(unknown, 404, "job-unknown", started="unknown")
