@@ -62,7 +62,8 @@ class Gateway:
     :param shows_accounts: whether the log and the operator may see a job's account.
     :param profile: the name of the profile by which the job server is spoken to; empty: the
         built-in one.
-    :ivar is_draining: whether new jobs are refused because the proxy is about to stop.
+    :ivar is_leaving: whether the proxy is about to stop, so that it is not ready.
+    :ivar is_draining: whether new jobs are refused for that reason.
     :ivar callbacks: the number of callbacks, by what became of them.
     """
 
@@ -76,6 +77,7 @@ class Gateway:
     max_held: int = field(kw_only=True)
     shows_accounts: bool = field(default=False, kw_only=True)
     profile: str = field(default="", kw_only=True)
+    is_leaving: bool = field(default=False, init=False)
     is_draining: bool = field(default=False, init=False)
     callbacks: Counter[str] = field(factory=Counter, init=False)
     _has_warned: bool = field(default=False, init=False)
@@ -251,13 +253,18 @@ class Gateway:
 
     def reasons_not_ready(self) -> list[str]:
         """Return why a load balancer should send jobs to another proxy."""
-        reasons = ["draining"] if self.is_draining else []
+        reasons = ["draining"] if self.is_leaving else []
         if not self.starter.job_server.circuit.allows:
             reasons.append("job-server-unreachable")
         return reasons + self.coordinator.reasons_not_ready()
 
+    def leave(self) -> None:
+        """Be not ready, but accept jobs as before."""
+        self.is_leaving = True
+
     def drain(self) -> None:
         """Accept no new jobs, and end the queued ones without a start."""
+        self.leave()
         self.is_draining = True
         self.starter.drain()
         self.table.fail_queued(job_problems.draining())

@@ -1,4 +1,10 @@
-"""The drain: refuse new jobs, wait for the held clients, and send every byte to them."""
+"""The drain: refuse new jobs, wait for the held clients, and send every byte to them.
+
+What is in front of the proxy gets time to send its jobs elsewhere: it is not ready at once, but
+accepts jobs until the delay is over. Then its ports for clients close, and only then it refuses
+jobs. So neither a load balancer that asks whether it is ready nor one that has to find its ports
+closed gets a refusal.
+"""
 
 from collections.abc import Sequence
 
@@ -30,11 +36,12 @@ class Drain:
     """Ends the proxy's work before its services are stopped.
 
     :param timeout: seconds to wait for the held clients.
+    :param delay: seconds in which jobs are accepted although the proxy is not ready.
     :param callbacks: the factory of the ports for callbacks only, if there are any. Its idle
         connections stay open while clients are held, because a job server may not repeat a callback
         that was lost with the connection.
-    :param inherited: ports whose sockets stay open for the next process: new clients wait there for
-        it, and are not refused.
+    :param ports: the ports for clients that get no callbacks, so that they can close first. If the
+        socket of one stays open for the next process, new clients wait there for it.
     """
 
     _clock: IReactorTime
@@ -43,7 +50,8 @@ class Drain:
     _timeout: float
     _notifier: Notifier
     _callbacks: ServerFactory | None = None
-    _inherited: Sequence[IService] = ()
+    _ports: Sequence[IService] = ()
+    _delay: float = field(default=0.0, kw_only=True)
     _waiting: Deferred[None] | None = field(default=None, init=False)
     _is_hurried: bool = field(default=False, init=False)
 
@@ -51,10 +59,13 @@ class Drain:
         """Refuse new jobs, and wait until no client is held, for the timeout at most."""
         table = self._gateways[0].table
         clients = table.clients
+        self._gateway.leave()
+        if self._delay:
+            await self._linger()
         _log.info("draining: {held} clients are held", held=clients.held)
         self._notifier.notify(STOPPING="1", STATUS=f"draining, {clients.held} clients held")
-        if self._inherited:
-            for port in self._inherited:
+        if self._ports:
+            for port in self._ports:
                 await maybeDeferred(port.disownServiceParent)
             await deferLater(self._clock, LAST_REQUESTS_TIME)
         for gateway in self._gateways:
@@ -81,6 +92,17 @@ class Drain:
         self._is_hurried = True
         if self._waiting is not None:
             self._waiting.cancel()
+
+    async def _linger(self) -> None:
+        """Accept jobs until the delay is over; each connection ends with its next response."""
+        _log.info("not ready any more; the drain begins in {delay:g} s", delay=self._delay)
+        held = self._gateway.table.clients.held
+        status = f"not ready, drains in {self._delay:g} s, {held} clients held"
+        self._notifier.notify(STOPPING="1", STATUS=status)
+        for factory in self._factories:
+            if factory is not self._callbacks:
+                factory.leave()
+        await self._wait(Deferred(), self._delay)
 
     async def _close_idle(self, but: ServerFactory | None = None) -> None:
         # Requests that have arrived by now still get a response.

@@ -137,6 +137,12 @@ class Options(DaemonOptions):
             read_delay,
             "seconds to wait for held clients when the proxy stops",
         ),
+        Option(
+            "drain-delay",
+            "0",
+            read_delay,
+            "seconds to still accept jobs, although not ready, before a stop begins",
+        ),
         Option("retain", "300", read_seconds, "seconds that results are retained"),
         Option(
             "key-life", "86400", read_seconds, "seconds that an idempotency key starts no other job"

@@ -5,7 +5,6 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.application import strports
 from twisted.application.internet import TimerService
 from twisted.application.service import IService, MultiService
 from twisted.logger import Logger
@@ -15,6 +14,7 @@ from jobproxy.app.build import Proxy
 from jobproxy.app.drain import Drain
 from jobproxy.app.reload import Reload
 from jobproxy.app.settings import CorrelateBy, Settings
+from jobproxy.daemon.listening import ListeningService
 from jobproxy.daemon.shutdown import Daemon
 from jobproxy.daemon.systemd import Heartbeat, Notifier
 
@@ -51,7 +51,7 @@ def build_daemon(
     writer = TimerService(FLUSH_INTERVAL, logs.flush)
     writer.clock = reactor
     ports: list[IService] = []
-    inherited: list[IService] = []
+    closed_first: list[IService] = []
     for endpoints, factory in (
         (settings.callback_listen, proxy.callbacks),
         (settings.admin_listen, proxy.admin),
@@ -60,10 +60,10 @@ def build_daemon(
         for endpoint in endpoints:
             assert factory is not None
             mode = OPERATOR_MODE if factory is proxy.admin else CLIENT_MODE
-            port = strports.service(restrict(endpoint, mode), factory, reactor)
+            port = ListeningService(restrict(endpoint, mode), factory, reactor)
             ports.append(port)
-            if factory is proxy.clients and _is_inherited(settings, endpoint):
-                inherited.append(port)
+            if factory is proxy.clients and settings.callback_listen:
+                closed_first.append(port)
     drain = Drain(
         reactor,
         proxy.gateways,
@@ -71,7 +71,8 @@ def build_daemon(
         settings.drain_timeout,
         notifier,
         proxy.callbacks,
-        inherited,
+        closed_first,
+        delay=settings.drain_delay,
     )
     reload = Reload(proxy.signer, key_path)
     reactor.callWhenRunning(lambda: announce(settings))
@@ -115,8 +116,3 @@ def announce(settings: Settings) -> None:
         callbacks=callbacks,
         operator=" ".join(settings.admin_listen) or "none",
     )
-
-
-def _is_inherited(settings: Settings, endpoint: str) -> bool:
-    """Whether a port for clients stays open for the next process, and gets no callbacks."""
-    return endpoint.startswith("systemd:") and bool(settings.callback_listen)

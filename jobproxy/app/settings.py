@@ -45,6 +45,7 @@ class Settings:
     start_timeout: float = 10.0
     ambiguous_grace: float = 2.0
     drain_timeout: float = 30.0
+    drain_delay: float = 0.0
     retain: float = 300.0
     key_life: float = 86_400.0
     retry: RetryMode = RetryMode.NOT_SENT

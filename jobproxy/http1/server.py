@@ -38,7 +38,7 @@ class ServerFactory(Factory):
     :param has_left: see :data:`HasLeft`.
     :param count_acked: see :data:`CountAcked`.
     :ivar connections: all open connections, the oldest first.
-    :ivar is_draining: whether every connection is closed as soon as it has no request.
+    :ivar is_draining: whether every connection is closed after its next response.
     """
 
     noisy = False
@@ -84,9 +84,13 @@ class ServerFactory(Factory):
     def buildProtocol(self, addr: Any) -> Any:
         return ServerConnection(self)
 
+    def leave(self) -> None:
+        """Close every connection after its next response; those without a request stay open."""
+        self.is_draining = True
+
     def drain(self) -> None:
         """Close all connections; those with a request after its response has been sent."""
-        self.is_draining = True
+        self.leave()
         for connection in list(self.connections):
             connection.leave_if_idle()
 

@@ -59,7 +59,7 @@ class ProxyCollector(Collector):
             ),
             "orphans": ("Orphans that are retained.", len(orphans)),
             "keys": ("Idempotency keys that are known.", table.keys.number),
-            "draining": ("1 while the proxy drains.", gateway.is_draining),
+            "draining": ("1 from when the proxy is about to stop.", gateway.is_leaving),
         }
         for name, (documentation, value) in gauges.items():
             yield GaugeMetricFamily(f"jobproxy_{name}", documentation, float(value))

@@ -19,7 +19,7 @@ class HandingOnTests(ProxyTestCase):
         self.port.setServiceParent(services)
         services.startService()
         self.shutdown = Drain(
-            self.clock, [self.gateway], [self.site], 20, Notifier(), inherited=[self.port]
+            self.clock, [self.gateway], [self.site], 20, Notifier(), ports=[self.port]
         )
 
     def drain(self) -> Deferred[None]:
