@@ -19,7 +19,6 @@ import signal
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -124,7 +123,7 @@ class Cluster:
         node = make_node(ports, self.front, self.secret, **self.options)
         self._nodes[ports] = node.__enter__()
         deadline = time.monotonic() + PATIENCE
-        while not is_ready(ports):
+        while not ports.is_ready():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"a node is not ready: {node.log}")
             time.sleep(0.05)
@@ -147,15 +146,6 @@ class Cluster:
             self.stop(ports)
             self.start(ports)
             time.sleep(self.pause)
-
-
-def is_ready(ports: Ports) -> bool:
-    """Whether a node is ready."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{ports.admin}/readyz"):
-            return True
-    except OSError:
-        return False
 
 
 async def roll(arguments: argparse.Namespace, cluster: Cluster) -> Clients:

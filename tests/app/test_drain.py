@@ -1,4 +1,4 @@
-"""The drain of a proxy whose port stays open for the next process."""
+"""The drain: the delay before it, and ports that close first."""
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
@@ -9,8 +9,8 @@ from jobproxy.util.deadline import TURNS
 from tests.support.proxy import ProxyTestCase, result_of
 
 
-class HandingOnTests(ProxyTestCase):
-    """G1: the drain leaves new clients to the next process, and serves its own."""
+class ClosingTests(ProxyTestCase):
+    """G1: the drain leaves new clients to other processes, and serves its own."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -71,3 +71,75 @@ class HandingOnTests(ProxyTestCase):
         self.clock.pump([0.1, *TURNS * [0]])
         self.assertFalse(client.transport.connected)
         self.successResultOf(drained)
+
+
+class DelayTests(ProxyTestCase):
+    """G16: a proxy that is not ready any more, and accepts jobs until its drain begins."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.shutdown = Drain(
+            self.clock, self.gateway, [self.site, self.admin_site], 20, Notifier(), delay=5
+        )
+        self.idle = self.connect().get("/elsewhere")
+        self.drained = Deferred.fromCoroutine(self.shutdown.finish_jobs())
+
+    def read_readiness(self) -> tuple[int, list[str]]:
+        response = self.operate().get("/readyz").response
+        return response.status, response.json["reasons"]
+
+    def finish(self) -> None:
+        self.clock.pump(TURNS * [0])
+        self.successResultOf(self.drained)
+
+    def test_proxy_is_not_ready_at_once(self) -> None:
+        """G16: the proxy is not ready from the moment of the signal, and healthy."""
+        self.assertEqual(self.read_readiness(), (503, ["draining"]))
+        self.assertEqual(self.operate().get("/healthz").response.status, 200)
+        self.clock.advance(5)
+        self.finish()
+
+    def test_jobs_are_accepted_until_the_delay_is_over(self) -> None:
+        """G16: a job is accepted until the delay is over, and gets its result after it."""
+        self.clock.advance(4.9)
+        client = self.submit()
+        self.clock.advance(0.1)
+        self.clock.pump(TURNS * [0])
+        self.assert_problem(self.submit().response, 503, "draining")
+        self.assertNoResult(self.drained)
+        self.starts[0].ack("1")
+        self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual(client.response.body, result_of("1"))
+        self.successResultOf(self.drained)
+
+    def test_queue_goes_on(self) -> None:
+        """G16: queued jobs are started in the delay."""
+        clients = [self.submit() for _ in range(3)]
+        self.assertEqual(len(self.starts), 2)
+        for number in range(3):
+            self.starts[number].ack(f"{number}")
+            self.call_back(self.starts[number], result_of(f"{number}"))
+        self.assertEqual([client.response.status for client in clients], [200] * 3)
+        self.clock.advance(5)
+        self.finish()
+
+    def test_kept_connections_end_with_their_next_response(self) -> None:
+        """G2, G16: a kept connection stays open in the delay, and ends with its next response."""
+        unused = self.connect().get("/elsewhere")
+        self.assertEqual(unused.response.headers["connection"], "close")
+        self.assertTrue(self.idle.transport.connected)
+        self.idle.request()
+        self.starts[0].ack("1")
+        self.call_back(self.starts[0], result_of("1"))
+        self.assertFalse(self.idle.transport.connected)
+        self.clock.advance(5)
+        self.finish()
+
+    def test_second_signal_ends_the_delay(self) -> None:
+        """G3, G16: a second signal ends the delay and the drain."""
+        client = self.submit()
+        self.starts[0].ack("1")
+        self.shutdown.hurry()
+        self.finish()
+        self.assertTrue(client.is_held)
+        client.leave()

@@ -35,6 +35,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "start-timeout": 10.0,
                 "ambiguous-grace": 2.0,
                 "drain-timeout": 30.0,
+                "drain-delay": 0.0,
                 "retain": 300.0,
                 "key-life": 86400.0,
                 "retry": RetryMode.NOT_SENT,
@@ -79,9 +80,9 @@ class ProxyOptionsTests(OptionsTestCase):
 
     def test_times_of_zero_are_accepted_where_they_make_sense(self) -> None:
         """Some times may be zero."""
-        names = ("ambiguous-grace", "drain-timeout", "upstream-idle")
+        names = ("ambiguous-grace", "drain-timeout", "drain-delay", "upstream-idle")
         options = self.parse(*REQUIRED, *(f"--{name}=0" for name in names))
-        self.assertEqual([options[name] for name in names], [0.0] * 3)
+        self.assertEqual([options[name] for name in names], [0.0] * 4)
 
     def test_flag_beats_environment_beats_default(self) -> None:
         """Each option has a variable; a flag beats it, and it beats the default."""

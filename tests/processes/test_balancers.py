@@ -1,6 +1,7 @@
 """What is in front of several nodes: the examples of configuration, run as they are."""
 
-import subprocess
+import http.client
+import json
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,149 +11,129 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from jobproxy.sandbox.processes import DaemonProcess, find_free_port, wait_until_served
-from tests.support.processes import ROOT, fetch_json, post_job
+from jobproxy.sandbox.processes import DaemonProcess, find_free_port
+from tests.support.balancers import FRONTS, Front, Ports, find_ports, make_node
+from tests.support.processes import ROOT, fetch_json, post_job, run
 from tests.support.programs import explain, find_program
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import wait_until
+from tests.support.socket_client import Client
+from tests.support.waiting import DEADLINE, wait_until
 
-NUMBERS = ("11", "12", "13")
-NGINX = """\
-daemon off;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {config};
-}}
-"""
+SCRIPT = str(ROOT / "benchmarks" / "rolling_restarts.py")
+#: Seconds; the script has deadlines of its own.
+LONG = 300.0
 
 
-@frozen
-class Front:
-    """A load balancer.
-
-    :param example: its configuration for three nodes.
-    :param bind: how that says where it listens.
-    """
-
-    program: str
-    example: str
-    bind: str
-
-    def command(self, config: Path, *extra: str) -> list[str]:
-        """Return what runs it with an example that was fitted to this machine."""
-        if self.program == "haproxy":
-            return ["haproxy", "-f", str(config), *(["-c"] if extra else ["-db"])]
-        whole = config.with_suffix(".whole")
-        whole.write_text(NGINX.format(folder=config.parent, config=config))
-        return ["nginx", "-p", str(config.parent), "-c", str(whole), *(["-t"] if extra else [])]
-
-
-FRONTS = [
-    Front("nginx", "deploy/nginx/cluster.conf", "listen 80;"),
-    Front("haproxy", "deploy/haproxy/cluster.cfg", "bind :80 "),
-]
-
-
-@pytest.fixture(params=FRONTS, ids=lambda front: str(front.program))
+@pytest.fixture(params=FRONTS)
 def front(request: pytest.FixtureRequest) -> Front:
-    found: Front = request.param
+    found = FRONTS[request.param]
     if find_program(found.program) is None:
         pytest.skip(explain(found.program))
     return found
 
 
+@frozen
+class Running:
+    """A load balancer with its nodes.
+
+    :param port: of the load balancer.
+    """
+
+    port: int
+    nodes: list[Ports]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def post(self, path: str) -> tuple[int, bytes]:
+        """Send a job to a path; return the status and the body of the response."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
+        try:
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", path, b'{"account": "a"}', headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def ask(self, number: str) -> int:
+        """Return the sum of a number in the status of every node."""
+        return sum(
+            fetch_json(f"http://127.0.0.1:{node.admin}/status")[number] for node in self.nodes
+        )
+
+    def count_relays(self) -> int:
+        """Return how many callbacks went to another node than the job's own."""
+        return sum(
+            fetch_json(f"http://127.0.0.1:{node.admin}/status")["cluster"]["relays"].get("taken", 0)
+            for node in self.nodes
+        )
+
+
 @contextmanager
-def run_front(front: Front, text: str, port: int) -> Iterator[None]:
-    """Run a load balancer with a configuration of this text, which has to be right."""
-    with tempfile.TemporaryDirectory(prefix="front-") as folder:
-        config = Path(folder) / "example"
-        config.write_text(text)
-        command = front.command(config, "check")
-        checked = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert checked.returncode == 0, checked.stderr
-        with subprocess.Popen(front.command(config), stderr=subprocess.DEVNULL) as process:
-            try:
-                wait_until_served(process, port)
-                yield
-            finally:
-                process.terminate()
+def run_cluster(front: Front, duration: str = "0.1") -> Iterator[Running]:
+    """Run a load balancer with three nodes, a Redis and the simulator.
 
-
-def run_nodes(stack: ExitStack, port: int, redis: RedisServer, server: DaemonProcess) -> list[int]:
-    """Run three nodes behind a port; return theirs: for clients, callbacks and operators."""
-    secret = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "secret"
-    secret.write_text("k" * 40)
-    nodes, ports = [], []
-    for _ in NUMBERS:
-        three = [find_free_port() for _ in range(3)]
-        options = {
-            "callback-url": f"http://127.0.0.1:{port}/callback",
-            "job-server-url": f"{server.url}/start",
-            "callback-listen": f"tcp:{three[1]}:interface=127.0.0.1",
-            "admin-listen": f"tcp:{three[2]}:interface=127.0.0.1",
-            "store": redis.url,
-            "secret-file": str(secret),
-        }
-        nodes.append(DaemonProcess("jobproxy", options, three[0]))
-        ports += three
-    with ThreadPoolExecutor() as executor:
-        list(executor.map(stack.enter_context, nodes))
-    return ports
-
-
-def fit(front: Front, ports: list[int], port: int) -> str:
-    """Return an example with the addresses of this machine in it."""
-    text = (ROOT / front.example).read_text()
-    assert text.count(front.bind) == 1
-    text = text.replace(front.bind, front.bind.replace("80", str(port)))
-    for turn, number in enumerate(NUMBERS):
-        clients, callbacks, admin = ports[3 * turn : 3 * turn + 3]
-        # Here each node has a port of its own for health too.
-        health = f" port {admin}" if front.program == "haproxy" else ""
-        text = text.replace(f"10.0.0.{number}:8080", f"127.0.0.1:{clients}{health}")
-        text = text.replace(f"10.0.0.{number}:8081", f"127.0.0.1:{callbacks}{health}")
-    return text.replace("server_name proxy.example", "server_name _")
+    :param duration: of each job, in seconds.
+    """
+    running = Running(find_free_port(), find_ports())
+    with ExitStack() as stack:
+        secret = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "secret"
+        secret.write_text("k" * 40)
+        redis = stack.enter_context(RedisServer())
+        job_server = {"duration": duration, "slots-per-account": "50"}
+        server = stack.enter_context(DaemonProcess("jobserver", job_server))
+        start = f"{server.url}/start"
+        nodes = [
+            make_node(ports, running.port, secret, store=redis.url, job_server_url=start)
+            for ports in running.nodes
+        ]
+        with ThreadPoolExecutor() as executor:
+            list(executor.map(stack.enter_context, nodes))
+        for ports in running.nodes:
+            wait_until(ports.is_ready)
+        stack.enter_context(front.run(running.nodes, running.port))
+        yield running
 
 
 def test_clients_of_every_node_get_their_results(front: Front) -> None:
     """Every client gets its result, whichever node holds it and whichever gets the callback."""
-    with ExitStack() as stack:
-        redis = stack.enter_context(RedisServer())
-        job_server = {"duration": "0.1", "slots-per-account": "50"}
-        server = stack.enter_context(DaemonProcess("jobserver", job_server))
-        port = find_free_port()
-        ports = run_nodes(stack, port, redis, server)
-        stack.enter_context(run_front(front, fit(front, ports, port), port))
-        wait_until_ready(f"http://127.0.0.1:{port}")
+    with run_cluster(front) as running:
         with ThreadPoolExecutor(30) as executor:
-            results = list(executor.map(post_job, [f"http://127.0.0.1:{port}"] * 60))
+            results = list(executor.map(post_job, [running.url] * 60))
         assert {result["state"] for result in results} == {"completed"}
         assert len({result["id"] for result in results}) == 60
-        relayed = sum(count_relays(admin) for admin in ports[2::3])
-        assert 0 < relayed < 61
+        assert 0 < running.count_relays() < 61
+        for path in ("/proxy", "/start", "/"):
+            status, body = running.post(path)
+            assert (status, json.loads(body)["state"]) == (200, "completed"), path
+        for path in ("/metrics", "/readyz", "/orphans", "/proxy/x", "/startle"):
+            assert running.post(path)[0] == 404, path
 
 
-def wait_until_ready(url: str) -> None:
-    """Wait until the load balancer has found its nodes."""
-
-    def is_ready() -> bool:
-        try:
-            return bool(post_job(url))
-        except OSError:
-            return False
-
-    wait_until(is_ready)
+def test_a_client_that_has_left_is_not_held(front: Front) -> None:
+    """Q3: if a client leaves, the load balancer leaves its node, which holds nobody then."""
+    with run_cluster(front, duration="900") as running:
+        client = Client(running.port)
+        client.send_job(0)
+        wait_until(lambda: running.ask("held"))
+        client.close()
+        wait_until(lambda: not running.ask("held"))
 
 
-def count_relays(admin: int) -> int:
-    cluster = fetch_json(f"http://127.0.0.1:{admin}/status")["cluster"]
-    relays: int = cluster["relays"].get("taken", 0)
-    return relays
+def test_the_example_has_no_warning(front: Front, tmp_path: Path) -> None:
+    """The program says nothing against its example."""
+    config = tmp_path / "example"
+    config.write_text(front.fit(find_ports(), find_free_port()))
+    assert "[warn" not in front.check(config).lower()
+
+
+@pytest.mark.timeout(2 * LONG)
+def test_nodes_can_be_restarted_without_an_error(front: Front) -> None:
+    """G16: all nodes are restarted one after another, and no client gets an error."""
+    delay = {"nginx": "0", "haproxy": "4"}[front.program]
+    arguments = ["--balancer", front.program, "--rate", "10", "--drain-delay", delay]
+    done = run("python", SCRIPT, "--rounds", "1", *arguments, timeout=LONG)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"3 restarts behind {front.program}, 0 errors" in done.stdout

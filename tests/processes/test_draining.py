@@ -3,6 +3,8 @@
 import signal
 import time
 
+import pytest
+
 from jobproxy.daemon.process import raise_file_limit
 from jobproxy.sandbox.processes import find_free_port
 from tests.support.socket_client import BIG, request, result_of
@@ -65,7 +67,7 @@ def test_a_slow_client_gets_its_response_whole() -> None:
 
 
 def test_callbacks_and_health_are_served_to_the_end_on_ports_of_their_own() -> None:
-    """G1: callbacks and health are served to the end on ports of their own too."""
+    """G1, G16: callbacks and health are served to the end on their own ports; no client is."""
     callback, admin = find_free_port(), find_free_port()
     ports = {
         "callback_url": f"http://127.0.0.1:{callback}/callback",
@@ -77,6 +79,9 @@ def test_callbacks_and_health_are_served_to_the_end_on_ports_of_their_own() -> N
         health = f"http://127.0.0.1:{admin}"
         assert stage.ready(health).status == 200
         stage.stop(health)
+        # The port for clients closes at once, so that a load balancer tries another node.
+        with pytest.raises(ConnectionRefusedError):
+            stage.connect()
         for number, client in enumerate(clients):
             assert stage.ready(health).status == 503
             assert stage.call_back(number).document == {"status": "accepted"}
@@ -102,6 +107,22 @@ def test_held_clients_get_a_problem_when_the_drain_has_to_end() -> None:
             assert response.verdict[:2] == (503, DRAINING)
             assert response.headers["Connection"] == "close"
             assert client.is_ended()
+
+
+def test_jobs_are_accepted_until_the_delay_is_over() -> None:
+    """G16: after SIGTERM the proxy is not ready, and accepts jobs until the second signal."""
+    with run_stage(drain_delay="900") as stage:
+        (first,) = stage.hold(0)
+        stage.proxy.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: stage.ready().status == 503)
+        (second,) = stage.hold(1)
+        assert stage.call_back(1).status == 200
+        response = second.receive()
+        assert (response.status, response.body) == (200, result_of(1))
+        assert response.headers["Connection"] == "close"
+        stage.proxy.process.send_signal(signal.SIGTERM)
+        assert first.receive().verdict == (503, DRAINING, "yes")
+        stage.wait_for_end()
 
 
 def test_a_client_that_leaves_is_not_waited_for() -> None:

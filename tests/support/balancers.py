@@ -2,6 +2,7 @@
 
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,14 @@ class Ports:
     clients: int
     callbacks: int
     admin: int
+
+    def is_ready(self) -> bool:
+        """Whether the node says that it is ready."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz"):
+                return True
+        except OSError:
+            return False
 
 
 @frozen
