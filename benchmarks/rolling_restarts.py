@@ -1,10 +1,11 @@
 """Restarts three nodes behind a load balancer, one after another, and counts clients' errors.
 
 There are a Redis, the simulator, three nodes, and nginx or HAProxy with the configuration in
-``deploy``. Jobs come at a steady rate, each on a new connection, whatever the responses. In each
-round every node gets SIGTERM, and is started again when it has ended; the next one follows when it
-is ready, and the load balancer has had the time to see that. Each response that is not the result
-of the job is an error.
+``deploy``. Jobs come at a steady rate, each on a new connection, whatever the responses: a third of
+the clients is held, a third has a key too, and a third asks for the result. In each round every
+node gets SIGTERM, and is started again when it has ended; the next one follows when it is ready,
+and the load balancer has had the time to see that. Each job whose client does not get the result
+is an error.
 
     python benchmarks/rolling_restarts.py --balancer haproxy --rounds 20
 
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from attrs import define, field
@@ -37,6 +38,11 @@ from tests.support.redis_server import RedisServer
 
 #: Seconds until a node has ended, or is ready.
 PATIENCE = 60.0
+#: What clients do, in turn: one is held, one is held and has a key, and one is told 202 at once and
+#: asks for the result until it is there, at whichever node.
+KINDS = ("held", "with a key", "asked for")
+#: Seconds between two of its requests.
+ASK_PAUSE = 0.2
 #: Accounts that share the jobs.
 ACCOUNTS = 50
 
@@ -46,22 +52,20 @@ class Clients:
     """Clients that send jobs to a port at a steady rate.
 
     :param rate: jobs a second.
-    :ivar responses: the numbers of responses, by status and problem.
+    :ivar responses: the numbers of last responses to a job, by status and problem.
+    :ivar errors: those that are no results, by the kind of client too.
     """
 
     port: int
     rate: float
     responses: Counter[str] = field(factory=Counter, init=False)
+    errors: Counter[str] = field(factory=Counter, init=False)
     slowest: float = field(default=0.0, init=False)
     _tasks: set["asyncio.Task[None]"] = field(factory=set, init=False)
 
     @property
     def sent(self) -> int:
         return self.responses.total()
-
-    @property
-    def errors(self) -> int:
-        return self.sent - self.responses["200"]
 
     async def run(self, is_over: asyncio.Event) -> None:
         """Send jobs until it is over, and wait until each has its response."""
@@ -76,19 +80,34 @@ class Clients:
             await asyncio.wait(self._tasks)
 
     async def _send(self, number: int) -> None:
-        path = random.choice(("/proxy", "/start", "/"))
-        body = json.dumps({"account": f"a{number % ACCOUNTS}", "wait": True}).encode()
-        connection = Connection(self.port)
+        kind = KINDS[number % len(KINDS)]
         begun = time.monotonic()
         try:
-            status, _, response = await connection.post(path, body)
+            word = await self._run_job(number, kind)
         except (OSError, asyncio.TimeoutError, NotUnderstood) as error:
-            self.responses[f"no response: {type(error).__name__}"] += 1
-            return
-        finally:
-            connection.close()
+            word = f"no response: {type(error).__name__}"
         self.slowest = max(self.slowest, time.monotonic() - begun)
-        self.responses[read_word(status, response)] += 1
+        self.responses[word] += 1
+        if word != "200":
+            self.errors[f"{kind}: {word}"] += 1
+
+    async def _run_job(self, number: int, kind: str) -> str:
+        """Send a job, and ask for its result if it is not in the response; return the last word."""
+        path = random.choice(("/proxy", "/start", "/"))
+        body = json.dumps({"account": f"a{number % ACCOUNTS}", "wait": True}).encode()
+        headers = {
+            "held": "",
+            "with a key": f"Idempotency-Key: key-{number}\r\n",
+            "asked for": "Prefer: respond-async\r\n",
+        }[kind]
+        with closing(Connection(self.port)) as connection:
+            status, head, response = await connection.post(path, body, headers)
+        while status == 202:
+            path = head.decode().partition("ocation: ")[2].partition("\r\n")[0]
+            await asyncio.sleep(ASK_PAUSE)
+            with closing(Connection(self.port)) as connection:
+                status, head, response = await connection.get(path)
+        return read_word(status, response)
 
 
 def read_word(status: int, body: bytes) -> str:
@@ -155,7 +174,7 @@ async def roll(arguments: argparse.Namespace, cluster: Cluster) -> Clients:
     await asyncio.sleep(arguments.pause)
     for number in range(1, arguments.rounds + 1):
         await asyncio.to_thread(cluster.restart)
-        print(f"round {number}: {clients.sent} responses, {clients.errors} errors", flush=True)
+        print(f"round {number}: {clients.sent} jobs, {clients.errors.total()} errors", flush=True)
     is_over.set()
     await running
     return clients
@@ -168,6 +187,8 @@ def run(arguments: argparse.Namespace) -> bool:
         secret = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "secret"
         secret.write_text("a key that is long enough for callback tokens\n", encoding="ascii")
         redis = stack.enter_context(RedisServer())
+        # Without an epoch the nodes would first restore their data to an empty Redis.
+        redis.ask("SET", "jobproxy:epoch", "1")
         job_server = {"duration": str(arguments.duration), "slots-per-account": "50"}
         server = stack.enter_context(DaemonProcess("jobserver", job_server))
         options = {
@@ -182,15 +203,15 @@ def run(arguments: argparse.Namespace) -> bool:
         stack.enter_context(FRONTS[arguments.balancer].run(cluster.ports, front))
         clients = asyncio.run(roll(arguments, cluster))
         cluster.stop_all()
-    for word, count in sorted(clients.responses.items()):
+    for word, count in sorted({"200": clients.responses["200"], **clients.errors}.items()):
         print(f"{count:8} {word}")
-    print(f"{clients.slowest:8.2f} s for the slowest response")
-    restarts = arguments.rounds * len(cluster.ports)
-    print(f"{restarts} restarts behind {arguments.balancer}, {clients.errors} errors")
+    print(f"{clients.slowest:8.2f} s for the slowest job")
+    restarts, errors = arguments.rounds * len(cluster.ports), clients.errors.total()
+    print(f"{restarts} restarts behind {arguments.balancer}, {errors} errors")
     if "Traceback" in cluster.log:
         print(cluster.log)
         return False
-    return clients.sent > 0 and not clients.errors
+    return clients.sent > 0 and not errors
 
 
 def main() -> int:

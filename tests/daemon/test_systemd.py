@@ -178,3 +178,19 @@ class HeartbeatTests(NotifyTestCase):
         client.leave()
         reactor.pump([7.5] * 4)
         self.assertEqual(self.manager.receive(), [])
+
+    def test_stopping_is_sent_before_the_delay(self) -> None:
+        """G16: STOPPING is sent when the delay begins, and again when draining does."""
+        service, reactor = self.start(JOBPROXY_DRAIN_DELAY="5")
+        reactor.run()
+        self.manager.receive()
+        client = self.hold(reactor)
+        stopping = service.stopService()
+        status = "not ready, drains in 5 s, 1 clients held"
+        self.assertEqual(self.manager.receive(), [{"STOPPING": "1", "STATUS": status}])
+        client.leave()
+        reactor.advance(5)
+        status = "draining, 0 clients held"
+        self.assertEqual(self.manager.receive(), [{"STOPPING": "1", "STATUS": status}])
+        reactor.pump([*TURNS * [0], *TURNS * [0], 5])
+        self.successResultOf(stopping)
