@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from twisted.application.internet import TimerService
 from twisted.application.service import IService, MultiService
+from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 
 from jobproxy import __version__, logs
@@ -60,7 +61,8 @@ def build_daemon(
         for endpoint in endpoints:
             assert factory is not None
             mode = OPERATOR_MODE if factory is proxy.admin else CLIENT_MODE
-            port = ListeningService(restrict(endpoint, mode), factory, reactor)
+            place = serverFromString(reactor, restrict(endpoint, mode))
+            port = ListeningService(place, factory, reactor)
             ports.append(port)
             if factory is proxy.clients and settings.callback_listen:
                 closed_first.append(port)

@@ -1,14 +1,17 @@
 """Ports that lose no connection when they close."""
 
 import select
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IReactorTime, IReadDescriptor
+from twisted.internet.interfaces import IReactorTime, IReadDescriptor, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
+from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+_log = Logger()
 
 #: More than enough readings of a port for the longest queue of connections: the first accepts one,
 #: and each further one up to 20 more than the one before it.
@@ -22,14 +25,15 @@ class ListeningService(Service):
     that are there when the socket is closed, although their clients may have sent a request.
     Twisted's own service does not do that.
 
-    :param description: of the endpoint, for strports.
-    :param reactor: one that can listen and tells the time.
+    :param clock: the reactor of the endpoint.
     """
 
-    def __init__(self, description: str, factory: Factory, reactor: Any) -> None:
-        self._endpoint = serverFromString(reactor, description)
+    def __init__(
+        self, endpoint: IStreamServerEndpoint, factory: Factory, clock: IReactorTime
+    ) -> None:
+        self._endpoint = endpoint
         self._factory = factory
-        self._clock: IReactorTime = reactor
+        self._clock = clock
         self._listening: Deferred[Any] | None = None
 
     def privilegedStartService(self) -> None:
@@ -38,11 +42,16 @@ class ListeningService(Service):
         :raises Exception: if that fails at once.
         """
         super().privilegedStartService()
-        failures: list[Failure] = []
-        self._listening = self._endpoint.listen(self._factory).addErrback(failures.append)
-        for failure in failures:
-            self._listening = None
-            failure.raiseException()
+        listening = self._endpoint.listen(self._factory)
+        if listening.called:
+            failures: list[Failure] = []
+            listening.addErrback(failures.append)
+            for failure in failures:
+                failure.raiseException()
+        else:
+            # Those of Twisted know at once; one that a plugin adds may not.
+            listening.addErrback(partial(_log.failure, "cannot listen"))
+        self._listening = listening
 
     def startService(self) -> None:
         super().startService()
@@ -52,9 +61,14 @@ class ListeningService(Service):
     def stopService(self) -> Any:
         super().stopService()
         listening, self._listening = self._listening, None
-        return None if listening is None else listening.addCallback(self._close)
+        if listening is None:
+            return None
+        listening.cancel()
+        return listening.addCallback(self._close)
 
     def _close(self, port: Any) -> Any:
+        if port is None:
+            return None
         if IReadDescriptor.providedBy(port):
             # A port closes in the next turn of the loop. This comes directly before it, so that
             # hardly any time is left for further connections.

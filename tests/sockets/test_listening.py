@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import maybeDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThread
 
@@ -28,7 +29,7 @@ CLOSING = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 async def check(endpoint: str, family: int, address: Any) -> None:
     """Check that all who are connected when the service stops get a response."""
     server = make_server(Echo(), reactor, Traffic())
-    service = ListeningService(endpoint, server, reactor)
+    service = ListeningService(serverFromString(reactor, endpoint), server, reactor)
     service.privilegedStartService()
     service.startService()
     with ExitStack() as stack:
@@ -67,7 +68,7 @@ async def test_clients_in_the_queue_of_a_unix_socket_are_served(tmp_path: Path) 
 def test_port_that_is_taken_is_an_error_at_once() -> None:
     """G5: a port that is taken is an error when the service starts, and it can still be stopped."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+        endpoint = TCP4ServerEndpoint(reactor, taken.getsockname()[1], interface="127.0.0.1")
         service = ListeningService(endpoint, make_server(Echo(), reactor, Traffic()), reactor)
         with pytest.raises(CannotListenError):
             service.privilegedStartService()
