@@ -113,7 +113,7 @@ def test_clients_of_every_node_get_their_results(front: Front) -> None:
 
 
 def test_a_client_that_has_left_is_not_held(front: Front) -> None:
-    """Q3: if a client leaves, the load balancer leaves its node, which holds nobody then."""
+    """If a client leaves, the load balancer leaves its node, which holds nobody then."""
     with run_cluster(front, duration="900") as running:
         client = Client(running.port)
         client.send_job(0)
