@@ -159,9 +159,9 @@ class Cluster:
         for ports in list(self._nodes):
             self.stop(ports)
 
-    def restart(self) -> None:
-        """Restart all nodes, one after another."""
-        for ports in self.ports:
+    def restart(self, number: int) -> None:
+        """Restart some nodes, one after another."""
+        for ports in self.ports[:number]:
             self.stop(ports)
             self.start(ports)
             time.sleep(self.pause)
@@ -173,7 +173,7 @@ async def roll(arguments: argparse.Namespace, cluster: Cluster) -> Clients:
     running = asyncio.create_task(clients.run(is_over))
     await asyncio.sleep(arguments.pause)
     for number in range(1, arguments.rounds + 1):
-        await asyncio.to_thread(cluster.restart)
+        await asyncio.to_thread(cluster.restart, arguments.nodes)
         print(f"round {number}: {clients.sent} jobs, {clients.errors.total()} errors", flush=True)
     is_over.set()
     await running
@@ -206,7 +206,7 @@ def run(arguments: argparse.Namespace) -> bool:
     for word, count in sorted({"200": clients.responses["200"], **clients.errors}.items()):
         print(f"{count:8} {word}")
     print(f"{clients.slowest:8.2f} s for the slowest job")
-    restarts, errors = arguments.rounds * len(cluster.ports), clients.errors.total()
+    restarts, errors = arguments.rounds * arguments.nodes, clients.errors.total()
     print(f"{restarts} restarts behind {arguments.balancer}, {errors} errors")
     if "Traceback" in cluster.log:
         print(cluster.log)
@@ -218,6 +218,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--balancer", choices=FRONTS, default="nginx")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--nodes", type=int, default=3, choices=(1, 2, 3), help="of three that are restarted"
+    )
     parser.add_argument("--rate", type=float, default=30.0, help="jobs a second; %(default)s")
     parser.add_argument("--duration", type=float, default=0.5, help="seconds of a job; %(default)s")
     parser.add_argument(

@@ -59,7 +59,8 @@ class Drain:
         """Refuse new jobs, and wait until no client is held, for the timeout at most."""
         table = self._gateways[0].table
         clients = table.clients
-        self._gateway.leave()
+        for gateway in self._gateways:
+            gateway.leave()
         if self._delay:
             await self._linger()
         _log.info("draining: {held} clients are held", held=clients.held)
@@ -96,7 +97,7 @@ class Drain:
     async def _linger(self) -> None:
         """Accept jobs until the delay is over; each connection ends with its next response."""
         _log.info("not ready any more; the drain begins in {delay:g} s", delay=self._delay)
-        held = self._gateway.table.clients.held
+        held = self._gateways[0].table.clients.held
         status = f"not ready, drains in {self._delay:g} s, {held} clients held"
         self._notifier.notify(STOPPING="1", STATUS=status)
         for factory in self._factories:

@@ -79,7 +79,7 @@ class DelayTests(ProxyTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.shutdown = Drain(
-            self.clock, self.gateway, [self.site, self.admin_site], 20, Notifier(), delay=5
+            self.clock, [self.gateway], [self.site, self.admin_site], 20, Notifier(), delay=5
         )
         self.idle = self.connect().get("/elsewhere")
         self.drained = Deferred.fromCoroutine(self.shutdown.finish_jobs())
