@@ -18,6 +18,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from jobproxy.ctl_parser import make_parser
+from jobproxy.ctl_profiles import FailedTrial, check_profiles, run_trial
 from jobproxy.store.inspection import export, inspect
 from jobproxy.store.sqlite_file import BadStore
 from jobproxy.util.tables import list_counts, make_table
@@ -169,6 +170,23 @@ class Command:
                 self._write(json.dumps(row).encode() + b"\n")
         except BadStore as error:
             raise Failed(f"{path} {error}") from error
+
+    async def check_profiles(self) -> None:
+        found = list(check_profiles(self._arguments.files))
+        listed = [{"profile": name, "error": error or None} for name, error in found]
+        lines = [error or f"{name}: right" for name, error in found]
+        self._print({"profiles": listed}, lambda: "\n".join(lines) + "\n")
+        wrong = [name for name, error in found if error]
+        if wrong:
+            raise Failed(f"{len(wrong)} of {len(found)} profiles cannot be used")
+
+    async def try_profile(self) -> None:
+        chosen = self._arguments
+        try:
+            for line in run_trial(chosen.file, chosen.request, chosen.ack, chosen.callback):
+                self._write(f"{line}\n".encode())
+        except FailedTrial as error:
+            raise Failed(str(error)) from error
 
     async def drain(self) -> None:
         """Drain the proxy, and wait until its process has ended."""

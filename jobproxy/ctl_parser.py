@@ -92,6 +92,7 @@ def _add_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) ->
     ):
         added = add(store_commands, name, action, text, is_local=True)
         added.add_argument("path", metavar="PATH", type=read_path)
+    _add_profile_commands(commands, add)
     drain = add(
         commands,
         "drain",
@@ -101,3 +102,24 @@ def _add_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) ->
     drain.add_argument(
         "--no-wait", action="store_true", help="do not wait until the process has ended"
     )
+
+
+def _add_profile_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
+    profile = commands.add_parser("profile", help="check or try a profile: how an API is spoken to")
+    to = profile.add_subparsers(metavar="command", required=True)
+    check = add(to, "check", "check_profiles", "check profiles, to the last key", is_local=True)
+    check.add_argument("files", metavar="FILE", nargs="+")
+    trial = add(
+        to,
+        "try",
+        "try_profile",
+        "show what a profile makes of messages in files, without a network: the start request that "
+        "would be sent, what is read in an ack and a callback, and what the client would get",
+        is_local=True,
+    )
+    trial.add_argument("file", metavar="FILE", help="the profile, or the name of a shipped one")
+    trial.add_argument(
+        "--request", required=True, metavar="FILE", help="the client's request, as HTTP"
+    )
+    trial.add_argument("--ack", metavar="FILE", help="the response to the start request")
+    trial.add_argument("--callback", metavar="FILE", help="a callback")

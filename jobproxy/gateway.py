@@ -16,8 +16,8 @@ from jobproxy.jobs.hold_times import HoldTimes
 from jobproxy.jobs.record import JobRecord, Origin
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.jobs.unknown_words import UnknownWords
+from jobproxy.profiles.messages import Scope
 from jobproxy.profiles.readings import Reading
-from jobproxy.upstream.follow_ups import messages_of
 from jobproxy.upstream.starts import Starter, StartRequest
 from jobproxy.wire.jobs import AnyJob, key_digest_of
 from jobproxy.wire.preferences import Preferences
@@ -207,7 +207,7 @@ class Gateway:
             circuit.record_callback()
         if job_id is not None and self.coordinator.is_elsewhere(job_id):
             return self.coordinator.relay(job_id, report).addCallback(_check_relayed)
-        delivery, record = self.table.complete(job_id, report)
+        delivery, record = self.table.complete(job_id, report, profile=self.profile)
         if delivery.is_refused:
             self.callbacks[_REFUSED_RESULTS[delivery]] += 1
             raise ProblemError(_REFUSED_CALLBACKS[delivery])
@@ -217,12 +217,22 @@ class Gateway:
         securing = None if record is None else self.coordinator.secure(record)
         return delivery if securing is None else securing.addCallback(lambda _: delivery)
 
+    def find_named(self, job_id: str | None, upstream_id: str | None) -> JobRecord | None:
+        """Return the record of a callback, by its token's job id or by its upstream id."""
+        if job_id is not None:
+            return self.table.find(job_id)
+        named = Report(b"", upstream_id, None)
+        return self.table.indexes.of(self.profile).find(named)
+
     def deliver_thin(
-        self, job_id: str | None, reading: Reading, record: JobRecord
+        self, record: JobRecord, reading: Reading, scope: Scope
     ) -> Delivery | Deferred[Delivery]:
-        """Receive a callback that says only that a job has ended, and fetch the result."""
-        follow_ups, scope = self.starter.follow_ups, messages_of(record)
-        if follow_ups is None or scope is None or record.is_ended:
+        """Receive a callback that says only that a job has ended, and fetch the result.
+
+        :param scope: with the job's request and ack.
+        """
+        follow_ups, job_id = self.starter.follow_ups, record.job_id
+        if follow_ups is None or record.is_ended:
             return self.deliver(job_id, reading.report)
         follow_ups.begin_fetch(record, scope, reading, lambda report: self.deliver(job_id, report))
         return Delivery.ACCEPTED

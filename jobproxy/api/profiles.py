@@ -13,6 +13,7 @@ from jobproxy.api.holding import ClientHolder
 from jobproxy.api.origins import NO_PAGES, Origins
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
+from jobproxy.jobs.delivery import Delivery
 from jobproxy.profiles.job import make_job
 from jobproxy.profiles.messages import Message, Scope, read_headers
 from jobproxy.profiles.profile import Profile
@@ -95,10 +96,13 @@ class ProfileCallbackRoutes:
             raise ProblemError(
                 Problem(Kind.UNSIGNED, "The signature of the callback is missing or wrong.")
             )
-        record = None if job_id is None else self._gateway.table.find(job_id)
-        known = (None if record is None else messages_of(record)) or Scope()
-        full = Scope(known.request, known.response, message)
-        reading = read_message(profile, profile.callback, full)
+        reading = read_message(profile, profile.callback, Scope(message=message))
+        record = self._gateway.find_named(job_id, reading.report.upstream_id)
+        known = None if record is None else messages_of(record)
+        if known is not None:
+            # The URL of the result may need what the ack has said.
+            full = Scope(known.request, known.response, message)
+            reading = read_message(profile, profile.callback, full)
         if not reading.is_known:
             _log.warn(
                 "a callback of profile {profile} has the state {word}, which the profile does not "
@@ -106,11 +110,12 @@ class ProfileCallbackRoutes:
                 profile=profile.name,
                 word=reading.word,
             )
-        if reading.result_url is not None and record is not None:
-            delivery = self._gateway.deliver_thin(job_id, reading, record)
-        else:
-            delivery = self._gateway.deliver(job_id, reading.report)
-        return respond_to_callback(request, delivery)
+        if job_id is None and reading.report.upstream_id is None:
+            # One URL for all can get events about other things than jobs.
+            return respond_to_callback(request, Delivery.LATE)
+        if reading.result_url is not None and record is not None and known is not None:
+            return respond_to_callback(request, self._gateway.deliver_thin(record, reading, known))
+        return respond_to_callback(request, self._gateway.deliver(job_id, reading.report))
 
 
 def read_request(request: Request, names: frozenset[bytes], path: dict[str, str]) -> Message:

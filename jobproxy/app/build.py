@@ -173,7 +173,7 @@ def _count_kept(
         "running": retention.unattended.size,
         "outcomes": retention.outcomes.size,
         "orphans": retention.orphans.size,
-        "parked": table.index.parked_bytes,
+        "parked": table.indexes.parked_bytes,
         "unsent": 0 if outbox is None else outbox.size,
     }
 

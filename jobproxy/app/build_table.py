@@ -23,11 +23,12 @@ def build_table(
     reactor, store, node = environment.reactor, environment.store, environment.node
     events = JobEvents(environment.wants_events)
     if store is None:
-        upstream_ids = None
+        by_id = [profile.name for profile in settings.profile if profile.correlates_by_id]
         if settings.correlate_by is CorrelateBy.ID:
-            upstream_ids = UpstreamIds(
-                lambda: signer.mint().job_id, settings.start_timeout, environment.parked_bounds
-            )
+            by_id.append("")
+        ids = UpstreamIds(
+            lambda: signer.mint().job_id, settings.start_timeout, environment.parked_bounds
+        )
         table = CorrelationTable(
             reactor,
             settings.retain,
@@ -35,7 +36,7 @@ def build_table(
             key_life=settings.key_life,
             bounds=environment.bounds,
             strict_ids=settings.strict_ids,
-            upstream_ids=upstream_ids,
+            upstream_ids=dict.fromkeys(by_id, ids),
         )
         return table, LocalCoordinator(table, reactor), None
     outbox = Outbox(reactor, settings.retain, environment.bounds)

@@ -286,6 +286,11 @@ class Options(DaemonOptions):
                 "--correlate-by id needs a --callback-url with a path of its own that "
                 f"cannot be guessed, not {path}"
             )
+        for profile in self["profile"] or ():
+            if profile.correlates_by_id and self["store"] != MEMORY:
+                raise usage.UsageError(
+                    f'profile {profile.name} has correlate-by = "id", which needs --store memory:'
+                )
         self._check_store()
 
     def _check_store(self) -> None:

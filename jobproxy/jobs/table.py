@@ -1,6 +1,6 @@
 """The correlation table: the job records of a node, and the only code that ends jobs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from attrs import define, field
@@ -11,7 +11,8 @@ from jobproxy.jobs import job_problems
 from jobproxy.jobs.clients import WaitingClients
 from jobproxy.jobs.delivery import Delivery, judge
 from jobproxy.jobs.events import JobEvents, Observer, Source
-from jobproxy.jobs.index import Index, TokenIndex, UpstreamIdIndex, UpstreamIds
+from jobproxy.jobs.index import UpstreamIds
+from jobproxy.jobs.indexes import Indexes
 from jobproxy.jobs.keys import Keys
 from jobproxy.jobs.record import NO_ORIGIN, JobRecord, Origin
 from jobproxy.jobs.retention import Bounds, Retention
@@ -36,8 +37,8 @@ class CorrelationTable(Service):
     :param key_life: seconds that an Idempotency-Key starts no second job.
     :param bounds: of each map of the retention.
     :param strict_ids: whether a callback about another upstream id than the ack's is refused.
-    :param upstream_ids: how to find jobs by upstream id; :data:`None`: callbacks have tokens.
-    :ivar index: finds records by other names.
+    :param upstream_ids: how to find jobs by upstream id, by profile; other callbacks have tokens.
+    :ivar indexes: find records by other names.
     :ivar keys: the idempotency keys of jobs.
     :ivar retention: the records that no client waits for.
     :ivar clients: the held clients.
@@ -50,10 +51,10 @@ class CorrelationTable(Service):
     _lifetime: float = field(default=LIFETIME, kw_only=True)
     _key_life: float = field(default=LIFETIME, kw_only=True)
     _bounds: Bounds = field(factory=Bounds, kw_only=True)
-    _upstream_ids: UpstreamIds | None = field(default=None, kw_only=True)
+    _upstream_ids: Mapping[str, UpstreamIds] = field(factory=dict, kw_only=True)
     _strict_ids: bool = field(default=False, kw_only=True)
     _records: dict[str, JobRecord] = field(factory=dict, init=False, repr=False)
-    index: Index = field(init=False, repr=False)
+    indexes: Indexes = field(init=False, repr=False)
     keys: Keys = field(init=False, repr=False)
     retention: Retention = field(init=False, repr=False)
     clients: WaitingClients = field(init=False, repr=False)
@@ -67,10 +68,9 @@ class CorrelationTable(Service):
         self.clients = WaitingClients(
             self._clock, self.retention, self._observer, self.fail, self._forget
         )
-        self.index = TokenIndex()
-        if self._upstream_ids is not None:
-            keep, drop = self._keep_unclaimed, self.retention.drop_orphan
-            self.index = UpstreamIdIndex(self._clock, self._upstream_ids, keep, drop)
+        self.indexes = Indexes(
+            self._clock, self._upstream_ids, self._keep_unclaimed, self.retention.drop_orphan
+        )
 
     def __len__(self) -> int:
         """Return how many jobs have not ended, with or without clients."""
@@ -186,22 +186,28 @@ class CorrelationTable(Service):
             self.retention.move(record, self.retention.unattended)
 
     def complete(
-        self, job_id: str | None, report: Report, source: Source = Source.HERE
+        self,
+        job_id: str | None,
+        report: Report,
+        source: Source = Source.HERE,
+        profile: str = "",
     ) -> tuple[Delivery, JobRecord | None]:
         """Receive a callback, and fire the Deferreds of all clients if it ends the job.
 
         :param job_id: from the callback's token; :data:`None`: it has no token.
         :param source: how the callback came.
+        :param profile: of the job server that has sent it.
         :return: what the table did with it, and the job's record, which the table may have
             forgotten already for lack of room; nothing has changed if it is refused.
         """
-        record = self.index.find(report) if job_id is None else self._records.get(job_id)
+        index = self.indexes.of(profile)
+        record = index.find(report) if job_id is None else self._records.get(job_id)
         if record is None:
             if job_id is None:
-                return self.index.park(report), None
+                return index.park(report), None
             if report.is_progress:
                 return Delivery.LATE, None
-            record = self._revive(job_id)
+            record = self._revive(job_id, profile)
         delivery = judge(record, report, is_strict=self._strict_ids)
         if delivery is Delivery.PROGRESS:
             record.last_report = self._clock.seconds()
@@ -233,7 +239,7 @@ class CorrelationTable(Service):
         self._end_all(list(self._records.values()), self._stop)
         self.retention.clear()
         self.keys.clear()
-        self.index.clear()
+        self.indexes.clear()
         return super().stopService()
 
     def _end_all(self, records: list[JobRecord], end: Callable[[JobRecord], None]) -> None:
@@ -293,7 +299,7 @@ class CorrelationTable(Service):
             self._observer.job_changed(record, Source.HERE)
         record.kept_in = None
         del self._records[record.job_id]
-        self.index.remove(record)
+        self.indexes.of(record.profile).remove(record)
         self.keys.bury(record)
         if cancel_start is not None:
             cancel_start()
@@ -301,18 +307,19 @@ class CorrelationTable(Service):
     def _add_upstream_id(self, record: JobRecord, ack: Report) -> None:
         """Add the id in an ack to the index, and complete the job if its callback came before."""
         if ack.upstream_id is not None and record.state is not State.FORGOTTEN:
-            parked = self.index.add(record, ack.upstream_id)
+            parked = self.indexes.of(record.profile).add(record, ack.upstream_id)
             if parked is not None:
                 self.complete(record.job_id, parked)
 
-    def _keep_unclaimed(self, job_id: str, report: Report) -> JobRecord:
+    def _keep_unclaimed(self, profile: str, job_id: str, report: Report) -> JobRecord:
         """Create a record for a callback whose ack did not come."""
-        _, record = self.complete(job_id, report)
+        _, record = self.complete(job_id, report, profile=profile)
         assert record is not None
         return record
 
-    def _revive(self, job_id: str) -> JobRecord:
+    def _revive(self, job_id: str, profile: str) -> JobRecord:
         """Create a record for a job that was forgotten, or that an earlier process started."""
-        record = self._records[job_id] = JobRecord(job_id, self._clock.seconds())
+        record = JobRecord(job_id, self._clock.seconds(), profile=profile)
+        self._records[job_id] = record
         record.overdue = record.created
         return record

@@ -26,10 +26,12 @@ class Keys:
     """The keys of a file, each read once.
 
     :param path: of the file.
+    :param folder: where its secrets are, unless ``$CREDENTIALS_DIRECTORY`` says it.
     :param text: all of it.
     """
 
     path: Path
+    folder: Path
     text: str
     _tables: Mapping[str, Any]
 
@@ -80,15 +82,18 @@ class Keys:
         return tuple(values)
 
     def read_secret(self, name: str, path: Any) -> bytes:
-        """Return the content of a file; a relative path is one in ``$CREDENTIALS_DIRECTORY``."""
+        """Return the content of a file; a relative path is one in the folder of secrets."""
         if not isinstance(path, str) or not path:
             raise self.wrong(name, "must be the name of a file")
-        folder = os.environ.get("CREDENTIALS_DIRECTORY") or self.path.parent
-        place = Path(folder, path)
+        place = Path(os.environ.get("CREDENTIALS_DIRECTORY") or self.folder, path)
         try:
             return place.read_bytes()
         except OSError as error:
-            raise self.wrong(name, f"{place} cannot be read: {error.strerror}") from None
+            reason = (
+                f"{place} cannot be read: {error.strerror}; CREDENTIALS_DIRECTORY names the folder "
+                "of secrets"
+            )
+            raise self.wrong(name, reason) from None
 
     def wrong(self, name: str, reason: str, text: str = "", at: int = 0) -> BadProfile:
         """Return the error of a key.

@@ -75,6 +75,20 @@ def parse_path(text: str) -> PathPattern:
     return PathPattern(text, tuple(segments), wide)
 
 
+def match_path(pattern: PathPattern, path: str) -> dict[str, str] | None:
+    """Return the variables in a path; :data:`None`: it is another one."""
+    segments = path.strip("/").split("/") if path.strip("/") else []
+    found: dict[str, str] = {}
+    for number, (name, is_variable) in enumerate(pattern.segments):
+        if number >= len(segments) or not (is_variable or segments[number] == name):
+            return None
+        if name == pattern.wide:
+            return found | {name: "/".join(segments[number:])}
+        if is_variable:
+            found[name] = segments[number]
+    return found if len(segments) == len(pattern.segments) else None
+
+
 def is_safe(value: str) -> bool:
     """Whether the value of a variable leads to no other place (``..``, an encoded slash)."""
     return bool(value) and not any(

@@ -51,7 +51,9 @@ def read_profile(name: str) -> Profile:
         raise BadProfile(f"{path}: is not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise BadProfile(f"{path}: is not TOML: {error}") from None
-    keys = Keys(path, text, tables)
+    # A shipped profile is in the package, where nobody puts secrets.
+    folder = Path() if path.parent == SHIPPED else path.parent
+    keys = Keys(path, folder, text, tables)
     for found in _list_keys(tables):
         if found not in NAMES:
             close = get_close_matches(found, NAMES, 1)

@@ -2,8 +2,9 @@
 
 from jobproxy.wire.reports import Report
 from tests.api.test_profiles import ProfileTestCase
-from tests.support.clients import Client
+from tests.support.clients import Client, Response
 from tests.support.job_server import Start
+from tests.support.profiles import SECRET
 
 CREDENTIALS = {"Authorization": "Bearer secret-credential"}
 
@@ -260,3 +261,59 @@ class PollTests(FollowUpTestCase):
         self.assert_problem(again, 405, "method-not-allowed", started="yes")
         unknown = self.connect().request(f"/jobs/{'x' * 38}", None, method="DELETE").response
         self.assert_problem(unknown, 404, "job-unknown", started="unknown")
+
+
+class ByIdTests(FollowUpTestCase):
+    """One webhook for all jobs, shared with others; the result has to be fetched."""
+
+    profile = """
+        path = "/jobs"
+        account = "$request.header.Authorization"
+        correlate-by = "id"
+        [start]
+        url = "{URL}/jobs"
+        forward = ["Authorization"]
+        [start.set]
+        "$request.body#/background" = true
+        [callback]
+        id = "$message.payload#/data/id"
+        state = "$message.payload#/type"
+        progress = []
+        succeeded = ["response.completed"]
+        failed = ["response.failed"]
+        verify = { scheme = "token", header = "X-Secret", secret-file = "secret" }
+        [result]
+        url = "{URL}/jobs/{$message.payload#/data/id}"
+    """
+    url = "http://proxy.example/callback/api"
+
+    def notify(self, body: bytes, secret: str = SECRET) -> Response:
+        return self.call_back_to(self.url, body, X_Secret=secret)
+
+    def test_job_is_found_by_its_id(self) -> None:
+        client, start = self.run_job(b'{"id":"r1","status":"queued"}')
+        self.assertEqual(start.body, {"background": True})
+        other = self.notify(b'{"type":"response.completed","data":{"id":"r2"}}')
+        self.assertEqual(other.json, {"status": "parked"})
+        unknown = self.notify(b'{"type":"batch.completed","data":{}}')
+        self.assertEqual((unknown.status, unknown.json), (200, {"status": "late"}))
+        receipt = self.notify(b'{"type":"response.completed","data":{"id":"r1"}}')
+        self.assertEqual(receipt.json, {"status": "accepted"})
+        self.check_asked(2, b"GET", "/jobs/r1").respond(b'{"id":"r1","output":"x"}')
+        self.assertEqual(client.response.body, b'{"id":"r1","output":"x"}')
+
+    def test_callback_that_is_not_signed_changes_nothing(self) -> None:
+        client, _ = self.run_job(b'{"id":"r1"}')
+        body = b'{"type":"response.completed","data":{"id":"r1"}}'
+        self.assert_problem(self.notify(body, "wrong"), 401, "unsigned")
+        self.assert_problem(self.call_back_to(self.url, body), 401, "unsigned")
+        self.assertTrue(client.is_held)
+        self.assertEqual(self.gateway.callbacks["unsigned"], 2)
+        client.leave()
+
+    def test_callback_before_the_ack_is_parked(self) -> None:
+        client = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
+        body = b'{"type":"response.failed","data":{"id":"r1"}}'
+        self.assertEqual(self.notify(body).json, {"status": "parked"})
+        self.starts[0].respond(b'{"id":"r1"}')
+        self.assertEqual(client.response.body, body)
