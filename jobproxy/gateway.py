@@ -2,52 +2,27 @@
 
 import math
 from collections import Counter
-from typing import cast
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from jobproxy.cluster.coordinator import Coordinator
 from jobproxy.jobs import job_problems
-from jobproxy.jobs.delivery import Delivery
+from jobproxy.jobs.delivery import REFUSED_CALLBACKS, REFUSED_RESULTS, Delivery
 from jobproxy.jobs.hold_times import HoldTimes
 from jobproxy.jobs.record import JobRecord, Origin
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.jobs.unknown_words import UnknownWords
-from jobproxy.profiles.messages import Scope
+from jobproxy.profiles.messages import Message
 from jobproxy.profiles.readings import Reading
+from jobproxy.upstream.follow_ups import messages_of
+from jobproxy.upstream.silence import Silence
 from jobproxy.upstream.starts import Starter, StartRequest
 from jobproxy.wire.jobs import AnyJob, key_digest_of
 from jobproxy.wire.preferences import Preferences
-from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError, job_unknown, not_found
+from jobproxy.wire.problems import Kind, Problem, ProblemError, job_unknown, not_found
 from jobproxy.wire.reports import ENDED, Report
 from jobproxy.wire.tokens import TokenSigner, is_job_id
-
-_REFUSED_CALLBACKS = {
-    Delivery.MISMATCH: Problem(
-        Kind.CALLBACK_CONFLICT, "The id is not the one in the ack of this job's start."
-    ),
-    Delivery.UNNAMED: Problem(
-        Kind.INVALID_REQUEST,
-        "The callback does not name a job.",
-        errors=(FieldError("/id", "must be the id in the ack of a job"),),
-    ),
-}
-#: How refused callbacks are counted.
-_REFUSED_RESULTS = {
-    Delivery.MISMATCH: "conflict",
-    Delivery.UNNAMED: "malformed",
-}
-#: Acks without any callback after which something must be wrong.
-UNHEARD = 20
-SILENCE = (
-    "No callback has come to this proxy yet: its operator should check that the job server can "
-    "reach the callback URL."
-)
-
-_log = Logger()
 
 
 @define(eq=False)
@@ -80,13 +55,14 @@ class Gateway:
     is_leaving: bool = field(default=False, init=False)
     is_draining: bool = field(default=False, init=False)
     callbacks: Counter[str] = field(factory=Counter, init=False)
-    _has_warned: bool = field(default=False, init=False)
+    _silence: Silence = field(init=False)
     _unknown_words: UnknownWords = field(factory=UnknownWords, init=False)
     #: What tokens are valid for: one profile's job server must not end another one's jobs.
     _scope: bytes = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._scope = self.profile.encode()
+        self._silence = Silence(self.starter.job_server.results)
 
     def submit(
         self, job: AnyJob, preferences: Preferences, request_id: bytes
@@ -102,8 +78,8 @@ class Gateway:
         """
         self._admit()
         self._check_queue(job, preferences)
-        if not self.callbacks and not self._has_warned:
-            self._warn_if_unheard()
+        if not self.callbacks:
+            self._silence.warn(self.callbacks)
         token = self._signer.mint(self._scope)
         key = preferences.key
         key_digest = key_digest_of(job, key) if key else None
@@ -209,8 +185,8 @@ class Gateway:
             return self.coordinator.relay(job_id, report).addCallback(_check_relayed)
         delivery, record = self.table.complete(job_id, report, profile=self.profile)
         if delivery.is_refused:
-            self.callbacks[_REFUSED_RESULTS[delivery]] += 1
-            raise ProblemError(_REFUSED_CALLBACKS[delivery])
+            self.callbacks[REFUSED_RESULTS[delivery]] += 1
+            raise ProblemError(REFUSED_CALLBACKS[delivery])
         self.callbacks[delivery.value] += 1
         if report.state not in ENDED and report.state is not None:
             self._unknown_words.note(report.state, delivery)
@@ -225,14 +201,16 @@ class Gateway:
         return self.table.indexes.of(self.profile).find(named)
 
     def deliver_thin(
-        self, record: JobRecord, reading: Reading, scope: Scope
+        self, record: JobRecord, reading: Reading, message: Message
     ) -> Delivery | Deferred[Delivery]:
         """Receive a callback that says only that a job has ended, and fetch the result.
 
-        :param scope: with the job's request and ack.
+        :param message: the callback.
         """
-        follow_ups, job_id = self.starter.follow_ups, record.job_id
-        if follow_ups is None or record.is_ended:
+        follow_ups, job_id, scope = self.starter.follow_ups, record.job_id, messages_of(record)
+        if follow_ups is not None and scope is None and follow_ups.keep_early(record, message):
+            return Delivery.ACCEPTED
+        if follow_ups is None or scope is None or record.is_ended or not reading.result_url:
             return self.deliver(job_id, reading.report)
         follow_ups.begin_fetch(record, scope, reading, lambda report: self.deliver(job_id, report))
         return Delivery.ACCEPTED
@@ -258,8 +236,7 @@ class Gateway:
     @property
     def is_unheard(self) -> bool:
         """Whether many jobs were acknowledged, and no callback has ever come."""
-        results = self.starter.job_server.results
-        return not self.callbacks and results["acknowledged"] + results["no-id"] >= UNHEARD
+        return self._silence.is_broken(self.callbacks)
 
     def reasons_not_ready(self) -> list[str]:
         """Return why a load balancer should send jobs to another proxy."""
@@ -316,27 +293,10 @@ class Gateway:
             takes_state=is_async,
         )
         if not self.callbacks:
-            waiting.addErrback(self._explain_silence)
+            waiting.addErrback(self._silence.explain, self.callbacks)
         if self.starter.follow_ups is not None:
             waiting.addErrback(self.starter.follow_ups.client_left, record)
         return self.coordinator.remember(waiting, record, is_async=is_async)
-
-    def _warn_if_unheard(self) -> None:
-        if self.is_unheard:
-            self._has_warned = True
-            _log.error(
-                "{number} jobs were acknowledged, and no callback has ever come: can the job "
-                "server reach the callback URL?",
-                number=UNHEARD,
-            )
-
-    def _explain_silence(self, failure: Failure) -> Failure:
-        """Say in a ``wait-over`` what is mostly wrong if no callback has ever come."""
-        if failure.check(ProblemError) and not self.callbacks:
-            problem = cast(ProblemError, failure.value).problem
-            if problem.kind is Kind.WAIT_OVER:
-                raise ProblemError(evolve(problem, detail=f"{problem.detail} {SILENCE}"))
-        return failure
 
 
 def _refusal(problem: Problem, record: JobRecord | None) -> ProblemError:
@@ -349,5 +309,5 @@ def _refusal(problem: Problem, record: JobRecord | None) -> ProblemError:
 def _check_relayed(delivery: Delivery) -> Delivery:
     """Raise the problem of a callback that the store refused."""
     if delivery.is_refused:
-        raise ProblemError(evolve(_REFUSED_CALLBACKS[delivery], started="yes"))
+        raise ProblemError(evolve(REFUSED_CALLBACKS[delivery], started="yes"))
     return delivery

@@ -113,8 +113,10 @@ class ProfileCallbackRoutes:
         if job_id is None and reading.report.upstream_id is None:
             # One URL for all can get events about other things than jobs.
             return respond_to_callback(request, Delivery.LATE)
-        if reading.result_url is not None and record is not None and known is not None:
-            return respond_to_callback(request, self._gateway.deliver_thin(record, reading, known))
+        is_thin = profile.callback.url is not None and not reading.report.is_progress
+        if is_thin and record is not None:
+            delivery = self._gateway.deliver_thin(record, reading, message)
+            return respond_to_callback(request, delivery)
         return respond_to_callback(request, self._gateway.deliver(job_id, reading.report))
 
 

@@ -5,6 +5,7 @@ from enum import Enum
 from twisted.logger import Logger
 
 from jobproxy.jobs.record import JobRecord
+from jobproxy.wire.problems import FieldError, Kind, Problem
 from jobproxy.wire.reports import Report
 
 _log = Logger()
@@ -45,7 +46,23 @@ class Delivery(Enum):
         return Delivery.DUPLICATE.value if self is Delivery.CONFLICT else self.value
 
 
-_REFUSED = frozenset({Delivery.MISMATCH, Delivery.UNNAMED})
+#: What the job server gets for a callback that is refused.
+REFUSED_CALLBACKS = {
+    Delivery.MISMATCH: Problem(
+        Kind.CALLBACK_CONFLICT, "The id is not the one in the ack of this job's start."
+    ),
+    Delivery.UNNAMED: Problem(
+        Kind.INVALID_REQUEST,
+        "The callback does not name a job.",
+        errors=(FieldError("/id", "must be the id in the ack of a job"),),
+    ),
+}
+#: How such callbacks are counted.
+REFUSED_RESULTS = {
+    Delivery.MISMATCH: "conflict",
+    Delivery.UNNAMED: "malformed",
+}
+_REFUSED = frozenset(REFUSED_CALLBACKS)
 
 
 def judge(record: JobRecord, report: Report, *, is_strict: bool) -> Delivery:

@@ -200,11 +200,15 @@ class CorrelationTable(Service):
         :return: what the table did with it, and the job's record, which the table may have
             forgotten already for lack of room; nothing has changed if it is refused.
         """
-        index = self.indexes.of(profile)
-        record = index.find(report) if job_id is None else self._records.get(job_id)
-        if record is None:
-            if job_id is None:
+        if job_id is None:
+            index = self.indexes.of(profile)
+            record = index.find(report)
+            if record is None:
                 return index.park(report), None
+        else:
+            record = self._records.get(job_id)
+        if record is None:
+            assert job_id is not None
             if report.is_progress:
                 return Delivery.LATE, None
             record = self._revive(job_id, profile)
@@ -299,14 +303,17 @@ class CorrelationTable(Service):
             self._observer.job_changed(record, Source.HERE)
         record.kept_in = None
         del self._records[record.job_id]
-        self.indexes.of(record.profile).remove(record)
+        if self._upstream_ids:
+            self.indexes.of(record.profile).remove(record)
         self.keys.bury(record)
         if cancel_start is not None:
             cancel_start()
 
     def _add_upstream_id(self, record: JobRecord, ack: Report) -> None:
         """Add the id in an ack to the index, and complete the job if its callback came before."""
-        if ack.upstream_id is not None and record.state is not State.FORGOTTEN:
+        if not self._upstream_ids or ack.upstream_id is None:
+            return
+        if record.state is not State.FORGOTTEN:
             parked = self.indexes.of(record.profile).add(record, ack.upstream_id)
             if parked is not None:
                 self.complete(record.job_id, parked)

@@ -2,13 +2,19 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from attrs import define
 
-from jobproxy.profiles.expressions import BadExpression
+from jobproxy.profiles.expressions import (
+    BadExpression,
+    Expression,
+    Source,
+    Template,
+    parse_template,
+)
 from jobproxy.profiles.paths import BadPath
 from jobproxy.profiles.places import find_place
 
@@ -166,6 +172,29 @@ def choose(*words: str) -> Callable[[str], str]:
         return text
 
     return check
+
+
+def read_url(keys: Keys, name: str, sources: Sequence[Source]) -> Template | None:
+    """Return the template of a URL, whose values may come from some sources alone."""
+
+    def parse(text: str) -> Template:
+        template = parse_template(text)
+        for each in template.expressions:
+            check_source(sources, each)
+        return template
+
+    return keys.parse(name, parse, None)
+
+
+def check_source(sources: Sequence[Source], expression: Expression) -> Expression:
+    """Return an expression.
+
+    :raises BadExpression: if its value does not come from one of these sources.
+    """
+    if expression.part != "constant" and expression.source not in sources:
+        known = " or ".join(source.value for source in sources)
+        raise BadExpression(f"{expression.text} is not known here; use {known}")
+    return expression
 
 
 def _split(name: str) -> list[str]:

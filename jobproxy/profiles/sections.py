@@ -3,49 +3,34 @@
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from attrs import evolve
 
-from jobproxy.profiles.assignments import (
-    Array,
-    Assignment,
-    Base64,
-    Constant,
-    Table,
-    Text,
-    Value,
-)
 from jobproxy.profiles.expressions import (
-    BadExpression,
     Expression,
     Source,
-    Template,
     parse_expression,
-    parse_template,
 )
 from jobproxy.profiles.header_names import find_header_names
 from jobproxy.profiles.hosts import place_of
 from jobproxy.profiles.keys import (
     Keys,
+    check_source,
     choose,
     read_methods,
     read_number,
     read_optional_number,
     read_seconds,
-    read_statuses,
+    read_url,
 )
-from jobproxy.profiles.paths import PathPattern, parse_path
+from jobproxy.profiles.paths import parse_path
 from jobproxy.profiles.profile import (
-    BUSY,
-    REJECTED,
     AckRule,
     CancelRule,
     Limits,
     MessageRule,
     PollRule,
     Profile,
-    StartRule,
     Words,
 )
 from jobproxy.profiles.signatures import (
@@ -57,16 +42,10 @@ from jobproxy.profiles.signatures import (
     Verifier,
     read_secrets,
 )
+from jobproxy.profiles.start_section import make_start
 from jobproxy.wire.reports import PROGRESS
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-#: Headers of a start request that are not the client's business, or ours.
-_OWN_HEADERS = frozenset(
-    {
-        "connection", "content-encoding", "content-length", "content-type", "expect", "host",
-        "idempotency-key", "keep-alive", "prefer", "te", "trailer", "transfer-encoding", "upgrade",
-    }
-)  # fmt: skip
 #: The longest pattern, and the longest id that it is tried on.
 MAX_PATTERN = 200
 
@@ -77,7 +56,7 @@ def make_profile(name: str, keys: Keys) -> Profile:
     :raises BadProfile: if something in it is wrong.
     """
     path = keys.parse("path", parse_path, parse_path("/proxy"))
-    start = _make_start(keys, path)
+    start = make_start(keys, path)
     callback = _make_callback(keys)
     url = None if start.url is None else start.url.parts[0]
     host = place_of(url) if isinstance(url, str) else None
@@ -104,70 +83,6 @@ def make_profile(name: str, keys: Keys) -> Profile:
     return evolve(profile, headers=find_header_names(profile))
 
 
-def _make_start(keys: Keys, path: PathPattern) -> StartRule:
-    forward = tuple(each.lower() for each in keys.read_texts("start.forward", ()))
-    for header in forward:
-        if not _HEADER.fullmatch(header) or header in _OWN_HEADERS:
-            raise keys.wrong("start.forward", f"{header!r} cannot be forwarded")
-    changes = [
-        *(
-            Assignment(keys.parse_text("start.remove", text, _parse_target), None)
-            for text in keys.read_texts("start.remove", ())
-        ),
-        *(
-            Assignment(
-                keys.parse_text(f"start.set.{target}", target, _parse_target),
-                _make_value(keys, f"start.set.{target}", value, deep=0),
-            )
-            for target, value in keys.read("start.set", dict, {}).items()
-        ),
-    ]
-    url = _read_url(keys, "start.url", (Source.REQUEST, Source.CALLBACK))
-    if url is not None:
-        _check_fixed_host(keys, url)
-        for each in url.expressions:
-            if each.part == "path" and each.name not in path.names:
-                raise keys.wrong("start.url", f"{{{each.name}}} is not in path", each.text)
-    return StartRule(
-        method=read_methods(keys, "start.method", ("POST",))[0],
-        url=url,
-        forward=forward,
-        forward_query=keys.read("start.forward-query", bool, default=False),
-        changes=changes,
-        busy=read_statuses(keys, "start.busy", BUSY),
-        rejected=read_statuses(keys, "start.rejected", REJECTED),
-    )
-
-
-def _check_fixed_host(keys: Keys, url: Template) -> None:
-    first = url.parts[0]
-    parts = urlsplit(first) if isinstance(first, str) else None
-    is_fixed = parts is not None and parts.hostname and (parts.path or len(url.parts) == 1)
-    if parts is None or parts.scheme not in ("http", "https") or not is_fixed:
-        raise keys.wrong("start.url", "must begin with http:// or https:// and a fixed host")
-    if parts.username or parts.fragment:
-        raise keys.wrong("start.url", "must have neither a user nor a fragment")
-
-
-def _make_value(keys: Keys, name: str, value: Any, *, deep: int) -> Value:
-    if deep > 16:
-        raise keys.wrong(name, "is nested too deeply")
-    if isinstance(value, bool | int | float):
-        return Constant(value)
-    if isinstance(value, str):
-        return Text(keys.parse_text(name, value, _parse_start_template))
-    if isinstance(value, list):
-        return Array([_make_value(keys, name, each, deep=deep + 1) for each in value])
-    if not isinstance(value, dict):
-        raise keys.wrong(name, "must not be a date or a time")
-    if set(value) == {"file"}:
-        return Constant(keys.read_secret(name, value["file"]).decode("utf-8", "replace").strip())
-    if set(value) == {"base64"}:
-        return Base64(_make_value(keys, name, value["base64"], deep=deep + 1))
-    members = {key: _make_value(keys, name, each, deep=deep + 1) for key, each in value.items()}
-    return Table(members)
-
-
 def _make_ack(keys: Keys) -> AckRule:
     sources = (Source.RESPONSE, Source.REQUEST)
     accepted = keys.read("ack.accepted", dict, {})
@@ -192,12 +107,12 @@ def _make_callback(keys: Keys) -> MessageRule:
         state=_read_optional(keys, "callback.state", sources, "$message.payload#/state"),
         words=_read_words(keys, "callback", Words()),
         body=_read_optional(keys, "result.body", sources, ""),
-        url=_read_url(keys, "result.url", (Source.RESPONSE, Source.MESSAGE, Source.REQUEST)),
+        url=read_url(keys, "result.url", (Source.RESPONSE, Source.MESSAGE, Source.REQUEST)),
     )
 
 
 def _make_poll(keys: Keys, callback: MessageRule) -> PollRule | None:
-    url = _read_url(keys, "poll.url", (Source.RESPONSE, Source.REQUEST))
+    url = read_url(keys, "poll.url", (Source.RESPONSE, Source.REQUEST))
     if url is None:
         if keys.find("poll") is not None:
             raise keys.wrong("poll", "needs a url")
@@ -207,7 +122,7 @@ def _make_poll(keys: Keys, callback: MessageRule) -> PollRule | None:
     if keys.find("poll.body") is not None:
         body = _read_optional(keys, "poll.body", sources, "")
     if keys.find("poll.result-url") is not None:
-        result_url = _read_url(keys, "poll.result-url", (Source.RESPONSE, Source.MESSAGE))
+        result_url = read_url(keys, "poll.result-url", (Source.RESPONSE, Source.MESSAGE))
     state = callback.state
     if keys.find("poll.state") is not None:
         state = _read_optional(keys, "poll.state", sources, "")
@@ -228,7 +143,7 @@ def _make_poll(keys: Keys, callback: MessageRule) -> PollRule | None:
 
 
 def _make_cancel(keys: Keys) -> CancelRule | None:
-    url = _read_url(keys, "cancel.url", (Source.RESPONSE, Source.REQUEST))
+    url = read_url(keys, "cancel.url", (Source.RESPONSE, Source.REQUEST))
     if url is None:
         if keys.find("cancel") is not None:
             raise keys.wrong("cancel", "needs a url")
@@ -307,39 +222,7 @@ def _read_optional(
     text = default if text is None else text
     if text == "":
         return None
-    return keys.parse_text(name, text, lambda each: _from(sources, parse_expression(each)))
-
-
-def _read_url(keys: Keys, name: str, sources: Sequence[Source]) -> Template | None:
-    def parse(text: str) -> Template:
-        template = parse_template(text)
-        for each in template.expressions:
-            _from(sources, each)
-        return template
-
-    return keys.parse(name, parse, None)
-
-
-def _from(sources: Sequence[Source], expression: Expression) -> Expression:
-    if expression.part != "constant" and expression.source not in sources:
-        known = " or ".join(source.value for source in sources)
-        raise BadExpression(f"{expression.text} is not known here; use {known}")
-    return expression
-
-
-def _parse_target(text: str) -> Expression:
-    expression = _from((Source.REQUEST,), parse_expression(text))
-    is_part = expression.part in ("query", "header") or bool(expression.names)
-    if not is_part or (expression.part == "header" and expression.name.lower() in _OWN_HEADERS):
-        raise BadExpression("must name a member of the body, a parameter of the query or a header")
-    return expression
-
-
-def _parse_start_template(text: str) -> Template:
-    template = parse_template(text)
-    for each in template.expressions:
-        _from((Source.REQUEST, Source.CALLBACK), each)
-    return template
+    return keys.parse_text(name, text, lambda each: check_source(sources, parse_expression(each)))
 
 
 def _parse_pattern(text: str) -> re.Pattern[str] | None:

@@ -71,6 +71,8 @@ class FollowUps:
     _now: Callable[[], float]
     results: Counter[str] = field(factory=Counter, init=False)
     _pauses: Backoff = field(init=False)
+    #: The thin callbacks that came before the ack, by job id.
+    _early: dict[str, Message] = field(factory=dict, init=False, repr=False)
     #: The results that are being fetched, by job id.
     _fetching: dict[str, Deferred[Any]] = field(factory=dict, init=False, repr=False)
 
@@ -156,6 +158,30 @@ class FollowUps:
         self._fetching[record.job_id] = fetching
         fetching.addCallback(deliver).addErrback(self._log_crash, record)
         fetching.addBoth(self._end_fetch, record.job_id)
+
+    def keep_early(self, record: JobRecord, message: Message) -> bool:
+        """Keep a callback until the ack of its job comes, if the result has to be fetched then.
+
+        :return: whether it is kept.
+        """
+        if self._profile.callback.url is None or record.acked is not None or record.is_ended:
+            return False
+        self._early.setdefault(record.job_id, message)
+        return True
+
+    async def take_early(self, record: JobRecord) -> Report | None:
+        """Return the result of a callback that came before the ack, if there is one."""
+        message = self._early.pop(record.job_id, None)
+        if message is None:
+            return None
+        scope = messages_of(record) or Scope()
+        full = Scope(scope.request, scope.response, message)
+        reading = read_message(self._profile, self._profile.callback, full)
+        return await self.fetch(record, scope, reading)
+
+    def forget_early(self, record: JobRecord) -> None:
+        """Forget such a callback: the start of its job has ended."""
+        self._early.pop(record.job_id, None)
 
     def _end_fetch(self, _: object, job_id: str) -> None:
         del self._fetching[job_id]

@@ -156,6 +156,8 @@ class Start:
                 self._waiting = starter.slots.requeue(account)
         finally:
             starter.kept_bytes -= self._job.size
+            if starter.follow_ups is not None:
+                starter.follow_ups.forget_early(record)
 
     async def _send(self, record: JobRecord, request: StartRequest) -> float | None:
         """Send one start request.
@@ -224,18 +226,20 @@ class Start:
     async def _follow_up(self, record: JobRecord) -> None:
         """Ask for a job that was acknowledged, or cancel one that nobody wants any more."""
         follow_ups = self._starter.follow_ups
-        if follow_ups is None or record.ack is None:
+        if follow_ups is None:
             return
-        if not is_wanted(record):
-            await follow_ups.cancel(record)
-        elif follow_ups.polls:
-            self._waiting = polling = Deferred.fromCoroutine(follow_ups.poll(record))
-            try:
-                report = await polling
-            except CancelledError:
-                return
-            if report is not None and not record.is_ended:
-                self._starter.table.complete(record.job_id, report)
+        report = await follow_ups.take_early(record)
+        if report is None and record.ack is not None:
+            if not is_wanted(record):
+                await follow_ups.cancel(record)
+            elif follow_ups.polls:
+                self._waiting = polling = Deferred.fromCoroutine(follow_ups.poll(record))
+                try:
+                    report = await polling
+                except CancelledError:
+                    return
+        if report is not None and not record.is_ended:
+            self._starter.table.complete(record.job_id, report)
 
     def _doubt(self, record: JobRecord) -> float | None:
         """Record an ambiguous start; return the pause before another one, if there is one."""

@@ -86,12 +86,22 @@ class ThinTests(FollowUpTestCase):
         self.starts[1].respond(b'{"why":"x"}')
         self.assertEqual((client.response.status, client.response.body), (502, b'{"why":"x"}'))
 
-    def test_thin_callback_before_the_ack_is_the_result(self) -> None:
+    def test_thin_callback_before_the_ack_is_kept(self) -> None:
+        """The ack has the id to ask with."""
+        client = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
+        receipt = self.call_back_to(self.callback_url(self.starts[0]), b'{"state":"done"}')
+        self.assertEqual(receipt.json, {"status": "accepted"})
+        self.assertTrue(client.is_held)
+        self.starts[0].respond(b'{"id":"1"}')
+        self.check_asked(2, b"GET", "/jobs/1/result").respond(b"result")
+        self.assertEqual(client.response.body, b"result")
+
+    def test_thin_callback_of_an_ambiguous_start_is_the_result(self) -> None:
         """There is no id to ask with."""
         client = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
         self.call_back_to(self.callback_url(self.starts[0]), b'{"state":"done"}')
+        self.starts[0].respond(b"", 500)
         self.assertEqual(client.response.body, b'{"state":"done"}')
-        self.starts[0].respond(b'{"id":"1"}')
 
 
 class ElsewhereTests(FollowUpTestCase):
