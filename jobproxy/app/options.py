@@ -58,7 +58,7 @@ def read_profiles(text: str) -> list[Profile]:
     try:
         profiles = [read_profile(name) for name in text.split()]
     except BadProfile as error:
-        raise ValueError(f": {error}") from error
+        raise ValueError(f"is wrong: {error}") from error
     for what, values in (
         ("name", [profile.name for profile in profiles]),
         ("path", [profile.path.text for profile in profiles]),

@@ -1,8 +1,13 @@
 """``jobproxyctl profile``: checks profiles, and tries them on files."""
 
+import re
+import shlex
 from pathlib import Path
+from textwrap import dedent
 
-from tests.support.processes import run
+import pytest
+
+from tests.support.processes import ROOT, run
 
 RIGHT = """
 path = "/jobs"
@@ -48,3 +53,20 @@ def test_profile_is_tried(tmp_path: Path) -> None:
     done = run("jobproxyctl", "profile", "try", profile, "--request", callback)
     assert done.returncode == 1
     assert done.stderr == ("jobproxyctl: the path / is not that of the profile: /jobs\n")
+
+
+def test_tutorial_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files and the commands of docs/profiles.rst, with the output that it shows."""
+    page = (ROOT / "docs/profiles.rst").read_text(encoding="utf-8")
+    block = r"^\.\. code-block:: \w+\n{}\n((?:   .*\n|\n)+)"
+    for name, text in re.findall(block.format(r"   :caption: (\S+)\n"), page, re.MULTILINE):
+        (tmp_path / name).write_text(dedent(text).rstrip("\n") + "\n")
+    assert len(list(tmp_path.iterdir())) == 4
+    monkeypatch.chdir(tmp_path)
+    consoles = [dedent(text).strip() for text in re.findall(block.format(""), page, re.MULTILINE)]
+    tried = [text for text in consoles if text.startswith("$ jobproxyctl")]
+    assert len(tried) == 2
+    for text in tried:
+        command, _, output = text.removeprefix("$ ").partition("\n")
+        done = run(*shlex.split(command))
+        assert (done.returncode, done.stdout.strip()) == (0, output), done.stderr
