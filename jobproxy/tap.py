@@ -10,13 +10,12 @@ from twisted.application.service import MultiService
 from twisted.internet.error import ReactorNotRunning
 
 from jobproxy.app.build import build_proxy
+from jobproxy.app.build_client import make_agent
 from jobproxy.app.build_store import UnusableStore, make_store, prepare
 from jobproxy.app.environment import Environment
 from jobproxy.app.options import Options
 from jobproxy.app.service import build_daemon, make_monotonic
-from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import PlainClient
-from jobproxy.http1.limits import ClientLimits
 from jobproxy.wire.tokens import make_node
 
 __all__ = ["Options", "makeService"]
@@ -41,14 +40,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     if config["check"]:
         sys.stdout.write("jobproxy: all options are right\n")
         raise SystemExit(0)
-    agent = PooledAgent(
-        reactor,
-        ClientLimits(
-            body=settings.max_body,
-            connections=settings.max_starts,
-            idle_time=settings.upstream_idle,
-        ),
-    )
+    agent = make_agent(settings, reactor)
     node = make_node()
     environment = Environment(
         reactor=reactor,

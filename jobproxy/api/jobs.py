@@ -1,8 +1,9 @@
 """The routes for clients that speak the work sample's way: POST a job and be held."""
 
 import re
+from collections.abc import Sequence
 
-from attrs import define
+from attrs import define, evolve
 from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -11,9 +12,9 @@ from jobproxy.api.holding import ClientHolder
 from jobproxy.api.origins import NO_PAGES, Origins
 from jobproxy.http1.request import Request
 from jobproxy.util.steps import run_in_steps
-from jobproxy.wire.jobs import parse_job, parse_large_job
+from jobproxy.wire.jobs import Job, parse_job, parse_large_job
 from jobproxy.wire.large_json import LARGE
-from jobproxy.wire.preferences import parse_preferences
+from jobproxy.wire.preferences import Preferences, parse_preferences
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 
 #: Where jobs are accepted: jobproxy's own path, and those that clients of the job server use.
@@ -28,12 +29,14 @@ class ClientRoutes:
 
     :param allows_callbacks: whether a client may set a callback URL of its own.
     :param origins: the web pages that may start jobs.
+    :param forwarded: names of headers, in lower case, that go on with the start request.
     """
 
     _holder: ClientHolder
     _clock: IReactorTime
     _allows_callbacks: bool = False
     _origins: Origins = NO_PAGES
+    _forwarded: Sequence[bytes] = ()
 
     def add_to(self, app: Klein) -> None:
         for path in PROXY_PATHS:
@@ -54,8 +57,15 @@ class ClientRoutes:
         if len(request.body) > LARGE:
             work = parse_large_job(request.body, allows_callbacks=self._allows_callbacks)
             parsing = run_in_steps(self._clock, work)
-            return parsing.addCallback(self._holder.begin, request, preferences)
+            return parsing.addCallback(self._begin, request, preferences)
         job = parse_job(request.body, allows_callbacks=self._allows_callbacks)
+        return self._begin(job, request, preferences)
+
+    def _begin(self, job: Job, request: Request, preferences: Preferences) -> Deferred[bytes]:
+        if self._forwarded:
+            found = [(name, request.find_header(name)) for name in self._forwarded]
+            kept = tuple((name, value) for name, value in found if value is not None)
+            job = evolve(job, headers=kept)
         return self._holder.begin(job, request, preferences)
 
 

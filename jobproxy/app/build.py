@@ -223,7 +223,15 @@ def _make_job_routes(
             has_tokens = settings.correlate_by is CorrelateBy.TOKEN
             callbacks.append(CallbackRoutes(gateway, path, has_tokens))
             allows_callbacks = settings.allow_client_callbacks
-            clients.append(ClientRoutes(holder, environment.reactor, allows_callbacks, origins))
+            clients.append(
+                ClientRoutes(
+                    holder,
+                    environment.reactor,
+                    allows_callbacks,
+                    origins,
+                    [name.encode() for name in settings.forward_header],
+                )
+            )
         else:
             callbacks.append(ProfileCallbackRoutes(profile, gateway, path, environment.now))
             max_body = profile.limits.max_body or settings.max_body

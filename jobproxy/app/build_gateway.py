@@ -94,6 +94,7 @@ def _build_starter(shared: Shared, profile: Profile | None) -> Starter:
         environment.now,
         max_ack,
         refusals,
+        settings.job_server_header_file if profile is None else (),
     )
     lost_after = settings.lost_after if settings.on_lost is OnLost.RESTART else None
     policy = RetryPolicy(settings.retry, settings.start_attempts, lost_after, environment.random)

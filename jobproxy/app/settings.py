@@ -2,8 +2,11 @@
 
 from enum import Enum
 
-from attrs import frozen
+from attrs import field, frozen
+from twisted.internet.ssl import Certificate
 
+from jobproxy.http1.tls import ClientIdentity
+from jobproxy.http1.tunnel import HttpProxy
 from jobproxy.profiles.profile import Profile
 from jobproxy.store.address import MEMORY, StoreAddress
 from jobproxy.upstream.retries import OnLost, RetryMode
@@ -62,6 +65,11 @@ class Settings:
     max_starts: int = 256
     max_body: int = 65_536
     upstream_idle: float = 2.0
+    upstream_ca: tuple[Certificate, ...] = ()
+    upstream_certificate: ClientIdentity | None = field(default=None, repr=False)
+    upstream_proxy: HttpProxy | None = None
+    job_server_header_file: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    forward_header: tuple[str, ...] = ()
     secret_file: tuple[bytes, ...] = ()
     store: StoreAddress = MEMORY
     slot_scope: SlotScope = SlotScope.NODE

@@ -87,8 +87,11 @@ def read_url(text: str) -> str:
 
 
 def read_server_url(text: str) -> str:
-    """Parse a URL, as :func:`read_url`, of a server that Twisted can connect to."""
-    host = urlsplit(read_url(text)).hostname or ""
+    """Parse a URL of a server that Twisted can connect to; as :func:`read_url`, with a query."""
+    base, _, query = text.partition("?")
+    if "#" in text or not query.isascii() or not query.isprintable() or " " in query:
+        raise ValueError(f"must have no fragment and no spaces, not {text!r}")
+    host = urlsplit(read_url(base)).hostname or ""
     is_address = ":" in host or not host.strip("0123456789.")
     if not is_address and (len(host) > MAX_NAME or not _NAME.fullmatch(host)):
         raise ValueError(

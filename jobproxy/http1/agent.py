@@ -19,7 +19,6 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from twisted.web.error import SchemeNotSupported
 from twisted.web.iweb import IResponse
@@ -29,6 +28,8 @@ from jobproxy.http1.client_connection import ClientConnection, ClientFactory
 from jobproxy.http1.limits import ClientLimits
 from jobproxy.http1.response import Response
 from jobproxy.http1.sender import HeaderLines, ISender
+from jobproxy.http1.tls import ClientTls
+from jobproxy.http1.tunnel import HttpProxy, TunnelEndpoint
 from jobproxy.util.tls_names import WRONG_NAME
 
 #: The errors of a TLS handshake that mean that the server is not trusted.
@@ -89,10 +90,13 @@ class PooledAgent:
     handshake says nothing of what the server has read before.
 
     :param reactor: makes connections; its time is monotonic.
+    :param proxy: through which all connections go.
     """
 
     _reactor: Any
     _limits: ClientLimits
+    _tls: ClientTls = field(factory=ClientTls)
+    _proxy: HttpProxy | None = None
     #: How many more requests may be in progress; the requests that wait for their turn.
     _free: int = field(init=False)
     _waiting: deque[Deferred[None]] = field(factory=deque, init=False)
@@ -194,22 +198,29 @@ class PooledAgent:
 
     def _make_endpoint(self, origin: Origin) -> tuple[IStreamClientEndpoint, ClientFactory]:
         scheme, name, port = origin
-        seconds = self._limits.connect_time
-        try:
-            version = ip_address(name).version
-        except ValueError:
-            endpoint: Any = HostnameEndpoint(self._reactor, name, port, timeout=seconds)
+        proxy, seconds = self._proxy, self._limits.connect_time
+        if proxy is None:
+            endpoint = self._make_tcp_endpoint(name, port)
         else:
-            kind = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
-            endpoint = kind(self._reactor, name, port, timeout=seconds)
+            to_proxy = self._make_tcp_endpoint(proxy.host, proxy.port)
+            endpoint = TunnelEndpoint(self._reactor, to_proxy, proxy, name, port, seconds)
         if scheme == "https":
-            endpoint = wrapClientTLS(optionsForClientTLS(name), endpoint)
+            endpoint = wrapClientTLS(self._tls.options_for(name), endpoint)
         # All connections to an origin share one map of idle ones.
         idle = self._idle.setdefault(origin, {})
         tls_name = name if scheme == "https" else None
         return endpoint, ClientFactory(
             self._limits, tls_name, lambda connection: idle.pop(connection, None)
         )
+
+    def _make_tcp_endpoint(self, name: str, port: int) -> Any:
+        seconds = self._limits.connect_time
+        try:
+            version = ip_address(name).version
+        except ValueError:
+            return HostnameEndpoint(self._reactor, name, port, timeout=seconds)
+        kind = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
+        return kind(self._reactor, name, port, timeout=seconds)
 
     def _take_idle(self, origin: Origin) -> ClientConnection | None:
         idle = self._idle.get(origin)

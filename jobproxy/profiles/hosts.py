@@ -15,7 +15,8 @@ def place_of(url: str) -> str | None:
         host, port = parts.hostname, parts.port
     except ValueError:
         return None
-    if parts.scheme not in _PORTS or not host or "@" in parts.netloc or not url.isprintable():
+    is_plain = url.isascii() and url.isprintable() and " " not in url
+    if parts.scheme not in _PORTS or not host or "@" in parts.netloc or not is_plain:
         return None
     host = f"[{host}]" if ":" in host else host.rstrip(".")
     return host if port in (None, _PORTS[parts.scheme]) else f"{host}:{port}"

@@ -10,6 +10,7 @@ from attrs import define, field
 from twisted.internet import error as errors
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.web._newclient import RequestNotSent
 from twisted.web.client import (
     RequestGenerationFailed,
@@ -21,6 +22,7 @@ from twisted.web.iweb import IResponse
 from jobproxy.http1.agent import Untrusted
 from jobproxy.http1.client import CLOSE, PlainClient, read_body
 from jobproxy.http1.response import BodyTooBig
+from jobproxy.http1.tunnel import TunnelRefused
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.keepalive import Call, KeepAlivePolicy
 from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
@@ -31,6 +33,8 @@ from jobproxy.wire.jobs import AnyJob
 from jobproxy.wire.problems import Kind, Problem
 from jobproxy.wire.reports import Report
 from jobproxy.wire.start_calls import StartCall
+
+_log = Logger()
 
 _NEVER_SENT = (
     errors.ConnectError,
@@ -60,6 +64,7 @@ class JobServer:
     :param now: returns Unix time in seconds, for a ``Retry-After`` with a date.
     :param max_ack: bytes of a response's body that are read; a larger one counts as empty.
     :param refusals: the problem of each refusal, by its status.
+    :param headers: of all start requests, like credentials.
     :ivar results: the number of start requests by result, a label of the metrics.
     :ivar durations: of all start requests.
     """
@@ -73,6 +78,7 @@ class JobServer:
     _now: Callable[[], float] = time.time
     _max_ack: int = 65_536
     _refusals: Mapping[int, Kind] = field(default=REFUSALS, repr=False)
+    _headers: Headers = field(default=(), repr=False)
     results: Counter[str] = field(factory=Counter, init=False)
     durations: Histogram = field(factory=Histogram, init=False)
 
@@ -125,7 +131,10 @@ class JobServer:
         """
         common = start.headers if may_keep else (*start.headers, *CLOSE)
         waiting: Deferred[Any] = self._treq.request(
-            start.method, start.url or self._url, headers=(*common, *headers), data=start.body
+            start.method,
+            start.url or self._url,
+            headers=(*common, *headers, *self._headers),
+            data=start.body,
         )
         kind = "lost"
         response: IResponse | None = None
@@ -175,11 +184,11 @@ def _never_sent(error: Exception) -> NotStarted:
             retry_after=1,
         )
         return NotStarted(problem, "no-socket", Health.UNKNOWN)
-    problem = Problem(
-        Kind.UPSTREAM_UNREACHABLE,
-        "No connection to the job server could be made; the job was not started.",
-        retry_after=1,
-    )
+    detail = "No connection to the job server could be made; the job was not started."
+    if isinstance(error, TunnelRefused):
+        detail = "The HTTP proxy made no connection to the job server; the job was not started."
+        _log.warn("{error}", error=error)
+    problem = Problem(Kind.UPSTREAM_UNREACHABLE, detail, retry_after=1)
     results = [result for cause, result in _CAUSES.items() if isinstance(error, cause)]
     return NotStarted(problem, (*results, "unreachable")[0], Health.DEAD, may_retry=True)
 

@@ -67,6 +67,7 @@ class Job:
     :param own_start: the body of the start request if the client has set a callback URL of its
         own: the client's body, unchanged.
     :param size: bytes of the client's body.
+    :param headers: of the client, which go on with the start request.
     """
 
     account: str = field(repr=False)
@@ -74,6 +75,7 @@ class Job:
     is_held: bool = True
     own_start: bytes | None = field(default=None, repr=False)
     size: int = 0
+    headers: Headers = field(default=(), repr=False)
 
     @property
     def has_own_callback(self) -> bool:
@@ -86,9 +88,9 @@ class Job:
     def to_start(self, callback_url: str) -> StartCall:
         """Return the start request: the client's members, then ours."""
         if self.own_start is not None:
-            return StartCall(self.own_start, _JSON)
+            return StartCall(self.own_start, _JSON + self.headers)
         ours = f'"wait":false,"callback":{strict_json.write_string(callback_url)}'
-        return StartCall(f"{{{self.parameters},{ours}}}".encode(), _JSON)
+        return StartCall(f"{{{self.parameters},{ours}}}".encode(), _JSON + self.headers)
 
     def read_ack(self, status: int, response: HeaderSource, body: bytes) -> Report:  # noqa: ARG002
         coding = response.find_header(b"content-encoding") or b""

@@ -7,6 +7,7 @@ from attrs import evolve
 
 from jobproxy.app.environment import Environment
 from tests.support.clients import Response
+from tests.support.job_server import URL
 from tests.support.proxy import PROBLEM, ProxyTestCase, result_of
 
 
@@ -411,3 +412,25 @@ class LenientRequestTests(ProxyTestCase):
         self.assertTrue(client.is_held)
         self.call_back(self.starts[-1], result_of("1"))
         self.assertEqual(client.response.status, 200)
+
+
+class HeaderTests(ProxyTestCase):
+    """Headers that go on with the start request."""
+
+    settings = {
+        "forward_header": ("authorization",),
+        "job_server_header_file": ((b"X-Api-Key", b"ours"),),
+        "job_server_url": f"{URL}?version=2",
+    }
+
+    def test_headers_and_the_query_go_on_with_the_start(self) -> None:
+        """Those of the client that the option names, and those of the file."""
+        headers = {"Authorization": "Bearer theirs", "Cookie": "a=b"}
+        client = self.connect().request(headers=headers)
+        request = self.starts[0].request
+        self.assertEqual(request.uri, b"/start?version=2")
+        for name, value in (("authorization", "Bearer theirs"), ("x-api-key", "ours")):
+            self.assertEqual(request.getHeader(name), value)
+        self.assertIsNone(request.getHeader("cookie"))
+        self.starts[0].respond(result_of("1"))
+        self.assertEqual(client.response.body, result_of("1"))

@@ -71,11 +71,15 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    react: React, identity: Identity | None = None, version: int | None = None
+    react: React,
+    identity: Identity | None = None,
+    version: int | None = None,
+    asks: Identity | None = None,
 ) -> AsyncIterator[Server]:
     """Have a server, over TLS if it has an identity; in the end nothing may be left of it.
 
     :param version: the only version of TLS that it speaks; :data:`None`: all.
+    :param asks: the authority of certificates that clients must have; :data:`None`: none is asked.
     """
     server = Server()
 
@@ -85,7 +89,7 @@ async def serving(
 
     factory: Any = Factory.forProtocol(build)
     if identity is not None:
-        options = identity.options()
+        options = identity.options(asks)
         if version is not None:
             options.getContext().set_min_proto_version(version)
             options.getContext().set_max_proto_version(version)

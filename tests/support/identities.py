@@ -11,9 +11,9 @@ from attrs import frozen
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from twisted.internet.ssl import CertificateOptions
+from twisted.internet.ssl import Certificate, CertificateOptions, trustRootFromCertificates
 
 ADDRESS = x509.IPAddress(ip_address("127.0.0.1"))
 
@@ -29,9 +29,19 @@ class Identity:
     def pem(self) -> bytes:
         return self.certificate.public_bytes(Encoding.PEM)
 
-    def options(self) -> Any:
-        """Return what a TLS server needs to have this identity."""
-        return CertificateOptions(cast(Any, self.key), cast(Any, self.certificate))
+    @property
+    def key_pem(self) -> bytes:
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    def options(self, asks: "Identity | None" = None) -> Any:
+        """Return what a TLS server needs to have this identity.
+
+        :param asks: the authority of the certificates that its clients must have.
+        """
+        more: dict[str, Any] = {}
+        if asks is not None:
+            more["trustRoot"] = trustRootFromCertificates([Certificate.loadPEM(asks.pem)])
+        return CertificateOptions(cast(Any, self.key), cast(Any, self.certificate), **more)
 
 
 def issue(

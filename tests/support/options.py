@@ -43,6 +43,12 @@ class OptionsTestCase(SynchronousTestCase):
         **environment: str,
     ) -> None:
         """Check that the process ends with exactly one line, and exit code 78."""
+        self.assertEqual(self.find_refusal(arguments, kind, **environment), line)
+
+    def find_refusal(
+        self, arguments: list[str], kind: type[DaemonOptions] = tap.Options, **environment: str
+    ) -> str:
+        """Return the one line with which the process ends, with exit code 78."""
         errors, output = io.StringIO(), io.StringIO()
         with (
             redirect_stderr(errors),
@@ -51,5 +57,7 @@ class OptionsTestCase(SynchronousTestCase):
         ):
             self.parse(*arguments, kind=kind, **environment)
         self.assertEqual(caught.exception.code, 78)
-        self.assertEqual(errors.getvalue(), f"{kind.program}: {line}\n")
         self.assertEqual(output.getvalue(), "")
+        (line,) = errors.getvalue().splitlines()
+        self.assertTrue(line.startswith(f"{kind.program}: "), line)
+        return line.removeprefix(f"{kind.program}: ")
