@@ -14,7 +14,7 @@ import stat
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any, cast
 
@@ -39,6 +39,9 @@ JOB_EVENTS = "jobproxy.jobs"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 #: Fields that Twisted's legacy log adds to events for its own observers.
 _LEGACY = frozenset({"format", "isError", "message", "printed", "system", "time"})
+
+#: The priority of each level, as journald reads it at the begin of a line (sd-daemon(3)).
+_PRIORITIES = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
 
 Record = dict[str, Any]
 
@@ -129,10 +132,12 @@ class LineObserver:
     """Writes each event as one line.
 
     :param format_line: returns the line, without its end, for a record.
+    :param has_priorities: whether each line begins with its priority, for journald.
     """
 
     writer: LineWriter
     _format_line: Callable[[Record], str]
+    _has_priorities: bool = False
     _now: Callable[[], float] = time.monotonic
     _limit: _RateLimit = field(init=False)
 
@@ -143,7 +148,11 @@ class LineObserver:
         if event.get("log_namespace") != JOB_EVENTS and not self._limit.allows(event):
             self.writer.dropped["limited"] += 1
             return
-        line = self._format_line(make_record(event))
+        record = make_record(event)
+        line = self._format_line(record)
+        if self._has_priorities:
+            mark = f"<{_PRIORITIES[record['level']]}>"
+            line = mark + line.replace("\n", f"\n{mark}")
         self.writer.write(line.encode("utf-8", "backslashreplace") + b"\n")
 
 
@@ -215,9 +224,17 @@ def text_lines() -> ILogObserver:
 def _observe(format_line: Callable[[Record], str]) -> ILogObserver:
     global _writer  # noqa: PLW0603 - one per process, like Twisted's log
     # Twisted replaces sys.stdout by its log from now on, so keep the descriptor.
-    _writer = LineWriter(sys.stdout.fileno())
+    descriptor = sys.stdout.fileno()
+    _writer = LineWriter(descriptor)
     atexit.register(_writer.flush)
-    return cast(ILogObserver, LineObserver(_writer, format_line))
+    observer = LineObserver(_writer, format_line, is_journal(descriptor, os.environ))
+    return cast(ILogObserver, observer)
+
+
+def is_journal(descriptor: int, environment: Mapping[str, str]) -> bool:
+    """Whether a descriptor is that of systemd's journal (``JOURNAL_STREAM``, systemd.exec(5))."""
+    found = os.fstat(descriptor)
+    return environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def is_on() -> bool:

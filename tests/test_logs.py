@@ -20,6 +20,7 @@ from jobproxy.logs import (
     Record,
     format_json,
     format_text,
+    is_journal,
 )
 
 NASTY = "a\n2026-11-24T00:00:00.000Z info forged\r\x1b[31m\x85\u2028\x00"
@@ -27,6 +28,8 @@ NASTY = "a\n2026-11-24T00:00:00.000Z info forged\r\x1b[31m\x85\u2028\x00"
 
 class LinesTestCase(SynchronousTestCase):
     """A logger whose lines are written to a pipe."""
+
+    has_priorities = False
 
     def setUp(self) -> None:
         super().setUp()
@@ -37,7 +40,9 @@ class LinesTestCase(SynchronousTestCase):
         self.now = 0.0
 
     def make_logger(self, format_line: Callable[[Record], str], name: str = "jobproxy.x") -> Logger:
-        observer: Any = LineObserver(self.writer, format_line, lambda: self.now)
+        observer: Any = LineObserver(
+            self.writer, format_line, self.has_priorities, lambda: self.now
+        )
         assert ILogObserver.providedBy(observer)
         return Logger(name, observer=LogPublisher(observer))
 
@@ -119,6 +124,32 @@ class TextTests(LinesTestCase):
         self.assertIn("crashed", first)
         self.assertGreater(len(others), 1)
         self.assertEqual([line for line in others[:-1] if not line.startswith("\t")], [])
+
+
+class JournalTests(LinesTestCase):
+    """Lines for systemd's journal."""
+
+    has_priorities = True
+
+    def test_line_begins_with_its_priority(self) -> None:
+        """Each line of a traceback, too; see sd-daemon(3)."""
+        log = self.make_logger(format_text)
+        levels = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
+        for level, priority in levels.items():
+            getattr(log, level)("hello")
+            self.assertTrue(self.read().startswith(b"<%d>2" % priority))
+        log.failure("it failed", Failure(ValueError("a bug")))
+        lines = self.read().splitlines()
+        self.assertGreater(len(lines), 1)
+        self.assertEqual({line[:3] for line in lines}, {b"<2>"})
+
+    def test_descriptor_of_the_journal_is_recognized(self) -> None:
+        """By what systemd says in ``JOURNAL_STREAM``, and by nothing else."""
+        found = os.fstat(self.writing)
+        stream = f"{found.st_dev}:{found.st_ino}"
+        self.assertTrue(is_journal(self.writing, {"JOURNAL_STREAM": stream}))
+        for other in ({}, {"JOURNAL_STREAM": f"{stream}0"}, {"JOURNAL_STREAM": ""}):
+            self.assertFalse(is_journal(self.writing, other))
 
 
 class FullTests(LinesTestCase):

@@ -279,6 +279,12 @@ TABLE = (
         is_switch=True,
     ),
     Option(
+        "config",
+        None,
+        str,
+        "TOML file with options, by the same names; flags and the environment come first",
+    ),
+    Option(
         "check",
         "no",
         read_switch,

@@ -23,7 +23,7 @@ def explain_flag(message: str, program: str, names: Iterable[str]) -> str:
     flag = match[1] + match[2]
     if match[2] in _TWISTD:
         return f"{flag} is an option of twistd: write it before {program}"
-    return f"{flag} is not an option; {_advise(match[2], names, '--')}"
+    return f"{flag} is not an option; {advise(match[2], names, '--')}"
 
 
 def find_unknown_variable(
@@ -38,11 +38,12 @@ def find_unknown_variable(
     for variable in sorted(environ):
         name = variable.removeprefix(prefix)
         if name != variable and name not in names and not _SERVICE.fullmatch(name):
-            advice = _advise(name, names, prefix)
+            advice = advise(name, names, prefix)
             return f"the environment variable {variable} is not an option; {advice}"
     return None
 
 
-def _advise(name: str, names: Iterable[str], before: str) -> str:
+def advise(name: str, names: Iterable[str], before: str) -> str:
+    """Return which of some names somebody may have meant, with what comes before it."""
     matches = get_close_matches(name, names, 1)
     return f"did you mean {before}{matches[0]}?" if matches else "see --help"

@@ -6,17 +6,20 @@ line is more useful, and an exit code that says that the configuration is wrong.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
 
 from attrs import frozen
 from twisted.python import usage
 
 from jobproxy import __version__
-from jobproxy.daemon.hints import explain_flag, find_unknown_variable
+from jobproxy.daemon.config_file import BadConfig, read_config
+from jobproxy.daemon.hints import advise, explain_flag, find_unknown_variable
 
 #: ``EX_CONFIG`` of sysexits.h: the exit code for a configuration error.
 EX_CONFIG = 78
+#: The option that names a file with others.
+CONFIG = "config"
 
 
 @frozen
@@ -100,8 +103,9 @@ class DaemonOptions(usage.Options):
         )
         if unknown is not None:
             raise usage.UsageError(unknown)
+        config = self._read_config()
         for option in self.table:
-            source, text = self._find(option)
+            source, text = self._find(option, config)
             self._texts[option.name] = text
             if text is None and option.required:
                 raise usage.UsageError(f"--{option.name} is missing (or {self.variable(option)})")
@@ -123,13 +127,34 @@ class DaemonOptions(usage.Options):
         sys.stderr.write(f"{self.program}: {message}\n")
         raise SystemExit(EX_CONFIG)
 
-    def _find(self, option: Option) -> tuple[str, str | None]:
+    def _read_config(self) -> Mapping[str, str]:
+        """Return the texts of the options in the file of ``--config``, if there is one."""
+        option = next((each for each in self.table if each.name == CONFIG), None)
+        path = None if option is None else self._find(option, {})[1]
+        if path is None:
+            return {}
+        try:
+            found = read_config(path)
+        except BadConfig as error:
+            raise usage.UsageError(f"--{CONFIG} {error}") from error
+        names = {each.name for each in self.table} - {CONFIG}
+        for name in found:
+            if name not in names:
+                advice = advise(name, names, "")
+                raise usage.UsageError(
+                    f"--{CONFIG} names {path}, where {name} is not an option; {advice}"
+                )
+        return found
+
+    def _find(self, option: Option, config: Mapping[str, str]) -> tuple[str, str | None]:
         given = self.get(option.name)
         if given is not None:
             return f"--{option.name}", given
         for variable in (self.variable(option), *option.aliases):
             if os.environ.get(variable):
                 return variable, os.environ[variable]
+        if option.name in config:
+            return f"{option.name} in the file of --{CONFIG}", config[option.name]
         return f"--{option.name}", option.default
 
 

@@ -64,6 +64,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "allow-client-callbacks": False,
                 "allow-origin": None,
                 "log-accounts": False,
+                "config": None,
                 "check": False,
             },
             "tests/app/test_options.py: state the default of each option",
