@@ -232,8 +232,17 @@ def describe_status(status: dict[str, Any]) -> str:
             ),
         ),
         ("refused", list_counts(status["refused"])),
+        *(
+            (
+                each["name"],
+                f"circuit {each['circuit']}, {each['queued']} queued, {each['starting']} starting; "
+                f"starts: {list_counts(each['starts'])}; "
+                f"callbacks: {list_counts(each['callbacks'])}",
+            )
+            for each in status.get("profiles", ())
+        ),
     ]
-    return "".join(f"{name:11}{value}\n" for name, value in rows)
+    return "".join(f"{name:10} {value}\n" for name, value in rows)
 
 
 def main() -> None:

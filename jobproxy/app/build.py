@@ -37,6 +37,8 @@ from jobproxy.gateway import Gateway
 from jobproxy.http1.body_budget import BodyBudget
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.server import ServerFactory
+from jobproxy.jobs.end_watch import EndWatch
+from jobproxy.jobs.events import JobEvents
 from jobproxy.monitoring.metrics import ProxyCollector, make_registry
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.reactor_lag import ReactorLag
@@ -93,8 +95,12 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         node=environment.node,
         entropy=environment.entropy,
     )
-    table, coordinator, outbox = build_table(settings, environment, signer)
-    gateways = build_gateways(Shared(settings, environment, table, coordinator, outbox, signer))
+    ends = None
+    if any(profile.limits.jobs_per_account for profile in settings.profile):
+        ends = EndWatch(JobEvents(environment.wants_events))
+    table, coordinator, outbox = build_table(settings, environment, signer, ends)
+    shared = Shared(settings, environment, table, coordinator, outbox, signer, ends)
+    gateways = build_gateways(shared)
     lag = ReactorLag(reactor)
     traffic = Traffic(environment.now)
     budget = BodyBudget(max(INCOMPLETE_BODIES, 2 * settings.largest_body))
@@ -136,7 +142,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         )
 
     parts = (coordinator, *(gateway.starter.slots for gateway in gateways))
-    shared = [part for part in parts if IService.providedBy(part)]
+    services = [part for part in parts if IService.providedBy(part)]
     return Proxy(
         gateways=gateways,
         signer=signer,
@@ -149,7 +155,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
             _count_connections(settings, environment),
             settings.max_connections_per_address or math.inf,
         ),
-        services=(lag, feed, *shared, table),
+        services=(lag, feed, *services, table),
     )
 
 

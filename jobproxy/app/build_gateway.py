@@ -11,6 +11,7 @@ from jobproxy.cluster.coordinator import Coordinator
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.slots import ClusterSlots
 from jobproxy.gateway import Gateway
+from jobproxy.jobs.end_watch import EndWatch
 from jobproxy.jobs.hold_times import HoldTimes
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.profiles.profile import Profile
@@ -18,6 +19,7 @@ from jobproxy.store.slots import ISlotStore
 from jobproxy.store.times import TIMES
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.follow_ups import FollowUps
+from jobproxy.upstream.job_places import JobPlaces
 from jobproxy.upstream.job_server import JobServer
 from jobproxy.upstream.keepalive import KeepAlivePolicy
 from jobproxy.upstream.limiter import AccountLimiter
@@ -31,7 +33,10 @@ from jobproxy.wire.tokens import TokenSigner
 
 @frozen(eq=False)
 class Shared:
-    """What all gateways of a process have in common."""
+    """What all gateways of a process have in common.
+
+    :param ends: tells when a job has ended, if that has to be known.
+    """
 
     settings: Settings
     environment: Environment
@@ -39,6 +44,7 @@ class Shared:
     coordinator: Coordinator
     outbox: Outbox | None
     signer: TokenSigner
+    ends: EndWatch | None = None
 
 
 def build_gateways(shared: Shared) -> Sequence[Gateway]:
@@ -108,7 +114,19 @@ def _build_starter(shared: Shared, profile: Profile | None) -> Starter:
         settings.ambiguous_grace,
         shared.coordinator.claim,
         None if profile is None else _build_follow_ups(shared, profile, max_ack),
+        None if profile is None else _build_places(shared, profile),
     )
+
+
+def _build_places(shared: Shared, profile: Profile) -> JobPlaces | None:
+    jobs = profile.limits.jobs_per_account
+    if jobs is None or shared.ends is None:
+        return None
+    settings = shared.settings
+    limiter = AccountLimiter(
+        shared.environment.reactor, jobs, settings.queue_per_account, settings.max_held
+    )
+    return JobPlaces(limiter, shared.ends)
 
 
 def _build_follow_ups(shared: Shared, profile: Profile, max_body: int) -> FollowUps | None:

@@ -73,7 +73,7 @@ def _make_sqlite(
     reactor.addSystemEventTrigger("after", "shutdown", pool.stop)
     in_thread = partial(deferToThreadPool, reactor, pool)
     session = Session(reactor, SqliteFile(address), in_thread, time.time, TIMES)
-    return SqliteStore(session, node, settings.retain, settings.key_life)
+    return SqliteStore(session, node, settings.longest_retain, settings.key_life)
 
 
 def _make_redis(settings: Settings, address: RedisAddress, reactor: Any, node: str) -> IStore:
@@ -85,5 +85,5 @@ def _make_redis(settings: Settings, address: RedisAddress, reactor: Any, node: s
         return wrapClientTLS(optionsForClientTLS(host), endpoint) if address.is_tls else endpoint
 
     return RedisStore(
-        reactor, address, make_endpoint, node, settings.retain, settings.key_life, TIMES
+        reactor, address, make_endpoint, node, settings.longest_retain, settings.key_life, TIMES
     )

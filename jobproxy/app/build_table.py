@@ -10,18 +10,25 @@ from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.remote_jobs import RemoteJobs
 from jobproxy.cluster.replicator import Replicator
 from jobproxy.cluster.store_coordinator import StoreCoordinator
-from jobproxy.jobs.events import JobEvents
+from jobproxy.jobs.end_watch import EndWatch
+from jobproxy.jobs.events import JobEvents, Observer
 from jobproxy.jobs.index import UpstreamIds
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.wire.tokens import TokenSigner
 
 
 def build_table(
-    settings: Settings, environment: Environment, signer: TokenSigner
+    settings: Settings,
+    environment: Environment,
+    signer: TokenSigner,
+    ends: EndWatch | None = None,
 ) -> tuple[CorrelationTable, Coordinator, Outbox | None]:
-    """Return the table, the coordinator, and what calls the store in the background."""
+    """Return the table, the coordinator, and what calls the store in the background.
+
+    :param ends: observes the table, in place of the job events alone.
+    """
     reactor, store, node = environment.reactor, environment.store, environment.node
-    events = JobEvents(environment.wants_events)
+    events: Observer = ends or JobEvents(environment.wants_events)
     if store is None:
         by_id = [profile.name for profile in settings.profile if profile.correlates_by_id]
         if settings.correlate_by is CorrelateBy.ID:
@@ -31,7 +38,7 @@ def build_table(
         )
         table = CorrelationTable(
             reactor,
-            settings.retain,
+            settings.longest_retain,
             observer=events,
             key_life=settings.key_life,
             bounds=environment.bounds,
@@ -43,7 +50,7 @@ def build_table(
     replicator = Replicator(reactor, store, outbox, node, events)
     table = CorrelationTable(
         reactor,
-        settings.retain,
+        settings.longest_retain,
         observer=replicator,
         key_life=settings.key_life,
         bounds=environment.bounds,

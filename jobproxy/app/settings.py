@@ -78,6 +78,11 @@ class Settings:
     log_accounts: bool = False
 
     @property
+    def longest_retain(self) -> float:
+        """The seconds that results are kept: the longest of all, as they are kept together."""
+        return max(self.retain, *(each.limits.retain or 0 for each in self.profile), 0.0)
+
+    @property
     def largest_body(self) -> int:
         """The bytes that any message's body may have."""
         return max(self.max_body, *(each.limits.max_body or 0 for each in self.profile), 0)

@@ -60,7 +60,7 @@ class ServerCollector:
                 "Accounts with a start request that runs or waits, or a pause.",
                 lambda each: len(each.starter.limiter),
             ),
-            "queued": ("Jobs that wait for a slot.", lambda each: each.starter.limiter.queued),
+            "queued": ("Jobs that wait for a slot.", lambda each: each.starter.queued),
             "starting": ("Start requests under way.", lambda each: each.starter.limiter.running),
         }
         for name, (documentation, read) in gauges.items():

@@ -66,7 +66,7 @@ class Status:
             "held": table.clients.held,
             "maxHeld": gateway.max_held,
             "jobs": len(table),
-            "queued": sum(each.limiter.queued for each in starters),
+            "queued": sum(each.queued for each in starters),
             "starting": sum(each.limiter.running for each in starters),
             "retained": table.retention.retained,
             "retainedBytes": table.retention.retained_bytes,
@@ -186,7 +186,7 @@ def _describe_profiles(gateways: Sequence[Gateway]) -> dict[str, Any]:
         {
             "name": gateway.profile or BUILT_IN,
             "circuit": gateway.starter.job_server.circuit.phase.value,
-            "queued": gateway.starter.limiter.queued,
+            "queued": gateway.starter.queued,
             "starting": gateway.starter.limiter.running,
             "starts": dict(gateway.starter.job_server.results),
             "callbacks": dict(gateway.callbacks),

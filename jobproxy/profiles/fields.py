@@ -80,7 +80,7 @@ FIELDS = (
     Field("cancel.url", "URL template", "none", "cancels the job"),
     Field("cancel.method", "text", "POST", "the method of that request"),
     Field("limits.wait", "seconds", "--wait", "how long a client is held at most"),
-    Field("limits.retain", "seconds", "--retain", "how long a result is kept"),
+    Field("limits.retain", "seconds", "--retain", "how long a result is kept at least"),
     Field("limits.max-body", "bytes", "--max-body", "of any message"),
     Field("limits.starts-per-account", "number", "--starts-per-account", "start requests at once"),
     Field("limits.jobs-per-account", "number", "none", "jobs at once, until their result"),

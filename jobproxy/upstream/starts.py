@@ -16,6 +16,7 @@ from jobproxy.jobs.states import State
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.upstream.circuit import Phase
 from jobproxy.upstream.follow_ups import FollowUps, is_wanted
+from jobproxy.upstream.job_places import JobPlace, JobPlaces
 from jobproxy.upstream.job_server import Headers, JobServer
 from jobproxy.upstream.limiter import AccountLimiter
 from jobproxy.upstream.redaction import hide
@@ -53,6 +54,7 @@ class Starter:
     :param limiter: has the queues of the accounts.
     :param slots: grants slots: the limiter itself, or one that asks other nodes too.
     :param grace: seconds to wait for a callback after an ambiguous start.
+    :param places: bounds the jobs of an account that run at once; :data:`None`: nothing does.
     :param follow_ups: asks the job server about its jobs, if its profile says how.
     :param claim: is called before each start request of a job with an Idempotency-Key, until one
         may have reached the job server. Fires with whether to start the job on this node, or fails
@@ -68,6 +70,7 @@ class Starter:
     grace: float
     claim: Callable[[JobRecord], Deferred[bool]]
     follow_ups: FollowUps | None = None
+    places: JobPlaces | None = None
     #: Bytes of the jobs that may still be sent.
     kept_bytes: int = field(default=0, init=False)
     #: Whether a callback URL was hidden in an ack, and that was logged.
@@ -96,9 +99,20 @@ class Starter:
             self.job_server.circuit.check_allowed(job.account)
         except NotStarted as error:
             raise ProblemError(error.problem) from None
-        start = Start(self, job, self.slots.acquire(job.account))
+        if self.places is None:
+            start = Start(self, job, self.slots.acquire(job.account))
+        else:
+            place = self.places.enter(job.account)
+            # A job with a place is not refused any more, whatever waits for a slot.
+            waiting = place.granted.addCallback(lambda _: self.slots.requeue(job.account))
+            start = Start(self, job, waiting, place)
         self.kept_bytes += job.size
         return start
+
+    @property
+    def queued(self) -> int:
+        """How many jobs wait for a slot or a place."""
+        return self.limiter.queued + (0 if self.places is None else self.places.limiter.queued)
 
 
 def circuit_opened(table: CorrelationTable, profile: str) -> None:
@@ -115,6 +129,7 @@ class Start:
     _job: AnyJob
     #: Waits for a slot, a claim or the end of a pause; a start request is never cancelled.
     _waiting: Deferred[Any]
+    _place: JobPlace | None = None
     _attempts: int = field(default=0, init=False)
 
     def cancel(self) -> None:
@@ -123,6 +138,8 @@ class Start:
 
     def begin(self, record: JobRecord, request: StartRequest) -> None:
         """Start the job in the background; its record shows the progress."""
+        if self._place is not None:
+            self._place.keep(record)
         running = Deferred.fromCoroutine(self._run(record, request))
         running.addErrback(self._crash, record)
 

@@ -327,3 +327,43 @@ class ByIdTests(FollowUpTestCase):
         self.assertEqual(self.notify(body).json, {"status": "parked"})
         self.starts[0].respond(b'{"id":"r1"}')
         self.assertEqual(client.response.body, body)
+
+
+class PlaceTests(FollowUpTestCase):
+    """An API that runs only some jobs of an account at once."""
+
+    profile = """
+        path = "/jobs"
+        account = "$request.header.Authorization"
+        [start]
+        url = "{URL}/jobs"
+        [start.set]
+        "$request.body#/hook" = "{$callback.url}"
+        [limits]
+        jobs-per-account = 2
+    """
+
+    def test_job_waits_until_another_one_of_its_account_has_ended(self) -> None:
+        """However that has ended: with a result, a refusal, or without its client."""
+        clients = [self.run_job(b'{"id":"1"}')[0], self.run_job(b'{"id":"2"}')[0]]
+        third = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
+        fourth = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
+        gone = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
+        other = self.connect().request("/jobs", b"{}", headers={"Authorization": "another"})
+        self.assertEqual(len(self.starts), 3)
+        self.assertEqual(self.gateway.starter.queued, 3)
+        gone.leave()
+        self.call_back_to(self.starts[0].body["hook"], b"{}")
+        self.assertEqual(clients[0].response.status, 200)
+        self.assertEqual(len(self.starts), 4)
+        self.starts[3].respond(b"no", 422)
+        self.assert_problem(third.response, 422, "upstream-rejected")
+        self.assertEqual(len(self.starts), 5)
+        for number, client in ((1, clients[1]), (4, fourth), (2, other)):
+            self.starts[number].respond(b"", 202) if number != 1 else None
+            self.call_back_to(self.starts[number].body["hook"], b"{}")
+            self.assertEqual(client.response.status, 200)
+        self.assertEqual(self.gateway.starter.queued, 0)
+        places = self.gateway.starter.places
+        assert places is not None
+        self.assertEqual(len(places.limiter), 0)

@@ -5,6 +5,7 @@ from base64 import b64decode
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote
 
+from jobproxy.ctl import describe_status
 from jobproxy.profiles.profile import Profile
 from tests.support.clients import Client, Response
 from tests.support.job_server import Start
@@ -178,6 +179,19 @@ class ReplicateTests(ProfileTestCase):
             else:
                 self.assertEqual(set(self.starts[0].body), {"webhook", "webhook_events_filter"})
                 self.starts[0].respond(b'{"status":"succeeded"}')
+
+    def test_status_and_metrics_name_the_profile(self) -> None:
+        """What is counted for each job server has a label."""
+        _, url = self.start_one()
+        self.call_back_to(url, b'{"status":"succeeded"}')
+        status = self.operate().get("/status").response.json
+        (described,) = status["profiles"]
+        self.assertEqual((described["name"], described["starts"]), ("api", {"acknowledged": 1}))
+        self.assertIn("\napi        circuit closed, 0 queued", describe_status(status))
+        text = self.operate().get("/metrics").response.body.decode()
+        self.assertIn('jobproxy_starts_total{profile="api",result="acknowledged"} 1.0', text)
+        self.assertIn('jobproxy_callbacks_total{profile="api",result="accepted"} 1.0', text)
+        self.assertIn('jobproxy_circuit{profile="api",state="closed"} 1.0', text)
 
     def test_forged_callback_is_not_found(self) -> None:
         """A token of one profile is valid at its own URL alone."""
