@@ -232,17 +232,15 @@ def describe_status(status: dict[str, Any]) -> str:
             ),
         ),
         ("refused", list_counts(status["refused"])),
-        *(
-            (
-                each["name"],
-                f"circuit {each['circuit']}, {each['queued']} queued, {each['starting']} starting; "
-                f"starts: {list_counts(each['starts'])}; "
-                f"callbacks: {list_counts(each['callbacks'])}",
-            )
-            for each in status.get("profiles", ())
-        ),
+        *((each["name"], _describe_profile(each)) for each in status.get("profiles", ())),
     ]
     return "".join(f"{name:10} {value}\n" for name, value in rows)
+
+
+def _describe_profile(found: dict[str, Any]) -> str:
+    counts = f"circuit {found['circuit']}, {found['queued']} queued, {found['starting']} starting"
+    starts, callbacks = list_counts(found["starts"]), list_counts(found["callbacks"])
+    return f"{counts}; starts: {starts}; callbacks: {callbacks}"
 
 
 def main() -> None:
