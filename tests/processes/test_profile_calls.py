@@ -1,4 +1,4 @@
-"""Profiles with real processes: a job server that speaks another API, and a client that waits."""
+"""Profiles with real processes: a job server in a thread, which speaks another API."""
 
 import hmac
 import json
