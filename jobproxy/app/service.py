@@ -62,7 +62,8 @@ def build_daemon(
             assert factory is not None
             mode = OPERATOR_MODE if factory is proxy.admin else CLIENT_MODE
             place = serverFromString(reactor, restrict(endpoint, mode))
-            port = ListeningService(place, factory, reactor)
+            is_inherited = endpoint.startswith("systemd:")
+            port = ListeningService(place, factory, reactor, is_inherited=is_inherited)
             ports.append(port)
             if factory is proxy.clients and settings.callback_listen:
                 closed_first.append(port)
@@ -111,9 +112,9 @@ def announce(settings: Settings) -> None:
         version=__version__,
         clients=" ".join(settings.listen),
         job_server=" ".join(
-            [settings.job_server_url]
-            if settings.job_server_url
-            else [] + [f"profile {each.name}" for each in settings.profile]
+            each
+            for each in (settings.job_server_url, *(f"profile {p.name}" for p in settings.profile))
+            if each
         ),
         callbacks=callbacks,
         operator=" ".join(settings.admin_listen) or "none",

@@ -26,11 +26,19 @@ class ListeningService(Service):
     Twisted's own service does not do that.
 
     :param clock: the reactor of the endpoint.
+    :param is_inherited: whether the socket stays open for the next process, for which its queue
+        then waits.
     """
 
     def __init__(
-        self, endpoint: IStreamServerEndpoint, factory: Factory, clock: IReactorTime
+        self,
+        endpoint: IStreamServerEndpoint,
+        factory: Factory,
+        clock: IReactorTime,
+        *,
+        is_inherited: bool = False,
     ) -> None:
+        self._is_inherited = is_inherited
         self._endpoint = endpoint
         self._factory = factory
         self._clock = clock
@@ -69,7 +77,7 @@ class ListeningService(Service):
     def _close(self, port: Any) -> Any:
         if port is None:
             return None
-        if IReadDescriptor.providedBy(port):
+        if IReadDescriptor.providedBy(port) and not self._is_inherited:
             # A port closes in the next turn of the loop. This comes directly before it, so that
             # hardly any time is left for further connections.
             self._clock.callLater(0, accept_all, port)
