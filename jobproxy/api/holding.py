@@ -70,7 +70,8 @@ class JobRoutes:
         record = gateway.table.find(job_id)
         if record is not None:
             # That of the job server which has started it.
-            gateway = next(each for each in self._gateways if each.profile == record.profile)
+            found = [each for each in self._gateways if each.profile == record.profile]
+            gateway = (*found, gateway)[0]
         is_agreed = await gateway.cancel(job_id)
         words = "cancelled" if is_agreed else "refused"
         return respond(request, json.dumps({"status": words}).encode(), 202 if is_agreed else 502)

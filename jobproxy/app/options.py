@@ -11,8 +11,12 @@ from jobproxy.api.jobs import PROXY_PATHS
 from jobproxy.app.option_table import SAMPLE_URL, TABLE
 from jobproxy.app.settings import CorrelateBy, Settings, SlotScope
 from jobproxy.daemon.options import DaemonOptions
+from jobproxy.profiles.profile import Profile
 from jobproxy.store.address import MEMORY, StoreAddress
 from jobproxy.upstream.retries import OnLost
+
+#: The first segments of jobproxy's own paths.
+RESERVED = frozenset({"healthz", "jobs", "metrics", "openapi.json", "readyz"})
 
 
 class Options(DaemonOptions):
@@ -47,11 +51,22 @@ class Options(DaemonOptions):
                 f"cannot be guessed, not {path}"
             )
         for profile in self["profile"] or ():
+            self._check_profile(profile)
             if profile.correlates_by_id and self["store"] != MEMORY:
                 raise usage.UsageError(
                     f'profile {profile.name} has correlate-by = "id", which needs --store memory:'
                 )
         self._check_store()
+
+    def _check_profile(self, profile: Profile) -> None:
+        if profile.start.url is None and self["job-server-url"] is None:
+            raise usage.UsageError(f"profile {profile.name} needs a start.url or --job-server-url")
+        own = {*RESERVED, urlsplit(self["callback-url"]).path.strip("/").split("/")[0]}
+        first = profile.path.text.split("/")[1]
+        if first and first in own:
+            raise usage.UsageError(
+                f"profile {profile.name} has a path below /{first}, which jobproxy needs itself"
+            )
 
     def _check_store(self) -> None:
         store = self["store"]

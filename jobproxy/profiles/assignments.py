@@ -4,13 +4,13 @@ import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import quote, unquote_plus, urlencode
 
 from attrs import field, frozen
 
 from jobproxy.profiles.expressions import Expression, Source, Template
-from jobproxy.profiles.messages import Message, Scope
-from jobproxy.profiles.pointers import WrongPlace, remove_value, set_value
+from jobproxy.profiles.messages import MAX_FIELDS, Message, Scope
+from jobproxy.profiles.pointers import WrongPlace, add_member, remove_value, set_value
 
 
 class MissingValue(ValueError):
@@ -29,7 +29,7 @@ class Value(Protocol):
 
 @frozen
 class Constant:
-    """A number, a boolean or a secret.
+    """A number or a boolean.
 
     :param value: as :func:`json.dumps` takes it.
     """
@@ -37,6 +37,16 @@ class Constant:
     value: Any = field(repr=False)
 
     def make(self, scope: Scope) -> Any:  # noqa: ARG002 - Value's
+        return self.value
+
+
+@frozen
+class Secret:
+    """A secret out of a file."""
+
+    value: str = field(repr=False)
+
+    def make(self, scope: Scope) -> str:  # noqa: ARG002 - Value's
         return self.value
 
 
@@ -119,15 +129,25 @@ def change_body(message: Message, changes: Sequence[tuple[Expression, Any]]) -> 
         return message.body
     text = message.body.decode()
     if message.is_form:
+        if text.count("&") >= MAX_FIELDS:
+            raise ValueError(f"it has more than {MAX_FIELDS} fields")
         for target, value in changes:
             text = _change_pairs(text, target.names[0] if target.names else "", value)
         return text.encode()
     text = text if text.strip() else "{}"
+    members = set(message.tree) if isinstance(message.tree, dict) else None
     for target, value in changes:
-        if value is None:
-            text = remove_value(text, target.names)
-        else:
-            text = set_value(text, target.names, _write(value))
+        first, *rest = target.names
+        if members is None or first in members:
+            text = (
+                set_value(text, target.names, _write(value))
+                if value is not None
+                else (remove_value(text, target.names))
+            )
+        elif value is not None:
+            # The body has been read already: a search in it for each value would take long.
+            text = add_member(text, first, rest, _write(value))
+            members.add(first)
     return text.encode()
 
 
@@ -145,16 +165,14 @@ def write_header(value: Any) -> bytes:
     """
     text = value if isinstance(value, str) else _write(value)
     if not text.isprintable():
-        raise ValueError("a header cannot contain control characters")
+        raise MissingValue("A value that this proxy puts into a header has control characters")
     return text.encode("latin-1", "replace")
 
 
 def _change_pairs(text: str, name: str, value: Any) -> str:
     """Return ``name=value`` pairs without those of a name, and with a new one at the end."""
     kept = [
-        pair
-        for pair in text.split("&")
-        if pair and name not in dict(parse_qsl(pair, keep_blank_values=True))
+        pair for pair in text.split("&") if pair and unquote_plus(pair.partition("=")[0]) != name
     ]
     if value is not None:
         written = value if isinstance(value, str) else _write(value)
@@ -172,6 +190,7 @@ __all__ = [
     "Base64",
     "Constant",
     "MissingValue",
+    "Secret",
     "Table",
     "Text",
     "Value",

@@ -122,7 +122,7 @@ class Template:
 
         def encode(expression: Expression, value: str) -> str:
             is_wide = expression.part == "path" and expression.name in wide
-            return quote(value, safe="/" if is_wide else "")
+            return quote(value, safe="/" if is_wide else "", errors="replace")
 
         return self._join(scope, encode)
 

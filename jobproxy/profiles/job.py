@@ -5,7 +5,13 @@ from attrs import evolve, field, frozen
 from jobproxy.profiles.messages import Message, Scope, read_headers
 from jobproxy.profiles.profile import Profile
 from jobproxy.profiles.readings import is_accepted, read_ack
-from jobproxy.profiles.requests import check_request, digest_request, make_start, read_account
+from jobproxy.profiles.requests import (
+    check_request,
+    digest_request,
+    find_secrets,
+    make_start,
+    read_account,
+)
 from jobproxy.wire.headers import HeaderSource
 from jobproxy.wire.reports import Report
 from jobproxy.wire.start_calls import StartCall
@@ -30,7 +36,11 @@ class ProfileJob:
         return len(self.request.body)
 
     def digest(self) -> bytes:
-        return digest_request(self.request)
+        return digest_request(self.profile, self.request)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return find_secrets(self.profile, self.request)
 
     def to_start(self, callback_url: str) -> StartCall:
         return make_start(self.profile, self.request, callback_url)

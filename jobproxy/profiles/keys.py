@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from attrs import define
 
@@ -94,11 +95,10 @@ class Keys:
         place = Path(os.environ.get("CREDENTIALS_DIRECTORY") or self.folder, path)
         try:
             return place.read_bytes()
-        except OSError as error:
-            reason = (
-                f"{place} cannot be read: {error.strerror}; CREDENTIALS_DIRECTORY names the folder "
-                "of secrets"
-            )
+        except (OSError, ValueError) as error:
+            words = getattr(error, "strerror", None) or str(error)
+            folder = "CREDENTIALS_DIRECTORY names the folder of secrets"
+            reason = f"{place} cannot be read: {words}; {folder}"
             raise self.wrong(name, reason) from None
 
     def wrong(self, name: str, reason: str, text: str = "", at: int = 0) -> BadProfile:
@@ -181,6 +181,15 @@ def read_url(keys: Keys, name: str, sources: Sequence[Source]) -> Template | Non
         template = parse_template(text)
         for each in template.expressions:
             check_source(sources, each)
+        plain = "".join(part for part in template.parts if isinstance(part, str))
+        if not plain.isascii() or not plain.isprintable() or " " in plain:
+            raise ValueError("must be ASCII without spaces; write others percent-encoded")
+        if template.sole is None and not text.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://, or be one expression")
+        try:
+            urlsplit(plain)
+        except ValueError as error:
+            raise ValueError(f"is no URL: {error}") from None
         return template
 
     return keys.parse(name, parse, None)

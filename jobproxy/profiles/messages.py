@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import parse_qsl
 
 from attrs import define, field, frozen
 
-from jobproxy.profiles.pointers import Names, find_value
+from jobproxy.profiles.pointers import Names, find_value, step_into
 from jobproxy.wire.headers import HeaderSource
 from jobproxy.wire.reports import inflate
-from jobproxy.wire.strict_json import LENIENT
 
 FORM_TYPE = b"application/x-www-form-urlencoded"
 #: Fields of a form, or of a query, that are read.
 MAX_FIELDS = 1_000
+
+_TEXTS = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 
 
 @define(eq=False)
@@ -33,6 +35,8 @@ class Message:
     method: str = "POST"
     status: int = 200
     _text: str | None = field(default=None, init=False, repr=False)
+    #: The body as JSON; numbers are texts. ``...``: it was not read yet; None: it is none.
+    _tree: Any = field(default=..., init=False, repr=False)
 
     @property
     def content_type(self) -> bytes:
@@ -83,10 +87,27 @@ class Message:
         """Return a value in the body as text: a string without its quotes; null is nothing."""
         if names and self.is_form:
             return self._find_field(names)
-        text = self.find_text(names)
-        if text is None or not names or text == "null":
-            return text if text != "null" else None
-        return LENIENT.decode(text) if text[:1] == '"' else text
+        if not names:
+            return self.text
+        value = self.tree
+        for name in names:
+            value = step_into(value, name)
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        # The text of an object or an array, which has to be found in the body.
+        return self.find_text(names)
+
+    @property
+    def tree(self) -> Any:
+        """The body as JSON, whose numbers are texts as they came; :data:`None`: it is none."""
+        if self._tree is ...:
+            try:
+                self._tree = _TEXTS.decode(self.text)
+            except (ValueError, RecursionError):
+                self._tree = None
+        return self._tree
 
     def _find_field(self, names: Names) -> str | None:
         if len(names) != 1:

@@ -7,6 +7,7 @@ numbers, the order and the white space that the client has sent.
 import json
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from attrs import frozen
 
@@ -73,6 +74,29 @@ def find_value(text: str, names: Names) -> tuple[int, int] | None:
             return None
         at = found.at
     return at, _find_end(text, at)
+
+
+def step_into(value: Any, name: str) -> Any:
+    """Return a member of an object or an item of an array; :data:`None`: it is not there."""
+    if isinstance(value, dict):
+        return value.get(name)
+    if isinstance(value, list) and _INDEX.fullmatch(name) and int(name) < len(value):
+        return value[int(name)]
+    return None
+
+
+def add_member(text: str, name: str, names: Names, value: str) -> str:
+    """Return the text of an object with a new member at its end; nothing else is read.
+
+    :param text: of a valid object, which has no such member.
+    :param names: of the objects in it that lead to the value.
+    :param value: JSON text.
+    """
+    end = text.rindex("}")
+    has_members = text[:end].rstrip()[-1:] != "{"
+    behind = len(text[:end].rstrip())
+    comma = "," if has_members else ""
+    return f"{text[:behind]}{comma}{write_string(name)}:{_wrap(names, value)}{text[behind:]}"
 
 
 def set_value(text: str, names: Names, value: str) -> str:

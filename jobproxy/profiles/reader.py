@@ -1,5 +1,6 @@
 """Reads profiles: TOML files, checked to the last key."""
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -16,6 +17,8 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover
     import tomli as tomllib
 
+#: What a profile may be called.
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: Where the profiles are that come with jobproxy.
 SHIPPED = Path(__file__).parent
 
@@ -49,8 +52,13 @@ def read_profile(name: str) -> Profile:
         raise BadProfile(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BadProfile(f"{path}: is not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BadProfile(f"{path}: is not TOML: {error}") from None
+    if not _NAME.fullmatch(path.stem):
+        raise BadProfile(
+            f"{path}: the name of the file is part of URLs, so it must have letters, digits, - and "
+            "_ only"
+        )
     # A shipped profile is in the package, where nobody puts secrets.
     folder = Path() if path.parent == SHIPPED else path.parent
     keys = Keys(path, folder, text, tables)

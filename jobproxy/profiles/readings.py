@@ -17,7 +17,7 @@ _TEXT_TYPE = b"text/plain; charset=utf-8"
 #: The longest text that a pattern of a profile is tried on.
 MAX_MATCHED = 2_048
 #: Characters that can be neither in a log line nor in a header.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @frozen
@@ -135,7 +135,9 @@ def _make_result(
     if text is None:
         # A failed job often has no result in its message, but a reason.
         return _report(message, upstream_id, state, status)
-    return Report(text.encode(), _check_id(upstream_id), state, content_type, b"", status)
+    return Report(
+        text.encode("utf-8", "replace"), _check_id(upstream_id), state, content_type, b"", status
+    )
 
 
 def _report(

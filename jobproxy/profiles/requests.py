@@ -5,6 +5,7 @@ from hashlib import blake2b
 
 from jobproxy.profiles.assignments import (
     MissingValue,
+    Secret,
     WrongPlace,
     change_body,
     change_query,
@@ -19,6 +20,8 @@ from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError
 from jobproxy.wire.start_calls import StartCall
 from jobproxy.wire.strict_json import decode, invalid, parse_strictly
 
+#: The length from which a credential is hidden where the job server quotes it.
+MIN_SECRET = 8
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
@@ -104,10 +107,20 @@ def make_follow_headers(profile: Profile, request: Message) -> Headers:
     return tuple((name.encode(), value) for name, value in kept.items() if value is not None)
 
 
-def digest_request(request: Message) -> bytes:
+def find_secrets(profile: Profile, request: Message) -> tuple[str, ...]:
+    """Return the credentials in a start request, which nobody else may read."""
+    found = [request.headers.get(name.encode(), b"") for name in profile.start.forward]
+    texts = [value.decode("latin-1") for value in found]
+    texts += [each.value.value for each in profile.start.changes if isinstance(each.value, Secret)]
+    return tuple(text for text in texts if len(text) >= MIN_SECRET and text.isascii())
+
+
+def digest_request(profile: Profile, request: Message) -> bytes:
     """Return a hash of what a client's request asks for."""
     parts = (request.method.encode(), repr(sorted(request.path.items())).encode())
-    content = b"\0".join((*parts, request.query.encode(), request.content_type, request.body))
+    # Nobody gets the result of a job that another credential has started.
+    sent = repr([request.headers.get(name.encode()) for name in profile.start.forward]).encode()
+    content = b"\0".join((*parts, sent, request.query.encode(), request.content_type, request.body))
     return blake2b(content, digest_size=16).digest()
 
 

@@ -9,6 +9,7 @@ from jobproxy.profiles.assignments import (
     Assignment,
     Base64,
     Constant,
+    Secret,
     Table,
     Text,
     Value,
@@ -21,6 +22,7 @@ from jobproxy.profiles.expressions import (
     parse_expression,
     parse_template,
 )
+from jobproxy.profiles.hosts import place_of
 from jobproxy.profiles.keys import (
     Keys,
     check_source,
@@ -83,10 +85,12 @@ def make_start(keys: Keys, path: PathPattern) -> StartRule:
 def _check_fixed_host(keys: Keys, url: Template) -> None:
     first = url.parts[0]
     parts = urlsplit(first) if isinstance(first, str) else None
-    is_fixed = parts is not None and parts.hostname and (parts.path or len(url.parts) == 1)
-    if parts is None or parts.scheme not in ("http", "https") or not is_fixed:
+    is_fixed = parts is not None and (parts.path or len(url.parts) == 1)
+    if not isinstance(first, str) or place_of(first.split("?")[0]) is None or not is_fixed:
+        if parts is not None and "@" in parts.netloc:
+            raise keys.wrong("start.url", "must have neither a user nor a fragment")
         raise keys.wrong("start.url", "must begin with http:// or https:// and a fixed host")
-    if parts.username or parts.fragment:
+    if parts is not None and parts.fragment:
         raise keys.wrong("start.url", "must have neither a user nor a fragment")
 
 
@@ -102,7 +106,7 @@ def _make_value(keys: Keys, name: str, value: Any, *, deep: int) -> Value:
     if not isinstance(value, dict):
         raise keys.wrong(name, "must not be a date or a time")
     if set(value) == {"file"}:
-        return Constant(keys.read_secret(name, value["file"]).decode("utf-8", "replace").strip())
+        return Secret(keys.read_secret(name, value["file"]).decode("utf-8", "replace").strip())
     if set(value) == {"base64"}:
         return Base64(_make_value(keys, name, value["base64"], deep=deep + 1))
     members = {key: _make_value(keys, name, each, deep=deep + 1) for key, each in value.items()}

@@ -191,24 +191,29 @@ class Start:
             self._starter.table.retract(record, self.cancel)
             if error.may_retry:
                 return self._defer(record, error.problem)
-            hidden = hide(error.problem.upstream_body, request.secret)
+            hidden = self._hide(error.problem.upstream_body, request.secret)
             self._give_up(record, evolve(error.problem, upstream_body=hidden))
             return None
         return self._accept(record, self._redact(ack, request.secret))
 
     def _redact(self, ack: Report, secret: str) -> Report:
         """Hide the secret in an ack that quotes the start request: clients may get the ack."""
-        body = hide(ack.body, secret)
+        body = self._hide(ack.body, secret)
         if body == ack.body:
             return ack
         if not self._starter.has_hidden:
             self._starter.has_hidden = True
             _log.warn(
-                "the job server's acks quote the callback URL; it is hidden from clients, who "
-                "could forge results with it"
+                "the job server's acks quote the callback URL or credentials; they are hidden from "
+                "clients, who could forge results with them"
             )
         upstream_id = None if secret in (ack.upstream_id or "") else ack.upstream_id
         return evolve(ack, body=body, upstream_id=upstream_id)
+
+    def _hide(self, body: bytes, secret: str) -> bytes:
+        for each in (secret, *self._job.secrets):
+            body = hide(body, each)
+        return body
 
     async def _claim(self, record: JobRecord, slot: str | None) -> bool:
         """Return whether to start the job on this node; if not, release its slot."""

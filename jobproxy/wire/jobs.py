@@ -1,7 +1,7 @@
 """A client's job as a frozen value; requests are parsed strictly."""
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -43,6 +43,10 @@ class AnyJob(Protocol):
     def has_own_callback(self) -> bool:
         """Whether its callback goes to the client, so that its ack ends it."""
 
+    @property
+    def secrets(self) -> Sequence[str]:
+        """Credentials in the start request, in ASCII."""
+
     def digest(self) -> bytes:
         """Return a hash of the content of the job."""
 
@@ -76,6 +80,7 @@ class Job:
     own_start: bytes | None = field(default=None, repr=False)
     size: int = 0
     headers: Headers = field(default=(), repr=False)
+    secrets: tuple[str, ...] = field(default=(), init=False, repr=False)
 
     @property
     def has_own_callback(self) -> bool:

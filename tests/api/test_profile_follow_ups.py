@@ -80,6 +80,13 @@ class ThinTests(FollowUpTestCase):
         self.starts[1].respond(b"", 404)
         self.assertEqual(client.response.body, b'{"state":"done"}')
 
+    def test_id_with_half_a_surrogate_pair_is_asked_for_as_it_can_be(self) -> None:
+        client, start = self.run_job(b'{"id":"a\\ud800b"}')
+        receipt = self.call_back_to(self.callback_url(start), b'{"state":"done"}')
+        self.assertEqual(receipt.status, 200)
+        self.check_asked(2, b"GET", "/jobs/a%3Fb/result").respond(b"r")
+        self.assertEqual(client.response.body, b"r")
+
     def test_failed_job_keeps_its_status(self) -> None:
         client, start = self.run_job(b'{"id":"1"}')
         self.call_back_to(self.callback_url(start), b'{"state":"error"}')

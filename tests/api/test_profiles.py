@@ -5,7 +5,12 @@ from base64 import b64decode
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote
 
+from attrs import evolve
+
 from jobproxy.ctl import describe_status
+from jobproxy.profiles.expressions import parse_expression
+from jobproxy.profiles.job import make_job
+from jobproxy.profiles.messages import Message
 from jobproxy.profiles.profile import Profile
 from tests.support.clients import Client, Response
 from tests.support.job_server import Start
@@ -179,6 +184,26 @@ class ReplicateTests(ProfileTestCase):
             else:
                 self.assertEqual(set(self.starts[0].body), {"webhook", "webhook_events_filter"})
                 self.starts[0].respond(b'{"status":"succeeded"}')
+
+    def test_credentials_are_hidden_in_what_the_job_server_quotes(self) -> None:
+        """In acks, which are kept, and in refusals."""
+        for prefer in ("respond-async", ""):
+            client = self.predict(Prefer=prefer)
+            quote = b'{"id":"p1","headers":{"Authorization":"Bearer r8_secret"}}'
+            self.starts[-1].respond(quote, 201 if prefer else 422)
+            self.assertNotIn(b"r8_secret", client.response.body)
+            self.assertIn(b"[hidden]", client.response.body)
+            if prefer:
+                self.call_back_to(self.starts[-1].body["webhook"], b'{"status":"succeeded"}')
+
+    def test_key_of_another_credential_is_another_job(self) -> None:
+        """Nobody gets the result of a job that another credential has started."""
+        profile = evolve(self.make_profile(), account=parse_expression("'all'"))
+        one, two = (
+            make_job(profile, Message(b"{}", {b"authorization": value})) for value in (b"a", b"b")
+        )
+        self.assertEqual(one.account, two.account)
+        self.assertNotEqual(one.digest(), two.digest())
 
     def test_status_and_metrics_name_the_profile(self) -> None:
         """What is counted for each job server has a label."""

@@ -2,6 +2,8 @@
 
 import io
 from contextlib import redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from jobproxy import __version__, tap
 from jobproxy.app.settings import CorrelateBy, SlotScope
@@ -13,7 +15,32 @@ NAME = (
     "must have a host name of letters, digits and hyphens, with at most 63 in each part "
     "(RFC 1123, section 2.1), not"
 )
+URL = '\n[start]\nurl = "http://a/"'
 OTHER = "give the server another name, or use its address"
+
+
+class ProfileOptionsTests(OptionsTestCase):
+    """``--profile``."""
+
+    def test_profiles_that_cannot_be_served_are_refused(self) -> None:
+        """Their paths are jobproxy's own or those of others, or they have no URL."""
+        with TemporaryDirectory() as folder:
+            for text, words in (
+                ('path = "/x"', "profile api needs a start.url or --job-server-url"),
+                (f'path = "/jobs/{{x}}"{URL}', "below /jobs, which jobproxy needs itself"),
+                (f'path = "/callback/x"{URL}', "below /callback, which jobproxy needs itself"),
+                (f'correlate-by = "id"{URL}', "which needs --store memory:"),
+                ("x = 1", f"--profile is wrong: {folder}/api.toml:1:5: x: there is no such key"),
+            ):
+                Path(folder, "api.toml").write_text(text)
+                store = f"--store=sqlite:{folder}/s.db"
+                message = self.find_refusal([*REQUIRED, store, f"--profile={folder}/api.toml"])
+                self.assertIn(words, message)
+            Path(folder, "api.toml").write_text(f'path = "/x"{URL}')
+            Path(folder, "b.toml").write_text(f'path = "/x"{URL}')
+            both = [f"--profile={folder}/{name}.toml" for name in ("api", "b")]
+            message = self.find_refusal([*REQUIRED, *both])
+            self.assertIn("has two profiles with the path '/x'", message)
 
 
 class ProxyOptionsTests(OptionsTestCase):

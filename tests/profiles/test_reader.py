@@ -30,11 +30,21 @@ MISTAKES = (
     ('correlate-by = "url"', "1:17: correlate-by", "must be token or id"),
     ('correlate-by = "id"\n[callback]\nid = ""', "3:6: callback.id", "needs the id"),
     (f"[start]\n{URL}\nulr = 1", "3:7: start.ulr", "did you mean start.url?"),
-    ('[start]\nurl = "ftp://x/"', "2:7: start.url", "http:// or https://"),
+    ('[start]\nurl = "ftp://x/"', "2:8: start.url", "http:// or https://"),
     ('[start]\nurl = "https://{$request.path.h}/"', "2:7: start.url", "a fixed host"),
     ('[start]\nurl = "https://h{$request.method}"', "2:7: start.url", "a fixed host"),
     ('[start]\nurl = "https://u:p@h/"', "2:7: start.url", "neither a user"),
     ('[start]\nurl = "https://h/{$request.path.b}"', "2:19: start.url", "{b} is not in path"),
+    ('[start]\nurl = "http://h:99999/x"', "2:7: start.url", "a fixed host"),
+    ('[start]\nurl = "http://h:abc/x"', "2:7: start.url", "a fixed host"),
+    ('[start]\nurl = "http://[::1/x"', "2:8: start.url", "is no URL"),
+    ('[start]\nurl = "http://h/a b"', "2:8: start.url", "must be ASCII without spaces"),
+    ('[start]\nurl = "http://h/\u00fc"', "2:8: start.url", "must be ASCII without spaces"),
+    ('[start]\nurl = "http://h/\\r\\nX: y"', "2:7: start.url", "must be ASCII without spaces"),
+    ('[poll]\nurl = "ftp://x"', "2:8: poll.url", "must begin with http://"),
+    ('[start.set]\n"$request.body#/a" = { file = "a\\u0000b" }', "2:22: ", "null byte"),
+    ("a = " + 5_000 * "[", "", "is not TOML"),
+    ("[limits]\nmax-body = " + 5_000 * "9", "", "is not TOML"),
     ('[start]\nforward = ["Host"]', "2:11: start.forward", "'host' cannot be forwarded"),
     ("[start]\nbusy = [99]", "2:8: start.busy", "200 to 599"),
     ('[start]\nremove = ["$request.body"]', "2:12: start.remove", "must name a member"),
@@ -87,6 +97,12 @@ class ReaderTests(SynchronousTestCase):
         with self.assertRaises(BadProfile) as caught:
             read_profile("replicat")
         self.assertIn("there is no such file; shipped profiles: assemblyai", str(caught.exception))
+
+    def test_name_that_cannot_be_in_a_url_is_refused(self) -> None:
+        for name in ("a<b>", "..", "a b", "\u00fc", "a%2fb", "x" * 65):
+            with self.assertRaises(BadProfile, msg=name) as caught:
+                parse_profile("", name)
+            self.assertIn("must have letters, digits, - and _ only", str(caught.exception))
 
     def test_secret_is_in_no_text(self) -> None:
         profile = parse_profile(
