@@ -10,7 +10,13 @@ from attrs import field, frozen
 
 from jobproxy.profiles.expressions import Expression, Source, Template
 from jobproxy.profiles.messages import MAX_FIELDS, Message, Scope
-from jobproxy.profiles.pointers import WrongPlace, add_member, remove_value, set_value
+from jobproxy.profiles.pointers import (
+    WrongPlace,
+    add_member,
+    remove_member,
+    remove_value,
+    set_value,
+)
 
 
 class MissingValue(ValueError):
@@ -134,21 +140,49 @@ def change_body(message: Message, changes: Sequence[tuple[Expression, Any]]) -> 
         for target, value in changes:
             text = _change_pairs(text, target.names[0] if target.names else "", value)
         return text.encode()
-    text = text if text.strip() else "{}"
-    members = set(message.tree) if isinstance(message.tree, dict) else None
+    if not text.strip():
+        return _change_members("{}", {}, changes).encode()
+    if not isinstance(message.tree, dict):
+        raise WrongPlace("it is no object")
+    # Where the members are is not needed for new ones, which are put behind them.
+    are_new = not any(target.names[0] in message.tree for target, _ in changes)
+    return _change_members(text, {} if are_new else message.members, changes).encode()
+
+
+def _change_members(
+    text: str,
+    places: Mapping[str, tuple[int, int, int]],
+    changes: Sequence[tuple[Expression, Any]],
+) -> str:
+    """Return the text of an object with other values in it.
+
+    :param places: where its members are.
+    """
+    texts: dict[str, str | None] = {}
     for target, value in changes:
         first, *rest = target.names
-        if members is None or first in members:
-            text = (
-                set_value(text, target.names, _write(value))
-                if value is not None
-                else (remove_value(text, target.names))
-            )
-        elif value is not None:
-            # The body has been read already: a search in it for each value would take long.
-            text = add_member(text, first, rest, _write(value))
-            members.add(first)
-    return text.encode()
+        before = texts.get(first)
+        if first in places and first not in texts:
+            before = text[places[first][1] : places[first][2]]
+        texts[first] = _change(before, rest, value)
+    # From the end to the beginning, so that the places of the others stay.
+    for name in sorted(texts.keys() & places.keys(), key=lambda each: -places[each][0]):
+        start, at, end = places[name]
+        new = texts[name]
+        text = remove_member(text, start, end) if new is None else text[:at] + new + text[end:]
+    for name, new in texts.items():
+        if name not in places and new is not None:
+            text = add_member(text, name, (), new)
+    return text
+
+
+def _change(before: str | None, names: Sequence[str], value: Any) -> str | None:
+    """Return the text of a member's value with a change in it; :data:`None`: there is no member."""
+    if not names:
+        return None if value is None else _write(value)
+    if value is None:
+        return None if before is None else remove_value(before, names)
+    return set_value("{}" if before is None else before, names, _write(value))
 
 
 def change_query(query: str, changes: Sequence[tuple[Expression, Any]]) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 from attrs import define, field, frozen
 
-from jobproxy.profiles.pointers import Names, find_value, step_into
+from jobproxy.profiles.pointers import Names, find_value, list_members, step_into
 from jobproxy.wire.headers import HeaderSource
 from jobproxy.wire.reports import inflate
 
@@ -35,6 +35,7 @@ class Message:
     method: str = "POST"
     status: int = 200
     _text: str | None = field(default=None, init=False, repr=False)
+    _members: dict[str, tuple[int, int, int]] | None = field(default=None, init=False, repr=False)
     #: The body as JSON; numbers are texts. ``...``: it was not read yet; None: it is none.
     _tree: Any = field(default=..., init=False, repr=False)
 
@@ -98,6 +99,13 @@ class Message:
             return "true" if value else "false"
         # The text of an object or an array, which has to be found in the body.
         return self.find_text(names)
+
+    @property
+    def members(self) -> dict[str, tuple[int, int, int]]:
+        """Where each member of the body is, which must be an object."""
+        if self._members is None:
+            self._members = list_members(self.text)
+        return self._members
 
     @property
     def tree(self) -> Any:

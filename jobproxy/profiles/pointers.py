@@ -7,7 +7,7 @@ numbers, the order and the white space that the client has sent.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from attrs import frozen
 
@@ -83,6 +83,40 @@ def step_into(value: Any, name: str) -> Any:
     if isinstance(value, list) and _INDEX.fullmatch(name) and int(name) < len(value):
         return value[int(name)]
     return None
+
+
+def list_members(text: str) -> dict[str, tuple[int, int, int]]:
+    """Return where each member of a valid object begins, where its value does, and where it ends.
+
+    This reads the whole text once, and quickly: it may be one of a stranger.
+    """
+    scan, skip = cast(Any, LENIENT).scan_once, cast(Any, _SPACE.match)
+    found: dict[str, tuple[int, int, int]] = {}
+    at = text.index("{") + 1
+    while True:
+        start = skip(text, at).end()
+        if text[start] == "}":
+            return found
+        name, at = scan(text, start)
+        value_at = skip(text, skip(text, at).end() + 1).end()
+        _, end = scan(text, value_at)
+        found[name] = (start, value_at, end)
+        at = skip(text, end).end()
+        if text[at] == "}":
+            return found
+        at += 1
+
+
+def remove_member(text: str, start: int, end: int) -> str:
+    """Return the text of an object without a member, and without the comma that belongs to it.
+
+    :param start: where it begins, and ``end`` behind its value.
+    """
+    behind = _skip_space(text, end)
+    if text[behind] == ",":
+        return text[:start] + text[_skip_space(text, behind + 1) :]
+    before = text[:start].rstrip()
+    return (before[:-1].rstrip() if before[-1:] == "," else text[:start]) + text[end:]
 
 
 def add_member(text: str, name: str, names: Names, value: str) -> str:

@@ -7,17 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from jobproxy.profiles.assignments import change_body
+from jobproxy.profiles.expressions import Expression, Source
+from jobproxy.profiles.messages import Message
 from jobproxy.profiles.pointers import (
     BadPointer,
     WrongPlace,
     find_value,
+    list_members,
     parse_pointer,
+    remove_member,
     remove_value,
     set_value,
 )
 
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5))
 NAMES = st.text(max_size=3)
+#: What a value is changed to; None: it is removed.
+CHANGES = st.one_of(st.none(), st.integers(0, 9))
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
@@ -124,6 +131,23 @@ class ChangeTests(SynchronousTestCase):
             self.assertEqual(changed, text)
         self.assertEqual(json.loads(changed), value)
 
+    @given(OBJECTS, STYLES, st.data())
+    def test_members_are_where_they_are_said_to_be(
+        self, value: dict[str, Any], style: dict[str, Any], data: Any
+    ) -> None:
+        """And one of them can be removed, with its comma."""
+        text = json.dumps(value, **style)
+        found = list_members(text)
+        self.assertEqual(list(found), list(value))
+        for name, (start, at, end) in found.items():
+            self.assertEqual(json.loads(text[at:end]), value[name])
+            self.assertEqual(json.loads("{" + text[start:end] + "}"), {name: value[name]})
+        if value:
+            name = data.draw(st.sampled_from(list(value)))
+            start, _, end = found[name]
+            del value[name]
+            self.assertEqual(json.loads(remove_member(text, start, end)), value)
+
     def test_array_gets_another_item(self) -> None:
         self.assertEqual(set_value('{"a":[1]}', ("a", "-"), "2"), '{"a":[1,2]}')
         self.assertEqual(set_value('{"a":[]}', ("a", "0", "url"), "2"), '{"a":[{"url":2}]}')
@@ -136,3 +160,39 @@ class ChangeTests(SynchronousTestCase):
         """Nothing is written again."""
         text = ' {"n" : 1.000e+0400,"s":"\\u00e9\\/" , "a":0}\n'
         self.assertEqual(set_value(text, ("a",), "1"), text.replace('"a":0', '"a":1'))
+
+
+class BodyTests(SynchronousTestCase):
+    """A body with several changes."""
+
+    @given(OBJECTS, STYLES, st.lists(st.tuples(st.lists(NAMES, min_size=1, max_size=2), CHANGES)))
+    def test_changes_are_those_of_a_parsed_object(
+        self,
+        value: dict[str, Any],
+        style: dict[str, Any],
+        changes: list[tuple[list[str], int | None]],
+    ) -> None:
+        """Set and removed one after another, as in a dictionary."""
+        text = json.dumps(value, **style)
+        targets = [
+            (Expression("", Source.REQUEST, "body", names=tuple(names)), new)
+            for names, new in changes
+        ]
+        try:
+            changed = change_body(Message(text.encode()), targets)
+        except WrongPlace:
+            return
+        for names, new in changes:
+            inner: Any = value
+            for name in names[:-1]:
+                if new is not None and isinstance(inner, dict):
+                    inner.setdefault(name, {})
+                inner = inner.get(name) if isinstance(inner, dict) else None
+            if isinstance(inner, dict):
+                if new is None:
+                    inner.pop(names[-1], None)
+                else:
+                    inner[names[-1]] = new
+            elif isinstance(inner, list):
+                return
+        self.assertEqual(json.loads(changed), value)
