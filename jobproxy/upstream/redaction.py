@@ -1,7 +1,12 @@
 """Hides a secret in what the job server says, since clients get to read that."""
 
 import re
+import zlib
 from functools import lru_cache
+
+from attrs import evolve
+
+from jobproxy.wire.reports import Report, inflate
 
 HIDDEN = b"[hidden]"
 
@@ -15,11 +20,35 @@ def hide(body: bytes, secret: str) -> bytes:
     :param secret: in ASCII, as callback URLs and tokens are.
     """
     plain = secret.encode()
+    if b"\0" in body and plain in body.replace(b"\0", b""):
+        # In UTF-16 or UTF-32 its characters have zeros between them.
+        return HIDDEN
     if b"\\" in body or b"%" in body:
         if plain in _ESCAPE.sub(_unescape, body):
             return _spellings(secret).sub(HIDDEN, body)
         return body
     return body.replace(plain, HIDDEN) if plain in body else body
+
+
+def hide_in_ack(ack: Report, secret: str) -> Report:
+    """Return an ack with a secret hidden, also in its type and in a compressed body.
+
+    What cannot be decompressed is hidden as a whole: nobody knows what is in it.
+    """
+    body, coding = hide(ack.body, secret), ack.coding
+    if coding and coding.lower() != b"identity":
+        try:
+            inflated = inflate(ack.body, coding)
+            hidden = hide(inflated, secret)
+        except (ValueError, zlib.error):
+            inflated, hidden = b"", HIDDEN
+        if hidden != inflated:
+            body, coding = hidden, b""
+    content_type = hide(ack.content_type, secret)
+    if body == ack.body and content_type == ack.content_type:
+        return ack
+    upstream_id = None if secret in (ack.upstream_id or "") else ack.upstream_id
+    return evolve(ack, body=body, coding=coding, content_type=content_type, upstream_id=upstream_id)
 
 
 def _unescape(match: re.Match[bytes]) -> bytes:

@@ -19,7 +19,7 @@ from jobproxy.upstream.follow_ups import FollowUps, is_wanted
 from jobproxy.upstream.job_places import JobPlace, JobPlaces
 from jobproxy.upstream.job_server import Headers, JobServer
 from jobproxy.upstream.limiter import AccountLimiter
-from jobproxy.upstream.redaction import hide
+from jobproxy.upstream.redaction import hide, hide_in_ack
 from jobproxy.upstream.retries import RetryPolicy
 from jobproxy.upstream.slots import Slots
 from jobproxy.upstream.start_errors import AmbiguousStart, NotStarted
@@ -198,17 +198,16 @@ class Start:
 
     def _redact(self, ack: Report, secret: str) -> Report:
         """Hide the secret in an ack that quotes the start request: clients may get the ack."""
-        body = self._hide(ack.body, secret)
-        if body == ack.body:
-            return ack
-        if not self._starter.has_hidden:
+        hidden = ack
+        for each in (secret, *self._job.secrets):
+            hidden = hide_in_ack(hidden, each)
+        if hidden is not ack and not self._starter.has_hidden:
             self._starter.has_hidden = True
             _log.warn(
                 "the job server's acks quote the callback URL or credentials; they are hidden from "
                 "clients, who could forge results with them"
             )
-        upstream_id = None if secret in (ack.upstream_id or "") else ack.upstream_id
-        return evolve(ack, body=body, upstream_id=upstream_id)
+        return hidden
 
     def _hide(self, body: bytes, secret: str) -> bytes:
         for each in (secret, *self._job.secrets):

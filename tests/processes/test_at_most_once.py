@@ -7,6 +7,7 @@ import pytest
 
 from jobproxy.sandbox.processes import DaemonProcess, wait_until_served
 from tests.support.processes import ROOT, fetch_json, run
+from tests.support.programs import needs
 
 #: Seconds; the script has deadlines of its own.
 LONG = 600.0
@@ -42,6 +43,32 @@ def test_with_retry_always_only_doubtful_starts_are_repeated() -> None:
     # On a slow machine that is more than the faults that were injected.
     assert 0 < books["with a repeated callback URL"] <= books["starts ambiguous to the proxy"]
     assert books["with response 200"] == books["callbacks accepted for a client"] > 0
+
+
+MODES = ["tls", "redirects", "echoes", "neighbours", "kills"]
+
+
+def keep_key_books(mode: str) -> None:
+    """Run a mode with a few jobs with keys: each has one start, and what was told 200 is there."""
+    books = keep_books(mode, "--jobs", "150", "--concurrency", "40")
+    assert books["jobs with a key"] == 150
+    assert books["second starts"] == books["results told 200 and gone"] == 0
+    assert books["clients that got the result"] > 0
+
+
+@pytest.mark.timeout(2 * LONG)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_key_is_a_promise_whatever_the_faults(mode: str) -> None:
+    """No job with a key is started twice, and no result that was told 200 is lost."""
+    keep_key_books(mode)
+
+
+@needs("gcc", "cc")
+@pytest.mark.timeout(2 * LONG)
+@pytest.mark.parametrize("mode", ["clocks", "clocks-sqlite"])
+def test_a_key_is_a_promise_whatever_the_wall_clock_shows(mode: str) -> None:
+    """No job with a key is started twice while the wall clock steps back and forth."""
+    keep_key_books(mode)
 
 
 def test_a_refused_connection_is_a_closed_port() -> None:
