@@ -1,6 +1,7 @@
 """What all routes for clients share: a job is begun, its client is held, and gets its response."""
 
 import json
+import math
 from collections.abc import Sequence
 
 from attrs import define
@@ -90,7 +91,7 @@ def apply_preferences(
 ) -> None:
     """Set the header with the preferences that were applied (RFC 7240, section 3)."""
     if preferences.wait is not None:
-        applied = (*applied, f"wait={int(gateway.hold_times.of(preferences))}")
+        applied = (*applied, f"wait={math.ceil(gateway.hold_times.of(preferences))}")
     if applied:
         request.setHeader(b"Preference-Applied", ", ".join(applied).encode())
 

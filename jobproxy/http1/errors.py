@@ -32,6 +32,19 @@ def malformed(detail: str) -> BadRequest:
     return BadRequest(HttpError(400, "malformed-request", detail))
 
 
+def not_implemented() -> BadRequest:
+    """Return the error for a method that nobody has defined (RFC 9110, section 15.6.2)."""
+    detail = "This method is not known here; methods are written in upper case."
+    return BadRequest(HttpError(501, "not-implemented", detail))
+
+
+def version_not_supported(version: str) -> BadRequest:
+    """Return the error for another version of HTTP (RFC 9110, section 15.6.6)."""
+    if version < "1":
+        return malformed("Use HTTP/1.1 here.")
+    return BadRequest(HttpError(505, "version-not-supported", "Use HTTP/1.1 here."))
+
+
 def body_too_large(detail: str) -> BadRequest:
     """Return the error for a body over its limit."""
     return BadRequest(HttpError(413, "body-too-large", detail))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from httptools import (
     HttpParserCallbackError,
     HttpParserError,
+    HttpParserInvalidMethodError,
     HttpParserUpgrade,
     HttpRequestParser,
 )
@@ -22,10 +23,13 @@ from jobproxy.http1.errors import (
     expectation_failed,
     headers_too_large,
     malformed,
+    not_implemented,
     overloaded,
+    version_not_supported,
 )
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.parsed_request import ParsedRequest
+from jobproxy.http1.request_line import HOST, VERSIONS, check_refused, find_refused
 
 #: The usual spellings of frequent names, so that all requests share one object for each name.
 _NAMES = {
@@ -47,7 +51,8 @@ MAX_DIGITS = 20
 #: Whether a request with this method and target can use its body, which is dropped otherwise.
 NeedsBody = Callable[[bytes, bytes], bool]
 _BLANKS = (b" ", b"\t")
-_VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
+#: What llhttp says of a method that another protocol has.
+_OTHER_METHOD = "Invalid method for HTTP"
 
 
 class RequestParser:
@@ -66,6 +71,11 @@ class RequestParser:
         self._needs_body = needs_body
         # The parser refers to this object; close() breaks the cycle.
         self._parser = HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_version=True)
+        #: All bytes so far; None: there were too many to be kept.
+        self._seen: bytes | None = b""
+        #: The line at which the parser stopped, and what follows it.
+        self._refused = b""
         self._requests: list[ParsedRequest] = []
         self.is_complete = True
         self.wants_continue = False
@@ -102,6 +112,10 @@ class RequestParser:
         size = len(data)
         self._unparsed += size
         self._received += size
+        if self._refused:
+            self._judge_line(data)
+            return
+        whole = data
         while data:
             try:
                 self._parser.feed_data(data)
@@ -114,18 +128,39 @@ class RequestParser:
                     raise error.__context__ from None
                 raise
             except HttpParserError as error:
-                raise malformed(f"This is not a request of HTTP/1.1: {error}.") from None
+                self._judge_error(error, whole)
+                return
+        if self._seen is not None:
+            self._seen = self._seen + whole if self._received <= self._limits.ahead else None
         # The parser calls no method for a line before its end, however long it is.
         if self._unparsed > self._limits.head:
             raise self._refuse_head()
         if self._is_large and self._received > self._limits.overhead + 8 * self._body_size:
             raise malformed("The chunks of a body must not consist of anything but the body.")
 
+    def _judge_error(self, error: HttpParserError, data: bytes) -> None:
+        """Refuse bytes that are no request, or whose method llhttp does not know."""
+        if str(error).startswith(_OTHER_METHOD):
+            raise not_implemented()
+        if self._seen is None or not isinstance(error, HttpParserInvalidMethodError):
+            raise malformed(f"This is not a request of HTTP/1.1: {error}.") from None
+        self._refused = find_refused(self._seen + data, self._limits.head)
+        self._judge_line(b"")
+
+    def _judge_line(self, data: bytes) -> None:
+        """Refuse a request whose method llhttp does not know, once all of its line is there."""
+        self.is_complete = False
+        self._refused += data
+        check_refused(self._refused)
+        if len(self._refused) > self._limits.head:
+            raise self._refuse_head()
+
     def _ignore_offer(self) -> None:
         """Parse what follows an offer to speak another protocol as HTTP/1.1."""
         self._has_offer = False
         if self.is_complete:
             self._parser = HttpRequestParser(self)
+            self._parser.set_dangerous_leniencies(lenient_version=True)
         else:
             keep_alive = self._parser.should_keep_alive()
             self._parser = parse_on(self, self._headers, keep_alive=keep_alive)
@@ -187,10 +222,10 @@ class RequestParser:
         self._has_offer = self._parser.should_upgrade()
         if self._has_offer and self._parser.get_method() == b"CONNECT":
             raise malformed("CONNECT is not served; leave it out.")
-        version = _VERSIONS.get(self._parser.get_http_version())
-        if version is None:
-            raise malformed("Use HTTP/1.1 here.")
-        self._version = version
+        found = self._parser.get_http_version()
+        if found not in VERSIONS:
+            raise version_not_supported(found)
+        self._version = version = VERSIONS[found]
         self._method = self._parser.get_method()
         for name, value in self._headers:
             if name in _CHECKS:
@@ -202,10 +237,8 @@ class RequestParser:
 
     def check_host(self, value: bytes) -> None:
         self._hosts += 1
-        try:
-            value.decode()
-        except UnicodeDecodeError:
-            raise malformed("The Host header is not UTF-8.") from None
+        if not HOST.fullmatch(value):
+            raise malformed("The Host header must be a host name or address, and a port if any.")
 
     def check_length(self, value: bytes) -> None:
         if len(value) > MAX_DIGITS:

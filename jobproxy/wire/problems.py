@@ -67,6 +67,7 @@ class Kind(Enum):
     )
     HEADERS_TOO_LARGE = ("headers-too-large", "The headers are too large", 431)
     INTERNAL = ("internal", "The proxy failed", 500)
+    NOT_IMPLEMENTED = ("not-implemented", "This method is not known", 501)
     UPSTREAM_REJECTED = ("upstream-rejected", "The job server rejected the job", 0)
     UPSTREAM_BUSY = ("upstream-busy", "The job server is busy", 0)
     UPSTREAM_AUTH = ("upstream-auth", "The job server refused the proxy's credentials", 502)
@@ -83,6 +84,11 @@ class Kind(Enum):
         "store-unreachable",
         "The store cannot be used at the moment",
         503,
+    )
+    VERSION_NOT_SUPPORTED = (
+        "version-not-supported",
+        "This version of HTTP is not served",
+        505,
     )
     WAIT_OVER = ("wait-over", "The job did not end in time", 504)
     START_UNKNOWN = ("start-unknown", "It is not known whether the job was started", 504)

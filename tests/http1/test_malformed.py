@@ -103,12 +103,12 @@ class MalformedTests(ServerTestCase):
     def test_400_when_a_request_line_is_malformed(self) -> None:
         """Q10: a request starts with a method, a target and HTTP/1.1."""
         versions = (
-            b" HTTP/2.0| HTTP/1.2| HTTP/0.9| HTTP/3| HTTP/1| HTTP/1.| HTTP/01.1| HTTP/1.10"
+            b" HTTP/0.9| HTTP/3| HTTP/1| HTTP/1.| HTTP/01.1| HTTP/1.10"
             b"|\tHTTP/1.1| http/1.1| HTTP /1.1| HTTP/1.1 | HTTP/1.1 x| HTTPS/1.1| HTTP/1,1"
             b"| HTTP/-1.1| "
         )
         starts = (
-            b"FROB /|post /|POSTS /| POST /|P OST /|POST\t/|DESCRIBE /|\xef\xbb\xbfPOST /"
+            b" POST /|P OST /|POST\t/|FR@B /|\xef\xbb\xbfPOST /"
             b"|POST proxy|POST ?a|POST /a b|POST /a\0|POST /a\x7f|POST /a\x0b|POST |POST|\0"
         )
         others = b"POST|HTTP/1.1 200 OK|SSH-2.0-OpenSSH_9.2|\x16\x03\x01\x02\0\x01\0"
@@ -119,6 +119,28 @@ class MalformedTests(ServerTestCase):
                 *(head(start=other) for other in others.split(b"|")),
             ]
         )
+
+    def test_501_when_a_method_is_not_known(self) -> None:
+        """Q10: a method that nobody has defined is 501, and one that is not served is 405."""
+        methods = (b"FOO", b"FROB", b"post", b"POSTS", b"DESCRIBE", b"PAUSE", b"X-!#$%&'*+.^_`|~")
+        starts = [method + b" /proxy HTTP/1.1" for method in methods]
+        self.assert_all_refused([head(start=it) for it in starts], 501, "not-implemented")
+        self.assert_all_refused([head(start=b"\r\n" + starts[0])], 501, "not-implemented")
+        long = b"FOO /" + b"x" * 40_000
+        self.assert_all_refused([long], 431, "headers-too-large")
+        client = self.connect()
+        client.send(head(start=b"PURGE /proxy HTTP/1.1"))
+        self.assertEqual((client.response.status, client.response.headers["allow"]), (405, "POST"))
+
+    def test_505_to_another_major_version(self) -> None:
+        """Q10: another major version is 505; a higher minor one is treated as ours."""
+        starts = [b"POST /proxy HTTP/" + version for version in (b"2.0", b"3.0", b"9.1")]
+        self.assert_all_refused([head(start=it) for it in starts], 505, "version-not-supported")
+        for version in (b"1.2", b"1.9"):
+            client = self.connect()
+            client.send(post().replace(b"HTTP/1.1", b"HTTP/" + version) + GET)
+            self.starts.pop().respond(result_of("1"))
+            self.assertEqual(client.statuses, [200, 404])
 
     def test_400_to_http_0_9(self) -> None:
         """Q10: a request of HTTP/0.9 is refused."""
@@ -145,6 +167,17 @@ class MalformedTests(ServerTestCase):
                 b"POST /proxy HTTP/1.0\r\nHost: a\r\nHost: b\r\n" + length,
             ]
         )
+
+    def test_400_when_a_host_is_none(self) -> None:
+        """Q10: a Host is a name or an address, and perhaps a port."""
+        wrong = b'a b|a/b|http://a|a@b|a:b|a:80:80|[::1|::1]|[::1]x|a,b c|<a>|a\\b|a?b|a#b|[]|"a"'
+        self.assert_all_refused(
+            [post().replace(b"proxy.example", host) for host in wrong.split(b"|")]
+        )
+        for host in (b"a:80", b"a:", b"[::1]:80", b"[fe80::1%25eth0]", b"a_b.example.", b"1.2.3.4"):
+            client = self.connect()
+            client.send(GET.replace(b"proxy.example", host))
+            self.assertEqual(client.response.status, 404, host)
 
     def test_what_follows_a_refused_request_is_not_read(self) -> None:
         """Q10: what follows a refused request is never taken for a request."""

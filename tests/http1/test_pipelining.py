@@ -84,7 +84,7 @@ class PipelineTests(ServerTestCase):
     def test_400_waits_for_the_responses_before_it(self) -> None:
         """Q10: what cannot be a request is refused when all before it have their responses."""
         client = self.hold()
-        client.send(GET + b"FROB / HTTP/1.1\r\n\r\n")
+        client.send(GET + b"FR@B / HTTP/1.1\r\n\r\n")
         self.assertTrue(client.is_held)
         client.send(GET)
         self.end()

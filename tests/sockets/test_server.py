@@ -46,7 +46,7 @@ async def test_400_can_be_read_by_a_client_that_sent_more() -> None:
     """Q10: a client that sent more than was looked at gets to read the whole refusal."""
     async with serve(Echo()) as (_, port):
         with connect(port) as client:
-            client.sendall(b"FROB / HTTP/1.1\r\n\r\n")
+            client.sendall(b"POST / HTTP/1.1\r\nno header\r\n\r\n")
             begin = await deferToThread(client.recv, 20)
             client.sendall(b"x" * 1_000)
             (response,) = parse_responses(begin + await deferToThread(read, client))

@@ -109,6 +109,30 @@ class KeyTests(SynchronousTestCase):
         ):
             self.assertEqual(read(idempotency_key=value).key, key)
 
+    def test_quoted_key_is_a_string_of_structured_fields(self) -> None:
+        """A key in quotes is a string of RFC 8941: escapes are undone, parameters ignored."""
+        for value, key in (
+            (rb'"a\"b"', 'a"b'),
+            (rb'"a\\b"', "a\\b"),
+            (b'"k";v=1', "k"),
+            (b'"k"; a;b="x;\\"y";c=?1;d=tok/en:1', "k"),
+            (b'"%b"' % (b'\\"' * 255), '"' * 255),
+            (b"k;v=1", "k;v=1"),
+        ):
+            self.assertEqual(read(idempotency_key=value).key, key)
+        for value in (
+            b'"k',
+            b'"k"x',
+            b'"k";',
+            b'"k";=1',
+            b'"k";A=1',
+            rb'"\k"',
+            b'"a"b"',
+            b'"k" "l"',
+        ):
+            with refuses(Kind.INVALID_REQUEST):
+                read(idempotency_key=value)
+
     def test_key_that_is_empty_long_or_not_printable_is_refused(self) -> None:
         """A key that is empty, too long or not printable ASCII is refused."""
         for value in (b"", b" ", b'""', b"k" * 256, b'"%b"' % (b"k" * 256), b"a b", b"\xe9", b"\1"):
@@ -162,6 +186,30 @@ class TraceTests(ProxyTestCase):
             headers = self.forward(traceparent=wrong, tracestate="a=1")
             self.assertEqual((headers["traceparent"], headers["tracestate"]), (None, None), wrong)
         self.assertEqual(self.forward(traceparent=parent, Traceparent=parent)["traceparent"], None)
+
+    def test_trace_of_a_later_version_is_used_by_its_first_four_fields(self) -> None:
+        """A traceparent of a higher version goes on as one of ours, with the flag that we know."""
+        middle = PARENT[2:-2].decode()
+        for parent, sent in (
+            (f"01{middle}01", f"00{middle}01"),
+            (f"cc{middle}03-what-the-future", f"00{middle}01"),
+            (f"fe{middle}02-", f"00{middle}00"),
+            (f"00{middle}02", f"00{middle}02"),
+        ):
+            self.assertEqual(self.forward(traceparent=parent)["traceparent"], sent)
+        for wrong in (f"00{middle}01-x", f"01{middle}01x", f"01{middle}011", f"ff{middle}01-x"):
+            self.assertIsNone(self.forward(traceparent=wrong)["traceparent"])
+
+    def test_members_of_a_long_tracestate_are_kept_from_the_left(self) -> None:
+        """Of a long tracestate, the long members go first, and then the last ones."""
+        parent = PARENT.decode()
+        members = [f"k{number}=" + "v" * 96 for number in range(9)]
+        long = "long=" + "x" * 200
+        headers = self.forward(traceparent=parent, tracestate=", ".join([long, *members]))
+        self.assertEqual(headers["tracestate"], ",".join(members[:5]))
+        whole = "k=" + "v" * 510
+        headers = self.forward(traceparent=parent, tracestate=whole)
+        self.assertEqual(headers["tracestate"], whole)
 
     def test_tracestate_over_512_characters_is_left_out(self) -> None:
         """Of a tracestate of more than 512 characters the member that is too long is left out."""
