@@ -17,7 +17,7 @@ _STANDARD = frozenset({b"webhook-id", b"webhook-timestamp", b"webhook-signature"
 def find_header_names(profile: Profile) -> HeaderNames:
     """Return the headers that a profile needs of each message."""
     found: dict[Source, set[bytes]] = {source: set(_BODY) for source in Source}
-    for expression in _find_expressions(profile):
+    for expression in find_expressions(profile):
         if expression.part == "header":
             found[expression.source].add(expression.name.lower().encode())
     found[Source.REQUEST] |= {name.encode() for name in profile.start.forward}
@@ -35,14 +35,15 @@ def _names_of(verifier: Verifier) -> frozenset[bytes]:
     return frozenset({verifier.header.lower().encode()}) if verifier.header else _STANDARD
 
 
-def _find_expressions(value: Any) -> Iterator[Expression]:
+def find_expressions(value: Any) -> Iterator[Expression]:
+    """Yield the expressions in a part of a profile."""
     if isinstance(value, Expression):
         yield value
     elif has(type(value)):
         for field in fields(type(value)):
-            yield from _find_expressions(getattr(value, field.name))
+            yield from find_expressions(getattr(value, field.name))
     elif isinstance(value, Mapping):
-        yield from _find_expressions(list(value.values()))
+        yield from find_expressions(list(value.values()))
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for item in value:
-            yield from _find_expressions(item)
+            yield from find_expressions(item)

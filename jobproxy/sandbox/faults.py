@@ -17,7 +17,14 @@ KINDS: dict[str, float | None] = {
     "garbage": None,  # the ack is not JSON; the job runs
     "slow": 12.0,  # the ack is delayed by so many seconds; the job runs
     "failed": None,  # the job ends with state failed
+    "unpaid": None,  # 402; the job does not run
+    "limited": 1.0,  # 429 with this many seconds as Retry-After; the job does not run
+    "forged": None,  # before the last callback one with a wrong signature is sent
+    "unready": None,  # the result after a thin callback is 500 twice
 }
+#: Those that only the API of a profile can have, and those that it cannot have.
+ONLY_PROFILES = frozenset({"unpaid", "limited", "forged", "unready"})
+NO_PROFILES = frozenset({"refused"})
 
 
 @frozen

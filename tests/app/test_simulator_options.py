@@ -11,7 +11,10 @@ class SimulatorOptionsTests(OptionsTestCase):
         """The message for an invalid value is one line."""
         count = "must be a whole number above 0, not"
         delay = "must be a number of seconds, 0 or more, not"
-        kinds = "drop, duplicate, early, late, reset, refused, busy, error, garbage, slow, failed"
+        kinds = (
+            "drop, duplicate, early, late, reset, refused, busy, error, garbage, slow, failed, "
+            "unpaid, limited, forged, unready"
+        )
         example = "must be like drop=0.01,slow=0.1:5, not"
         for argument, line in (
             ("--duration=x", f"--duration {delay} 'x'"),

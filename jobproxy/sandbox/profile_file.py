@@ -1,0 +1,64 @@
+"""The file of a profile, as the simulator and the demo need it: also with another host in it."""
+
+import sys
+from typing import Any
+from urllib.parse import urlsplit
+
+from attrs import field, frozen
+
+from jobproxy.profiles.hosts import place_of
+from jobproxy.profiles.profile import Profile
+from jobproxy.profiles.reader import find_profile, read_profile
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+#: The keys with the URLs of the API.
+_URLS = (
+    ("start", "url"),
+    ("result", "url"),
+    ("poll", "url"),
+    ("poll", "result-url"),
+    ("cancel", "url"),
+)
+
+
+@frozen
+class ProfileFile:
+    """A profile, and its file.
+
+    :param text: of the file.
+    :param tables: in it; unlike the profile they have the words in their order, and their case.
+    """
+
+    profile: Profile
+    text: str = field(repr=False)
+    tables: dict[str, Any] = field(repr=False)
+
+    def point_at(self, url: str) -> str:
+        """Return the text of a profile that leads to another server than that of the API.
+
+        :param url: of the other server, without a path.
+        """
+        text, place = self.text, place_of(url)
+        for table, key in _URLS:
+            template = self.tables.get(table, {}).get(key, "")
+            parts = urlsplit(template.partition("{")[0])
+            if parts.netloc:
+                text = text.replace(f"{parts.scheme}://{parts.netloc}", url)
+        for host in self.tables.get("limits", {}).get("hosts", ()):
+            text = text.replace(f'"{host}"', f'"{place}"')
+        return text
+
+
+def read_profile_file(name: str) -> ProfileFile:
+    """Read a profile.
+
+    :param name: of its file, or of a shipped one.
+    :raises BadProfile: if it cannot be read, or something in it is wrong.
+    """
+    profile = read_profile(name)
+    text = find_profile(name).read_text(encoding="utf-8")
+    return ProfileFile(profile, text, tomllib.loads(text))
