@@ -137,6 +137,8 @@ def change_body(message: Message, changes: Sequence[tuple[Expression, Any]]) -> 
     if message.is_form:
         if text.count("&") >= MAX_FIELDS:
             raise ValueError(f"it has more than {MAX_FIELDS} fields")
+        if any(len(target.names) != 1 for target, _ in changes):
+            raise WrongPlace("a form has no objects in it")
         for target, value in changes:
             text = _change_pairs(text, target.names[0] if target.names else "", value)
         return text.encode()

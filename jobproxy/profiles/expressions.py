@@ -120,22 +120,26 @@ class Template:
         if self.sole is not None:
             return self.sole.find(scope)
 
-        def encode(expression: Expression, value: str) -> str:
+        def encode(expression: Expression, value: str) -> str | None:
+            if value in (".", ".."):
+                # It would lead to another place.
+                return None
             is_wide = expression.part == "path" and expression.name in wide
             return quote(value, safe="/" if is_wide else "", errors="replace")
 
         return self._join(scope, encode)
 
-    def _join(self, scope: Scope, write: Callable[[Expression, str], str]) -> str | None:
+    def _join(self, scope: Scope, write: Callable[[Expression, str], str | None]) -> str | None:
         written = []
         for part in self.parts:
             if isinstance(part, str):
                 written.append(part)
                 continue
             value = part.find(scope)
-            if value is None:
+            text = None if value is None else write(part, value)
+            if text is None:
                 return None
-            written.append(write(part, value))
+            written.append(text)
         return "".join(written)
 
 

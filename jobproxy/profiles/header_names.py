@@ -7,7 +7,7 @@ from attrs import fields, has
 
 from jobproxy.profiles.expressions import Expression, Source
 from jobproxy.profiles.profile import HeaderNames, Profile
-from jobproxy.profiles.signatures import Verifier
+from jobproxy.profiles.signatures import Scheme, Verifier
 
 #: Those of any message with a body.
 _BODY = frozenset({b"content-type", b"content-encoding"})
@@ -32,7 +32,9 @@ def find_header_names(profile: Profile) -> HeaderNames:
 
 
 def _names_of(verifier: Verifier) -> frozenset[bytes]:
-    return frozenset({verifier.header.lower().encode()}) if verifier.header else _STANDARD
+    if verifier.scheme is Scheme.STANDARD_WEBHOOKS:
+        return _STANDARD
+    return frozenset({verifier.header.lower().encode()})
 
 
 def find_expressions(value: Any) -> Iterator[Expression]:

@@ -22,7 +22,7 @@ _TEXTS = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 class Message:
     """A request or a response.
 
-    :param headers: by lower-case name; of several with one name, joined with commas.
+    :param headers: by lower-case name; of several with one name, the last one.
     :param query: of the request's target, without the question mark.
     :param path: the variables in the request's path.
     :param status: of a response.
@@ -116,6 +116,11 @@ class Message:
             except (ValueError, RecursionError):
                 self._tree = None
         return self._tree
+
+    def has_twice(self, expression: Any) -> bool:
+        """Whether a field of a form that an expression names is there twice."""
+        names = [name for name, _ in _read_pairs(self.text)]
+        return expression.part == "body" and names.count("".join(expression.names[:1])) > 1
 
     def _find_field(self, names: Names) -> str | None:
         if len(names) != 1:

@@ -5,7 +5,7 @@ import re
 from attrs import frozen
 
 _VARIABLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(\*?)\}")
-_PLAIN = re.compile(r"[A-Za-z0-9._~!$&'()+,;=:@%-]+")
+_PLAIN = re.compile(r"[A-Za-z0-9._~!$&'()+,;=:@-]+")
 
 
 class BadPath(ValueError):
@@ -67,7 +67,7 @@ def parse_path(text: str) -> PathPattern:
                 raise BadPath(f"{{{name}}} is there twice", at)
             segments.append((name, True))
             wide = name if variable[2] else None
-        elif segment in (".", "..") or "%2f" in segment.lower() or not _PLAIN.fullmatch(segment):
+        elif segment in (".", "..") or not _PLAIN.fullmatch(segment):
             raise BadPath(f"{segment!r} is not a segment of a path", at)
         else:
             segments.append((segment, False))

@@ -65,16 +65,21 @@ def read_ack(profile: Profile, scope: Scope) -> Report:
     return _make_result(profile, profile.callback, result, upstream_id, state)
 
 
-def read_message(profile: Profile, rule: MessageRule, scope: Scope) -> Reading:
+def read_message(
+    profile: Profile, rule: MessageRule, scope: Scope, *, is_poll: bool = False
+) -> Reading:
     """Return what a callback, or a poll's response, says.
 
     :param scope: with the message; and with the request and the ack, if they are known.
+    :param is_poll: a page without a state, like one to log in, is no end then.
     """
     message = scope.message
     assert message is not None
     upstream_id = None if rule.id is None else rule.id.find(scope)
     word = None if rule.state is None else rule.state.find(scope)
     state, is_known = classify(word, rule.words)
+    if is_poll and word is None and rule.state is not None:
+        state, is_known = RUNNING, False
     if state == RUNNING:
         return Reading(_report(message, upstream_id, state, 200), word, is_known)
     url = None

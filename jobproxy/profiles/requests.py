@@ -1,7 +1,10 @@
 """Start requests, made of a client's request by a profile."""
 
 import re
+from base64 import b64decode
+from collections.abc import Iterator
 from hashlib import blake2b
+from typing import Any
 
 from jobproxy.profiles.assignments import (
     MissingValue,
@@ -33,7 +36,7 @@ def read_account(profile: Profile, request: Message) -> str:
     """
     expression = profile.account
     account = expression.find(Scope(request))
-    if not account:
+    if not account or account[:1] in ("{", "["):
         raise _invalid(f"{expression.text} is missing: it says whose job this is.", expression.text)
     if expression.part in ("header", "query"):
         return blake2b(account.encode(), digest_size=8).hexdigest()
@@ -51,8 +54,15 @@ def check_request(profile: Profile, request: Message) -> None:
     for name in profile.path.names:
         if not is_safe(request.path.get(name, "")):
             raise _invalid(f"{name} in the path must not be empty, '..' or encoded.", f"/{name}")
-    if _is_body_read(profile) and not request.is_form and request.body.strip():
+    is_read = _is_body_read(profile)
+    coding = request.headers.get(b"content-encoding", b"").lower()
+    if is_read and coding not in (b"", b"identity"):
+        detail = "Send the body without a Content-Encoding."
+        raise ProblemError(Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail))
+    if is_read and not request.is_form and request.body.strip():
         parse_strictly(decode(request.body))
+    if is_read and request.is_form and request.has_twice(profile.account):
+        raise _invalid("The field of the account is there twice.", profile.account.text)
     make_start(profile, request, "")
 
 
@@ -90,7 +100,25 @@ def make_start(profile: Profile, request: Message, callback_url: str) -> StartCa
     headers = [(name.encode(), value) for name, value in kept.items() if value is not None]
     if content_type:
         headers.append((b"Content-Type", content_type))
-    return StartCall(body, tuple(headers), rule.method, url)
+    coding = request.headers.get(b"content-encoding")
+    if coding:
+        headers.append((b"Content-Encoding", coding))
+    secrets = tuple(_find_encoded([value for _, value in made], callback_url))
+    return StartCall(body, tuple(headers), rule.method, url, secrets)
+
+
+def _find_encoded(value: Any, callback_url: str) -> Iterator[str]:
+    """Yield the texts that are the callback URL in base64."""
+    if isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _find_encoded(inner, callback_url)
+    elif isinstance(value, str) and callback_url and callback_url not in value:
+        try:
+            found = b64decode(value, validate=True)
+        except ValueError:
+            return
+        if callback_url.encode() in found:
+            yield value
 
 
 def make_follow_headers(profile: Profile, request: Message) -> Headers:

@@ -75,12 +75,19 @@ def make_profile(name: str, keys: Keys) -> Profile:
         callback_methods=read_methods(keys, "callback.methods", ("POST", "PUT")),
         verifier=_make_verifier(keys),
         fetch_failed=keys.read("result.fetch-failed", bool, default=True),
-        failed_status=read_number(keys, "result.failed-status", 200, 200, 599),
+        failed_status=_read_status(keys),
         poll=_make_poll(keys, callback),
         cancel=_make_cancel(keys),
         limits=_make_limits(keys, host),
     )
     return evolve(profile, headers=find_header_names(profile))
+
+
+def _read_status(keys: Keys) -> int:
+    status = read_number(keys, "result.failed-status", 200, 200, 599)
+    if status in (204, 205, 304):
+        raise keys.wrong("result.failed-status", f"must not be {status}, which has no body")
+    return status
 
 
 def _make_ack(keys: Keys) -> AckRule:
@@ -90,7 +97,12 @@ def _make_ack(keys: Keys) -> AckRule:
     if accepted:
         if set(accepted) != {"expression", "values"} or not isinstance(accepted["values"], list):
             raise keys.wrong("ack.accepted", "must be { expression = …, values = […] }")
-        expression = keys.parse_text("ack.accepted", accepted["expression"], parse_expression)
+        text = accepted["expression"]
+        expression = keys.parse_text(
+            "ack.accepted", text, lambda each: check_source(sources, parse_expression(each))
+        )
+        if any(isinstance(each, list | dict) for each in accepted["values"]):
+            raise keys.wrong("ack.accepted", "must have texts, numbers, true or false as values")
         condition = (expression, frozenset(_write(each).lower() for each in accepted["values"]))
     return AckRule(
         accepted=condition,
@@ -153,6 +165,9 @@ def _make_cancel(keys: Keys) -> CancelRule | None:
 
 def _make_limits(keys: Keys, host: str | None) -> Limits:
     hosts = keys.read_texts("limits.hosts", () if host is None else (host,))
+    for each in hosts:
+        if place_of(f"https://{each}") != each.lower():
+            raise keys.wrong("limits.hosts", "must be hosts, like api.example or api.example:8443")
     return Limits(
         wait=read_seconds(keys, "limits.wait", None),
         retain=read_seconds(keys, "limits.retain", None),

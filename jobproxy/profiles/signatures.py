@@ -15,6 +15,8 @@ from attrs import field, frozen
 
 from jobproxy.profiles.messages import Message
 
+#: Bytes of a secret of Standard Webhooks at least.
+MIN_SECRET = 8
 #: Seconds by which the time in a signature may differ from ours.
 TOLERANCE = 300.0
 
@@ -117,6 +119,9 @@ def read_secrets(data: bytes, scheme: Scheme) -> tuple[bytes, ...]:
 
 def _decode_standard(line: bytes) -> bytes:
     try:
-        return b64decode(line.removeprefix(b"whsec_"), validate=True)
+        secret = b64decode(line.removeprefix(b"whsec_"), validate=True)
     except Base64Error:
+        secret = b""
+    if len(secret) < MIN_SECRET:
         raise BadSecret("must have secrets like whsec_… with base64 behind it") from None
+    return secret

@@ -1,5 +1,6 @@
 """Makes the rule of how a job is started of the table ``start`` of a file."""
 
+import math
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,7 +39,8 @@ _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_HEADERS = frozenset(
     {
         "connection", "content-encoding", "content-length", "content-type", "expect", "host",
-        "idempotency-key", "keep-alive", "prefer", "te", "trailer", "transfer-encoding", "upgrade",
+        "idempotency-key", "keep-alive", "prefer", "te", "traceparent", "tracestate", "trailer",
+        "transfer-encoding", "upgrade", "x-request-id",
     }
 )  # fmt: skip
 
@@ -97,6 +99,8 @@ def _check_fixed_host(keys: Keys, url: Template) -> None:
 def _make_value(keys: Keys, name: str, value: Any, *, deep: int) -> Value:
     if deep > 16:
         raise keys.wrong(name, "is nested too deeply")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise keys.wrong(name, "must not be nan or inf, which JSON does not have")
     if isinstance(value, bool | int | float):
         return Constant(value)
     if isinstance(value, str):

@@ -17,7 +17,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from jobproxy.http1.client import CLOSE, PlainClient, read_body
-from jobproxy.http1.response import Response
+from jobproxy.http1.response import BodyTooBig, Response
 from jobproxy.jobs.record import JobRecord
 from jobproxy.profiles.expressions import Template
 from jobproxy.profiles.hosts import is_allowed
@@ -25,6 +25,7 @@ from jobproxy.profiles.messages import Message, Scope, read_headers
 from jobproxy.profiles.profile import Profile
 from jobproxy.profiles.readings import Reading, make_fetched, read_message
 from jobproxy.profiles.requests import make_follow_headers
+from jobproxy.upstream.job_server import is_due_to
 from jobproxy.upstream.start_responses import read_retry_after
 from jobproxy.util.backoff import Backoff
 from jobproxy.util.deadline import Deadline
@@ -116,7 +117,7 @@ class FollowUps:
                 pause = max(pause, self._pauses.pause(failures))
                 continue
             full = Scope(scope.request, scope.response, answer.message)
-            reading = read_message(self._profile, rule.reads, full)
+            reading = read_message(self._profile, rule.reads, full, is_poll=True)
             if not reading.report.is_progress:
                 return await self.fetch(record, scope, reading)
 
@@ -126,9 +127,9 @@ class FollowUps:
         :param scope: with the request and the ack.
         """
         url, failures = reading.result_url, 0
-        if url is None:
+        if url is None or scope.request is None:
             return reading.report
-        if not self._is_allowed(url):
+        if not self._may_ask(self._profile.callback.url, url):
             _log.warn("the URL of the result of job {job} is not allowed", **record.log_fields)
             return reading.report
         while True:
@@ -179,9 +180,13 @@ class FollowUps:
         reading = read_message(self._profile, self._profile.callback, full)
         return await self.fetch(record, scope, reading)
 
-    def forget_early(self, record: JobRecord) -> None:
-        """Forget such a callback: the start of its job has ended."""
-        self._early.pop(record.job_id, None)
+    def take_thin(self, record: JobRecord) -> Report | None:
+        """Return such a callback itself, as there will be no ack."""
+        message = self._early.pop(record.job_id, None)
+        if message is None:
+            return None
+        rule = self._profile.callback
+        return read_message(self._profile, rule, Scope(message=message)).report
 
     def _end_fetch(self, _: object, job_id: str) -> None:
         del self._fetching[job_id]
@@ -219,9 +224,15 @@ class FollowUps:
 
     def _find_url(self, template: Template, scope: Scope) -> str | None:
         url = template.render_url(scope)
-        return url if url is not None and self._is_allowed(url) else None
+        return url if url is not None and self._may_ask(template, url) else None
 
-    def _is_allowed(self, url: str) -> bool:
+    def _may_ask(self, template: Template | None, url: str) -> bool:
+        """Whether the client's credentials may go to a URL.
+
+        :param template: of which it was made: its own host is that of the profile's author.
+        """
+        if template is not None and template.sole is None:
+            return True
         start = self._profile.start.url
         return is_allowed(url, self._profile.limits.hosts, "" if start is None else start.text)
 
@@ -248,6 +259,9 @@ class FollowUps:
             self.results[f"{purpose}-timeout"] += 1
             return Answer()
         except Exception as error:  # whatever it was: the request is repeated or given up
+            if is_due_to(error, BodyTooBig):
+                self.results[f"{purpose}-too-large"] += 1
+                return Answer(is_refused=True)
             self.results[f"{purpose}-failed"] += 1
             _log.debug("{purpose}: {error}", purpose=purpose, error=type(error).__name__)
             return Answer()

@@ -160,7 +160,7 @@ class JobServer:
         except (BodyTooBig, *_MAYBE_SENT) as error:
             response = response or getattr(error, "response", None)
             if response is not None and (
-                response.code in self._refusals or _is_due_to(error, BodyTooBig)
+                response.code in self._refusals or is_due_to(error, BodyTooBig)
             ):
                 return response, b""
             reason = f"no complete response: {type(error).__name__}"
@@ -193,7 +193,7 @@ def _never_sent(error: Exception) -> NotStarted:
     return NotStarted(problem, (*results, "unreachable")[0], Health.DEAD, may_retry=True)
 
 
-def _is_due_to(error: Exception, *kinds: type[Exception]) -> bool:
+def is_due_to(error: Exception, *kinds: type[Exception]) -> bool:
     """Whether an error is of one of these kinds, or has one as a reason."""
     reasons = getattr(error, "reasons", ())
     return isinstance(error, kinds) or any(reason.check(*kinds) for reason in reasons)

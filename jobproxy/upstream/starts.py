@@ -130,6 +130,8 @@ class Start:
     #: Waits for a slot, a claim or the end of a pause; a start request is never cancelled.
     _waiting: Deferred[Any]
     _place: JobPlace | None = None
+    #: Other forms of the callback URL in the start request, which are as secret as it.
+    _encoded: tuple[str, ...] = ()
     _attempts: int = field(default=0, init=False)
 
     def cancel(self) -> None:
@@ -173,8 +175,7 @@ class Start:
                 self._waiting = starter.slots.requeue(account)
         finally:
             starter.kept_bytes -= self._job.size
-            if starter.follow_ups is not None:
-                starter.follow_ups.forget_early(record)
+            self._take_thin(record)
 
     async def _send(self, record: JobRecord, request: StartRequest) -> float | None:
         """Send one start request.
@@ -183,11 +184,15 @@ class Start:
         """
         try:
             call = self._job.to_start(request.callback_url)
+            self._encoded = call.secrets
             ack = await self._starter.job_server.start(self._job, call, request.headers)
         except AmbiguousStart as error:
             _log.warn("start of job {job} is ambiguous: {error}", **record.log_fields, error=error)
             return self._doubt(record)
         except NotStarted as error:
+            if self._take_thin(record):
+                # Its callback came before, so it was started, whatever this says.
+                return None
             self._starter.table.retract(record, self.cancel)
             if error.may_retry:
                 return self._defer(record, error.problem)
@@ -199,7 +204,7 @@ class Start:
     def _redact(self, ack: Report, secret: str) -> Report:
         """Hide the secret in an ack that quotes the start request: clients may get the ack."""
         hidden = ack
-        for each in (secret, *self._job.secrets):
+        for each in (secret, *self._job.secrets, *self._encoded):
             hidden = hide_in_ack(hidden, each)
         if hidden is not ack and not self._starter.has_hidden:
             self._starter.has_hidden = True
@@ -210,7 +215,7 @@ class Start:
         return hidden
 
     def _hide(self, body: bytes, secret: str) -> bytes:
-        for each in (secret, *self._job.secrets):
+        for each in (secret, *self._job.secrets, *self._encoded):
             body = hide(body, each)
         return body
 
@@ -261,6 +266,14 @@ class Start:
                     return
         if report is not None and not record.is_ended:
             self._starter.table.complete(record.job_id, report)
+
+    def _take_thin(self, record: JobRecord) -> bool:
+        """End a job with the thin callback that came before its ack, if there is one."""
+        follow_ups = self._starter.follow_ups
+        report = None if follow_ups is None else follow_ups.take_thin(record)
+        if report is not None:
+            self._starter.table.complete(record.job_id, report)
+        return report is not None
 
     def _doubt(self, record: JobRecord) -> float | None:
         """Record an ambiguous start; return the pause before another one, if there is one."""

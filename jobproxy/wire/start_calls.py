@@ -10,6 +10,7 @@ class StartCall:
     """A request that starts a job.
 
     :param url: with a query, if it has one; empty: that of ``--job-server-url``.
+    :param secrets: texts in it that have the callback URL in another form.
     :param headers: with its ``Content-Type``.
     """
 
@@ -17,3 +18,4 @@ class StartCall:
     headers: Headers = field(repr=False)
     method: str = "POST"
     url: str = field(default="", repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)

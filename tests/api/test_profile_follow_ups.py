@@ -103,12 +103,22 @@ class ThinTests(FollowUpTestCase):
         self.check_asked(2, b"GET", "/jobs/1/result").respond(b"result")
         self.assertEqual(client.response.body, b"result")
 
-    def test_thin_callback_of_an_ambiguous_start_is_the_result(self) -> None:
-        """There is no id to ask with."""
-        client = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
-        self.call_back_to(self.callback_url(self.starts[0]), b'{"state":"done"}')
-        self.starts[0].respond(b"", 500)
+    def test_thin_callback_before_what_is_no_ack_is_the_result(self) -> None:
+        """There is no id to ask with; and it was started, whatever the response says."""
+        for status in (500, 400):
+            client = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
+            self.call_back_to(self.callback_url(self.starts[-1]), b'{"state":"done"}')
+            self.starts[-1].respond(b"", status)
+            self.assertEqual(
+                (client.response.status, client.response.body), (200, b'{"state":"done"}')
+            )
+
+    def test_result_that_is_too_large_is_not_asked_for_again(self) -> None:
+        client, start = self.run_job(b'{"id":"1"}')
+        self.call_back_to(self.callback_url(start), b'{"state":"done"}')
+        self.starts[1].respond(b"x" * 70_000)
         self.assertEqual(client.response.body, b'{"state":"done"}')
+        self.assertEqual(len(self.starts), 2)
 
 
 class ElsewhereTests(FollowUpTestCase):
@@ -148,6 +158,15 @@ class ElsewhereTests(FollowUpTestCase):
             self.call_back_to(start.body["hook"], body)
             self.assertEqual(len(self.sender.times), number, url)
             self.assertEqual(client.response.body, body)
+
+    def test_thin_callback_of_an_ambiguous_start_has_no_credentials_to_ask_with(self) -> None:
+        client = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
+        body = b'{"state":"done","result":"http://127.0.0.1:9000/r"}'
+        receipt = self.call_back_to(self.starts[0].body["hook"], body)
+        self.assertEqual(receipt.json, {"status": "accepted"})
+        self.starts[0].respond(b"", 500)
+        self.assertEqual(client.response.body, body)
+        self.assertEqual(len(self.starts), 1)
 
     def test_redirect_is_not_followed(self) -> None:
         client, start = self.run_job(b'{"id":"1"}')
@@ -207,6 +226,17 @@ class PollTests(FollowUpTestCase):
         self.clock.advance(5)
         self.starts[1].respond(b'{"status":"FAILED"}')
         self.assertEqual(client.response.status, 502)
+
+    def test_page_without_a_state_is_no_end(self) -> None:
+        """Like one to log in, or one that is empty."""
+        client, _ = self.run_job(b'{"id":"t1"}')
+        self.clock.advance(5)
+        for body, status in ((b"<html>log in</html>", 200), (b"", 204), (b"{}", 200)):
+            self.starts[-1].respond(body, status)
+            self.assertTrue(client.is_held)
+            self.clock.advance(2)
+        self.starts[-1].respond(b'{"status":"SUCCEEDED"}')
+        self.assertEqual(client.response.status, 200)
 
     def test_retry_after_counts(self) -> None:
         client, _ = self.run_job(b'{"id":"t1"}')

@@ -255,9 +255,14 @@ class WireTests(ProfileTestCase):
         headers = {"X_Call_Id": "c1", "X_Function_Status": "200", "Content_Type": "image/png"}
         self.assertEqual(self.call_back_to(url, b"\x89PNG", **headers).status, 200)
         self.check_result(client, 200, b"\x89PNG", content_type="image/png")
+        coded = {"Content_Encoding": "gzip", "Content_Type": "text/plain"}
+        client = self.send("/function/resize", b"\x1f\x8b", **coded)
+        self.assertEqual(self.starts[1].request.getHeader("content-encoding"), "gzip")
+        self.starts[1].respond(b"no", 400)
+        self.assertEqual(client.response.status, 400)
         client = self.send("/function/resize", b"")
-        url = str(self.starts[1].request.getHeader("x-callback-url"))
-        self.starts[1].respond(b"", 202, X_Call_Id="c2")
+        url = str(self.starts[2].request.getHeader("x-callback-url"))
+        self.starts[2].respond(b"", 202, X_Call_Id="c2")
         self.call_back_to(url, b"boom", X_Function_Status="500")
         self.check_result(client, 502, b"boom")
 
@@ -300,6 +305,11 @@ class WireTests(ProfileTestCase):
 
     def test_envelope(self) -> None:
         """A refusal that is a 200, and numbers as ids."""
+        for body in (b'{"key":{"x":1}}', b"key=a&key=b"):
+            form = {} if body[:1] == b"{" else {"Content_Type": "application/x-www-form-urlencoded"}
+            self.assert_problem(self.send("/run", body, **form).response, 400, "invalid-request")
+        coded = self.send("/run", b"\x1f\x8b", Content_Encoding="gzip").response
+        self.assert_problem(coded, 415, "unsupported-media-type")
         client = self.send("/run", b'{"key":"u1"}')
         self.starts[0].respond(b'{"code": 1201, "msg": "no credits", "data": null}')
         problem = self.assert_problem(client.response, 422, "upstream-rejected")
@@ -329,6 +339,9 @@ class WireTests(ProfileTestCase):
         (record,) = self.table.unended()
         self.assertEqual(record.upstream_id, "j-7")
         url = json.loads(b64decode(start.body["hook"]))["to"]
+        again = self.connect().request("/run", b'{"key":"u1"}', headers={"Prefer": "respond-async"})
+        self.starts[2].respond(json.dumps({"quoted": self.starts[2].body["hook"]}).encode(), 202)
+        self.assertEqual(again.response.body, b'{"quoted": "[hidden]"}')
         self.assertEqual(self.call_back_to(url, b"{}", method="POST").status, 405)
         self.assertEqual(self.call_back_to(url, b'{"ok":1}', method="PUT").status, 200)
         self.check_result(client, 200, b'{"ok":1}')

@@ -95,6 +95,13 @@ class TemplateTests(SynchronousTestCase):
     def test_url_that_is_one_expression_is_taken_as_it_is(self) -> None:
         self.assertEqual(parse_template("{$callback.url}").render_url(SCOPE), SCOPE.callback_url)
 
+    def test_value_that_leads_elsewhere_is_nothing(self) -> None:
+        """``..`` would climb in the path."""
+        for value in (".", ".."):
+            scope = Scope(Message(b"", query=f"q={value}"))
+            url = parse_template("https://h/queues/{$request.query.q}/jobs").render_url(scope)
+            self.assertIsNone(url)
+
     def test_nothing_in_a_template_makes_it_nothing(self) -> None:
         self.assertIsNone(parse_template("x{$request.body#/no}").render(SCOPE))
         self.assertIsNone(parse_template("x{$request.body#/no}").render_url(SCOPE))

@@ -90,4 +90,5 @@ class SecretTests(SynchronousTestCase):
     def test_bad_files_are_refused(self) -> None:
         for data in (b"", b"\n \n", b"a\nb\nc"):
             self.assertRaises(BadSecret, read_secrets, data, Scheme.HMAC)
-        self.assertRaises(BadSecret, read_secrets, b"whsec_?", Scheme.STANDARD_WEBHOOKS)
+        for data in (b"whsec_?", b"whsec_", b"whsec_AAAA"):
+            self.assertRaises(BadSecret, read_secrets, data, Scheme.STANDARD_WEBHOOKS)
