@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from attrs import frozen
 
+from jobproxy.profiles.keys import BadProfile
 from jobproxy.sandbox.processes import (
     DaemonFailed,
     DaemonProcess,
@@ -17,6 +18,7 @@ from jobproxy.sandbox.processes import (
     find_script,
     run_pair,
 )
+from jobproxy.sandbox.profile_demo import run_profile_demo
 
 ACCOUNT = "example"
 
@@ -133,9 +135,17 @@ def main() -> None:
         "--stay", action="store_true", help="keep the job server and the proxy running"
     )
     parser.add_argument("--faults", default="", help="faults of the job server, as in early=1")
+    parser.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="show one job of this profile instead: a file, or one that comes with jobproxy",
+    )
+    arguments = parser.parse_args()
     try:
-        raise SystemExit(run_demo(parser.parse_args()))
-    except DaemonFailed as error:
+        if arguments.profile is not None:
+            raise SystemExit(run_profile_demo(arguments.profile))
+        raise SystemExit(run_demo(arguments))
+    except (BadProfile, DaemonFailed) as error:
         print(f"jobproxy-demo: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """The file of a profile, as the simulator and the demo need it: also with another host in it."""
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -51,6 +52,22 @@ class ProfileFile:
         for host in self.tables.get("limits", {}).get("hosts", ()):
             text = text.replace(f'"{host}"', f'"{place}"')
         return text
+
+
+def list_secret_files(text: str) -> list[str]:
+    """Return the names of the files with secrets that a profile needs."""
+    return sorted(set(_find_files(tomllib.loads(text))))
+
+
+def _find_files(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, member in value.items():
+            if name in ("file", "secret-file") and isinstance(member, str):
+                yield member
+            yield from _find_files(member)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _find_files(item)
 
 
 def read_profile_file(name: str) -> ProfileFile:
