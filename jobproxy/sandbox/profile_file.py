@@ -54,9 +54,14 @@ class ProfileFile:
         return text
 
 
+def parse_tables(text: str) -> dict[str, Any]:
+    """Return the tables in the text of a profile."""
+    return tomllib.loads(text)
+
+
 def list_secret_files(text: str) -> list[str]:
     """Return the names of the files with secrets that a profile needs."""
-    return sorted(set(_find_files(tomllib.loads(text))))
+    return sorted(set(_find_files(parse_tables(text))))
 
 
 def _find_files(value: Any) -> Iterator[str]:
@@ -78,4 +83,4 @@ def read_profile_file(name: str) -> ProfileFile:
     """
     profile = read_profile(name)
     text = find_profile(name).read_text(encoding="utf-8")
-    return ProfileFile(profile, text, tomllib.loads(text))
+    return ProfileFile(profile, text, parse_tables(text))

@@ -36,3 +36,24 @@ class SimulatorOptionsTests(OptionsTestCase):
             ),
         ):
             self.check_refused([argument], line, kind=sandbox_tap.Options)
+
+    def test_options_that_do_not_go_together_are_refused(self) -> None:
+        """What is for profiles needs one, and what is not for them is refused."""
+        reason = "there is neither a callback URL in start.set nor a poll.url"
+        for arguments, line in (
+            (["--faults=forged=1"], "--faults forged needs --profile"),
+            (
+                ["--faults=refused=1", "--profile=fal"],
+                "--faults refused is not possible with --profile",
+            ),
+            (["--webhook=http://a.example/"], "--webhook needs --profile"),
+            (
+                [f"--profile={self.write_profile()}"],
+                f"--profile cannot be simulated: {reason}",
+            ),
+        ):
+            self.check_refused(arguments, line, kind=sandbox_tap.Options)
+
+    def write_profile(self) -> str:
+        """Return the path of a profile without callbacks."""
+        return self.write_file(b'[start]\nurl = "http://a.example/run"\n')
