@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from jobproxy.profiles.expressions import Expression, Source, Template
 from jobproxy.profiles.messages import MAX_FIELDS, Message, Scope
+from jobproxy.profiles.parts import find_parts
 from jobproxy.profiles.pointers import (
     WrongPlace,
     add_member,
@@ -111,17 +112,14 @@ class Assignment:
     target: Expression
     value: Value | None
 
-    @property
-    def names_callback(self) -> bool:
-        """Whether the callback URL, which is a secret, is in the value."""
-        value = self.value
-        return isinstance(value, Text) and any(
-            each.source is Source.CALLBACK for each in value.template.expressions
-        )
-
     def make(self, scope: Scope) -> Any:
         """Return the value; :data:`None`: what is there is removed."""
         return None if self.value is None else self.value.make(scope)
+
+
+def names_callback(value: object) -> bool:
+    """Whether the callback URL, which is a secret, is in a value."""
+    return any(each.source is Source.CALLBACK for each in find_parts(value, Expression))
 
 
 def change_body(message: Message, changes: Sequence[tuple[Expression, Any]]) -> bytes:
@@ -174,7 +172,7 @@ def _change_members(
         text = remove_member(text, start, end) if new is None else text[:at] + new + text[end:]
     for name, new in texts.items():
         if name not in places and new is not None:
-            text = add_member(text, name, (), new)
+            text = add_member(text, name, new)
     return text
 
 
@@ -218,20 +216,3 @@ def _change_pairs(text: str, name: str, value: Any) -> str:
 
 def _write(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-__all__ = [
-    "Array",
-    "Assignment",
-    "Base64",
-    "Constant",
-    "MissingValue",
-    "Secret",
-    "Table",
-    "Text",
-    "Value",
-    "WrongPlace",
-    "change_body",
-    "change_query",
-    "write_header",
-]

@@ -1,11 +1,7 @@
 """Which headers of each message a profile reads; the others are not kept."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-from attrs import fields, has
-
 from jobproxy.profiles.expressions import Expression, Source
+from jobproxy.profiles.parts import find_parts
 from jobproxy.profiles.profile import HeaderNames, Profile
 from jobproxy.profiles.signatures import Scheme, Verifier
 
@@ -17,7 +13,7 @@ _STANDARD = frozenset({b"webhook-id", b"webhook-timestamp", b"webhook-signature"
 def find_header_names(profile: Profile) -> HeaderNames:
     """Return the headers that a profile needs of each message."""
     found: dict[Source, set[bytes]] = {source: set(_BODY) for source in Source}
-    for expression in find_expressions(profile):
+    for expression in find_parts(profile, Expression):
         if expression.part == "header":
             found[expression.source].add(expression.name.lower().encode())
     found[Source.REQUEST] |= {name.encode() for name in profile.start.forward}
@@ -35,17 +31,3 @@ def _names_of(verifier: Verifier) -> frozenset[bytes]:
     if verifier.scheme is Scheme.STANDARD_WEBHOOKS:
         return _STANDARD
     return frozenset({verifier.header.lower().encode()})
-
-
-def find_expressions(value: Any) -> Iterator[Expression]:
-    """Yield the expressions in a part of a profile."""
-    if isinstance(value, Expression):
-        yield value
-    elif has(type(value)):
-        for field in fields(type(value)):
-            yield from find_expressions(getattr(value, field.name))
-    elif isinstance(value, Mapping):
-        yield from find_expressions(list(value.values()))
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        for item in value:
-            yield from find_expressions(item)

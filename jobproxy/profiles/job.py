@@ -8,7 +8,6 @@ from jobproxy.profiles.readings import is_accepted, read_ack
 from jobproxy.profiles.requests import (
     check_request,
     digest_request,
-    find_secrets,
     make_start,
     read_account,
 )
@@ -37,10 +36,6 @@ class ProfileJob:
 
     def digest(self) -> bytes:
         return digest_request(self.profile, self.request)
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        return find_secrets(self.profile, self.request)
 
     def to_start(self, callback_url: str) -> StartCall:
         return make_start(self.profile, self.request, callback_url)

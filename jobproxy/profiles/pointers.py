@@ -108,7 +108,7 @@ def list_members(text: str) -> dict[str, tuple[int, int, int]]:
 
 
 def remove_member(text: str, start: int, end: int) -> str:
-    """Return the text of an object without a member, and without the comma that belongs to it.
+    """Return the text without a member or an item, and without the comma that belongs to it.
 
     :param start: where it begins, and ``end`` behind its value.
     """
@@ -119,18 +119,15 @@ def remove_member(text: str, start: int, end: int) -> str:
     return (before[:-1].rstrip() if before[-1:] == "," else text[:start]) + text[end:]
 
 
-def add_member(text: str, name: str, names: Names, value: str) -> str:
+def add_member(text: str, name: str, value: str) -> str:
     """Return the text of an object with a new member at its end; nothing else is read.
 
     :param text: of a valid object, which has no such member.
-    :param names: of the objects in it that lead to the value.
     :param value: JSON text.
     """
-    end = text.rindex("}")
-    has_members = text[:end].rstrip()[-1:] != "{"
-    behind = len(text[:end].rstrip())
-    comma = "," if has_members else ""
-    return f"{text[:behind]}{comma}{write_string(name)}:{_wrap(names, value)}{text[behind:]}"
+    before = text[: text.rindex("}")].rstrip()
+    comma = "" if before[-1:] == "{" else ","
+    return f"{before}{comma}{write_string(name)}:{value}{text[len(before) :]}"
 
 
 def set_value(text: str, names: Names, value: str) -> str:
@@ -161,16 +158,9 @@ def remove_value(text: str, names: Names) -> str:
         if found is None:
             return text
         at = found.at
-    items = list(_read_items(text, at))
-    chosen = [number for number, item in enumerate(items) if item.name == names[-1]]
-    for number in reversed(chosen):
-        item = items[number]
-        if number + 1 < len(items):
-            text = text[: item.start] + text[items[number + 1].start :]
-        elif number:
-            text = text[: items[number - 1].end] + text[item.end :]
-        else:
-            text = text[: item.start] + text[item.end :]
+    for item in reversed(list(_read_items(text, at))):
+        if item.name == names[-1]:
+            text = remove_member(text, item.start, item.end)
     return text
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from attrs import field, frozen
 
-from jobproxy.profiles.assignments import Assignment
+from jobproxy.profiles.assignments import Assignment, Base64
 from jobproxy.profiles.expressions import Expression, Template
 from jobproxy.profiles.paths import PathPattern
 from jobproxy.profiles.signatures import Verifier
@@ -38,6 +38,8 @@ class StartRule:
     :param url: :data:`None`: that of ``--job-server-url``.
     :param forward: the client's headers that go on, in lower case.
     :param changes: what is set and removed in the client's request.
+    :param secrets: those out of files in it, which only the job server may read.
+    :param encoded: the parts of it that are a secret, or the callback URL, in another form.
     """
 
     method: str = "POST"
@@ -47,6 +49,8 @@ class StartRule:
     changes: Sequence[Assignment] = ()
     busy: frozenset[int] = BUSY
     rejected: frozenset[int] = REJECTED
+    secrets: Sequence[str] = field(default=(), repr=False)
+    encoded: Sequence[Base64] = ()
 
 
 @frozen

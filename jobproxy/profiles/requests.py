@@ -1,31 +1,29 @@
 """Start requests, made of a client's request by a profile."""
 
-import re
-from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
 
 from jobproxy.profiles.assignments import (
     MissingValue,
-    Secret,
-    WrongPlace,
     change_body,
     change_query,
+    names_callback,
     write_header,
 )
+from jobproxy.profiles.expressions import Expression
 from jobproxy.profiles.messages import Message, Scope
 from jobproxy.profiles.paths import is_safe
+from jobproxy.profiles.pointers import WrongPlace
 from jobproxy.profiles.profile import Profile
 from jobproxy.wire.headers import Headers
-from jobproxy.wire.jobs import MAX_ACCOUNT
+from jobproxy.wire.jobs import CONTROL, MAX_ACCOUNT
 from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError
 from jobproxy.wire.start_calls import StartCall
 from jobproxy.wire.strict_json import decode, invalid, parse_strictly
 
 #: The length from which a credential is hidden where the job server quotes it.
 MIN_SECRET = 8
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def read_account(profile: Profile, request: Message) -> str:
@@ -40,7 +38,7 @@ def read_account(profile: Profile, request: Message) -> str:
         raise _invalid(f"{expression.text} is missing: it says whose job this is.", expression.text)
     if expression.part in ("header", "query"):
         return blake2b(account.encode(), digest_size=8).hexdigest()
-    if len(account) > MAX_ACCOUNT or _CONTROL.search(account):
+    if len(account) > MAX_ACCOUNT or CONTROL.search(account):
         detail = f"{expression.text} must have 1 to {MAX_ACCOUNT} characters, and no control ones."
         raise _invalid(detail, expression.text)
     return account
@@ -83,11 +81,8 @@ def make_start(profile: Profile, request: Message, callback_url: str) -> StartCa
         body = change_body(request, parts["body"])
         query = change_query(request.query if rule.forward_query else "", parts["query"])
         url = "" if rule.url is None else _make_url(profile, scope)
-        kept = {name: request.headers.get(name.encode()) for name in rule.forward}
-        kept |= {
-            target.name.lower(): None if value is None else write_header(value)
-            for target, value in parts["header"]
-        }
+        headers = _make_headers(profile, request, parts["header"])
+        secrets = _find_secrets(profile, request, scope)
     except WrongPlace as error:
         raise _invalid(f"The body has no place for what this proxy sets: {error}.", "") from None
     except MissingValue as error:
@@ -97,28 +92,12 @@ def make_start(profile: Profile, request: Message, callback_url: str) -> StartCa
     if query:
         url += ("&" if "?" in url else "?") + query
     content_type = request.content_type or (b"application/json" if body else b"")
-    headers = [(name.encode(), value) for name, value in kept.items() if value is not None]
     if content_type:
-        headers.append((b"Content-Type", content_type))
+        headers = (*headers, (b"Content-Type", content_type))
     coding = request.headers.get(b"content-encoding")
     if coding:
-        headers.append((b"Content-Encoding", coding))
-    secrets = tuple(_find_encoded([value for _, value in made], callback_url))
-    return StartCall(body, tuple(headers), rule.method, url, secrets)
-
-
-def _find_encoded(value: Any, callback_url: str) -> Iterator[str]:
-    """Yield the texts that are the callback URL in base64."""
-    if isinstance(value, list | dict):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _find_encoded(inner, callback_url)
-    elif isinstance(value, str) and callback_url and callback_url not in value:
-        try:
-            found = b64decode(value, validate=True)
-        except ValueError:
-            return
-        if callback_url.encode() in found:
-            yield value
+        headers = (*headers, (b"Content-Encoding", coding))
+    return StartCall(body, headers, rule.method, url, secrets)
 
 
 def make_follow_headers(profile: Profile, request: Message) -> Headers:
@@ -126,20 +105,32 @@ def make_follow_headers(profile: Profile, request: Message) -> Headers:
 
     :param request: the client's.
     """
+    changes = [
+        (each.target, each.make(Scope(request)))
+        for each in profile.start.changes
+        if each.target.part == "header" and not names_callback(each.value)
+    ]
+    return _make_headers(profile, request, changes)
+
+
+def _make_headers(
+    profile: Profile, request: Message, changes: Iterable[tuple[Expression, Any]]
+) -> Headers:
+    """Return the client's headers that go on, and those that the profile sets.
+
+    :raises MissingValue: if a value cannot be in a header.
+    """
     kept = {name: request.headers.get(name.encode()) for name in profile.start.forward}
-    scope = Scope(request)
-    for change in profile.start.changes:
-        if change.target.part == "header" and not change.names_callback:
-            value = change.make(scope)
-            kept[change.target.name.lower()] = None if value is None else write_header(value)
+    for target, value in changes:
+        kept[target.name.lower()] = None if value is None else write_header(value)
     return tuple((name.encode(), value) for name, value in kept.items() if value is not None)
 
 
-def find_secrets(profile: Profile, request: Message) -> tuple[str, ...]:
-    """Return the credentials in a start request, which nobody else may read."""
-    found = [request.headers.get(name.encode(), b"") for name in profile.start.forward]
-    texts = [value.decode("latin-1") for value in found]
-    texts += [each.value.value for each in profile.start.changes if isinstance(each.value, Secret)]
+def _find_secrets(profile: Profile, request: Message, scope: Scope) -> tuple[str, ...]:
+    """Return what nobody but the job server may read in a start request, in ASCII."""
+    rule = profile.start
+    sent = [request.headers.get(name.encode(), b"").decode("latin-1") for name in rule.forward]
+    texts = (*sent, *rule.secrets, *(each.make(scope) for each in rule.encoded))
     return tuple(text for text in texts if len(text) >= MIN_SECRET and text.isascii())
 
 

@@ -14,6 +14,7 @@ from jobproxy.profiles.assignments import (
     Table,
     Text,
     Value,
+    names_callback,
 )
 from jobproxy.profiles.expressions import (
     BadExpression,
@@ -31,6 +32,7 @@ from jobproxy.profiles.keys import (
     read_statuses,
     read_url,
 )
+from jobproxy.profiles.parts import find_parts
 from jobproxy.profiles.paths import PathPattern
 from jobproxy.profiles.profile import BUSY, REJECTED, StartRule
 
@@ -81,7 +83,13 @@ def make_start(keys: Keys, path: PathPattern) -> StartRule:
         changes=changes,
         busy=read_statuses(keys, "start.busy", BUSY),
         rejected=read_statuses(keys, "start.rejected", REJECTED),
+        secrets=[each.value for each in find_parts(changes, Secret)],
+        encoded=[each for each in find_parts(changes, Base64) if _has_secret(each)],
     )
+
+
+def _has_secret(value: Base64) -> bool:
+    return names_callback(value) or any(find_parts(value.value, Secret))
 
 
 def _check_fixed_host(keys: Keys, url: Template) -> None:

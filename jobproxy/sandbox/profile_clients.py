@@ -4,8 +4,8 @@ from urllib.parse import urlencode
 
 from attrs import frozen
 
-from jobproxy.profiles.expressions import Source
-from jobproxy.profiles.header_names import find_expressions
+from jobproxy.profiles.expressions import Expression, Source
+from jobproxy.profiles.parts import find_parts
 from jobproxy.profiles.profile import Profile
 from jobproxy.sandbox.profile_drafts import Draft
 
@@ -35,7 +35,7 @@ def make_client_request(profile: Profile) -> ClientRequest:
         draft.headers[name] = CREDENTIAL if "auth" in name else VALUE
     values = [each.value for each in profile.start.changes]
     rules = [profile.account, profile.start.url, values, profile.callback, profile.poll]
-    for expression in find_expressions([*rules, profile.cancel, profile.ack]):
+    for expression in find_parts([*rules, profile.cancel, profile.ack], Expression):
         if expression.source is Source.REQUEST and expression.name.lower() not in draft.headers:
             draft.put(expression, VALUE)
     segments = [VALUE if is_variable else name for name, is_variable in profile.path.segments]

@@ -9,7 +9,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from attrs import define, evolve, field, frozen
 
-from jobproxy.profiles.assignments import Array, Assignment, Base64, Table, Text, Value
+from jobproxy.profiles.assignments import (
+    Array,
+    Assignment,
+    Base64,
+    Table,
+    Text,
+    Value,
+    names_callback,
+)
 from jobproxy.profiles.expressions import Expression, Source, Template
 from jobproxy.profiles.messages import Message
 from jobproxy.profiles.profile import Profile
@@ -45,9 +53,7 @@ class StartFinder:
     def names_callback(self) -> bool:
         """Whether start requests say where callbacks go."""
         values = [each.value for each in self._profile.start.changes]
-        return any(_names_callback(value) for value in values) or any(
-            part.source is Source.CALLBACK for part in self._parts
-        )
+        return names_callback([*values, *self._parts])
 
     def matches(self, target: str) -> bool:
         """Whether start requests go to a target of a request."""
@@ -84,19 +90,9 @@ def _make_pattern(url: Template, wide: str | None) -> re.Pattern[str]:
     return re.compile(written + (r"(?:&.*)?" if has_query else r"(?:\?.*)?"))
 
 
-def _names_callback(value: Value | None) -> bool:
-    if isinstance(value, Text):
-        return any(each.source is Source.CALLBACK for each in value.template.expressions)
-    if isinstance(value, Array):
-        return any(_names_callback(item) for item in value.items)
-    if isinstance(value, Table):
-        return any(_names_callback(member) for member in value.members.values())
-    return isinstance(value, Base64) and _names_callback(value.value)
-
-
 def _find_urls(change: Assignment, message: Message) -> Iterator[str]:
     """Yield the callback URLs in what a profile sets."""
-    if change.value is None or not _names_callback(change.value):
+    if change.value is None or not names_callback(change.value):
         return
     target = change.target
     if target.part == "body":
@@ -114,7 +110,7 @@ def _find_urls(change: Assignment, message: Message) -> Iterator[str]:
 
 def _walk(value: Value, given: Any) -> Iterator[str]:
     """Yield the URLs where a value that was set has them."""
-    if not _names_callback(value):
+    if not names_callback(value):
         return
     if isinstance(value, Array) and isinstance(given, list):
         for item, one in zip(value.items, given, strict=False):

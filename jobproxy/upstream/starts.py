@@ -1,6 +1,7 @@
 """Starts jobs: waits for a slot, sends the start request, and sends it again where that is safe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 from attrs import define, evolve, field, frozen
@@ -130,8 +131,6 @@ class Start:
     #: Waits for a slot, a claim or the end of a pause; a start request is never cancelled.
     _waiting: Deferred[Any]
     _place: JobPlace | None = None
-    #: Other forms of the callback URL in the start request, which are as secret as it.
-    _encoded: tuple[str, ...] = ()
     _attempts: int = field(default=0, init=False)
 
     def cancel(self) -> None:
@@ -182,9 +181,9 @@ class Start:
 
         :return: the seconds until the next one; :data:`None` if there is none.
         """
+        call = self._job.to_start(request.callback_url)
+        secrets = (request.secret, *call.secrets)
         try:
-            call = self._job.to_start(request.callback_url)
-            self._encoded = call.secrets
             ack = await self._starter.job_server.start(self._job, call, request.headers)
         except AmbiguousStart as error:
             _log.warn("start of job {job} is ambiguous: {error}", **record.log_fields, error=error)
@@ -196,16 +195,14 @@ class Start:
             self._starter.table.retract(record, self.cancel)
             if error.may_retry:
                 return self._defer(record, error.problem)
-            hidden = self._hide(error.problem.upstream_body, request.secret)
+            hidden = reduce(hide, secrets, error.problem.upstream_body)
             self._give_up(record, evolve(error.problem, upstream_body=hidden))
             return None
-        return self._accept(record, self._redact(ack, request.secret))
+        return self._accept(record, self._redact(ack, secrets))
 
-    def _redact(self, ack: Report, secret: str) -> Report:
-        """Hide the secret in an ack that quotes the start request: clients may get the ack."""
-        hidden = ack
-        for each in (secret, *self._job.secrets, *self._encoded):
-            hidden = hide_in_ack(hidden, each)
+    def _redact(self, ack: Report, secrets: Sequence[str]) -> Report:
+        """Hide the secrets in an ack that quotes the start request: clients may get the ack."""
+        hidden = reduce(hide_in_ack, secrets, ack)
         if hidden is not ack and not self._starter.has_hidden:
             self._starter.has_hidden = True
             _log.warn(
@@ -213,11 +210,6 @@ class Start:
                 "clients, who could forge results with them"
             )
         return hidden
-
-    def _hide(self, body: bytes, secret: str) -> bytes:
-        for each in (secret, *self._job.secrets, *self._encoded):
-            body = hide(body, each)
-        return body
 
     async def _claim(self, record: JobRecord, slot: str | None) -> bool:
         """Return whether to start the job on this node; if not, release its slot."""

@@ -1,7 +1,7 @@
 """A client's job as a frozen value; requests are parsed strictly."""
 
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -20,7 +20,8 @@ MAX_ACCOUNT = 254
 _OURS = frozenset({"wait", "callback"})
 _READ = _OURS | {"account"}
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+#: Characters that an account must not have.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _JSON: Headers = ((b"Content-Type", b"application/json"),)
 
 
@@ -42,10 +43,6 @@ class AnyJob(Protocol):
     @property
     def has_own_callback(self) -> bool:
         """Whether its callback goes to the client, so that its ack ends it."""
-
-    @property
-    def secrets(self) -> Sequence[str]:
-        """Credentials in the start request, in ASCII."""
 
     def digest(self) -> bytes:
         """Return a hash of the content of the job."""
@@ -80,7 +77,6 @@ class Job:
     own_start: bytes | None = field(default=None, repr=False)
     size: int = 0
     headers: Headers = field(default=(), repr=False)
-    secrets: tuple[str, ...] = field(default=(), init=False, repr=False)
 
     @property
     def has_own_callback(self) -> bool:
@@ -171,7 +167,7 @@ def _find_errors(members: dict[str, Any]) -> Iterator[FieldError]:
         yield FieldError("/account", "must be a string")
     elif not 1 <= len(account) <= MAX_ACCOUNT:
         yield FieldError("/account", f"must have 1 to {MAX_ACCOUNT} characters, not {len(account)}")
-    elif _CONTROL.search(account):
+    elif CONTROL.search(account):
         yield FieldError("/account", "must not contain control characters")
     if not isinstance(members.get("wait"), bool | None):
         yield FieldError("/wait", "must be true, false or left out")

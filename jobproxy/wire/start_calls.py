@@ -10,7 +10,8 @@ class StartCall:
     """A request that starts a job.
 
     :param url: with a query, if it has one; empty: that of ``--job-server-url``.
-    :param secrets: texts in it that have the callback URL in another form.
+    :param secrets: texts in it, in ASCII, that nobody but the job server may read, besides the
+        callback URL itself.
     :param headers: with its ``Content-Type``.
     """
 
