@@ -1,14 +1,10 @@
 """Options from a file: TOML, with the names of the options."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
+from jobproxy.util.toml import BadToml, parse_toml
 
 
 class BadConfig(ValueError):
@@ -24,12 +20,12 @@ def read_config(path: str) -> Mapping[str, str]:
     :raises BadConfig: if it cannot be read, or a value is of another kind.
     """
     try:
-        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        found = parse_toml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise BadConfig(f"names {path}, which cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BadConfig(f"names {path}, which is not UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except BadToml as error:
         raise BadConfig(f"names {path}, which is not TOML: {error}") from error
     return {name: _write(path, name, value) for name, value in found.items()}
 

@@ -1,7 +1,6 @@
 """Reads profiles: TOML files, checked to the last key."""
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,11 +10,7 @@ from jobproxy.profiles.fields import NAMES
 from jobproxy.profiles.keys import BadProfile, Keys
 from jobproxy.profiles.profile import Profile
 from jobproxy.profiles.sections import make_profile
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
+from jobproxy.util.toml import BadToml, parse_toml
 
 #: What a profile may be called.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -44,7 +39,7 @@ def read_profile(name: str) -> Profile:
     path = find_profile(name)
     try:
         text = path.read_text(encoding="utf-8")
-        tables = tomllib.loads(text)
+        tables = parse_toml(text)
     except FileNotFoundError:
         shipped = ", ".join(list_shipped())
         raise BadProfile(f"{name}: there is no such file; shipped profiles: {shipped}") from None
@@ -52,7 +47,7 @@ def read_profile(name: str) -> Profile:
         raise BadProfile(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BadProfile(f"{path}: is not UTF-8") from None
-    except (ValueError, RecursionError) as error:
+    except BadToml as error:
         raise BadProfile(f"{path}: is not TOML: {error}") from None
     if not _NAME.fullmatch(path.stem):
         raise BadProfile(

@@ -1,6 +1,5 @@
 """The file of a profile, as the simulator and the demo need it: also with another host in it."""
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,11 +9,7 @@ from attrs import field, frozen
 from jobproxy.profiles.hosts import place_of
 from jobproxy.profiles.profile import Profile
 from jobproxy.profiles.reader import find_profile, read_profile
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
+from jobproxy.util.toml import parse_toml
 
 #: The keys with the URLs of the API.
 _URLS = (
@@ -54,14 +49,9 @@ class ProfileFile:
         return text
 
 
-def parse_tables(text: str) -> dict[str, Any]:
-    """Return the tables in the text of a profile."""
-    return tomllib.loads(text)
-
-
 def list_secret_files(text: str) -> list[str]:
     """Return the names of the files with secrets that a profile needs."""
-    return sorted(set(_find_files(parse_tables(text))))
+    return sorted(set(_find_files(parse_toml(text))))
 
 
 def _find_files(value: Any) -> Iterator[str]:
@@ -83,4 +73,4 @@ def read_profile_file(name: str) -> ProfileFile:
     """
     profile = read_profile(name)
     text = find_profile(name).read_text(encoding="utf-8")
-    return ProfileFile(profile, text, parse_tables(text))
+    return ProfileFile(profile, text, parse_toml(text))

@@ -30,6 +30,8 @@ class ConfigFileTests(OptionsTestCase):
         """With the file, the name and what to change."""
         for data, words in (
             (b"wait = ", "which is not TOML: "),
+            (b"a = " + 5_000 * b"[", "which is not TOML: "),
+            (b"wait = " + 5_000 * b"9", "which is not TOML: "),
             (b"\xff", "which is not UTF-8"),
             (b"wiat = 5", "where wiat is not an option; did you mean wait?"),
             (b'config = "x"', "where config is not an option"),

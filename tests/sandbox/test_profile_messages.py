@@ -13,11 +13,12 @@ from jobproxy.profiles.signatures import Scheme, Verifier
 from jobproxy.sandbox.profile_callbacks import choose_url
 from jobproxy.sandbox.profile_clients import make_client_request
 from jobproxy.sandbox.profile_drafts import Draft
-from jobproxy.sandbox.profile_file import ProfileFile, parse_tables
+from jobproxy.sandbox.profile_file import ProfileFile
 from jobproxy.sandbox.profile_messages import MessageMaker, NotSimulated, read_name
 from jobproxy.sandbox.profile_server import check_simulated
 from jobproxy.sandbox.profile_signing import sign, sign_wrongly
 from jobproxy.sandbox.profile_starts import StartFinder
+from jobproxy.util.toml import parse_toml
 from tests.api.test_profiles import WIRES
 from tests.support.profiles import URL, parse_profile
 
@@ -28,7 +29,7 @@ MEANINGS = {"progress": "running", "succeeded": "completed", "failed": "failed"}
 
 
 def make_file(text: str) -> ProfileFile:
-    return ProfileFile(parse_profile(text), text, parse_tables(text))
+    return ProfileFile(parse_profile(text), text, parse_toml(text))
 
 
 def start(profile: Profile, content_type: str = "application/json") -> tuple[Message, str]:
