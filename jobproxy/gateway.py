@@ -197,8 +197,7 @@ class Gateway:
         """Return the record of a callback, by its token's job id or by its upstream id."""
         if job_id is not None:
             return self.table.find(job_id)
-        named = Report(b"", upstream_id, None)
-        return self.table.indexes.of(self.profile).find(named)
+        return self.table.indexes.of(self.profile).find(upstream_id)
 
     def deliver_thin(
         self, record: JobRecord, reading: Reading, message: Message

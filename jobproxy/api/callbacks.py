@@ -42,7 +42,7 @@ class CallbackRoutes:
 def respond_to_callback(
     request: Request, delivery: Delivery | Deferred[Delivery]
 ) -> bytes | Deferred[bytes]:
-    """Tell the job server what became of a callback."""
+    """Respond to a callback with what became of it."""
     if isinstance(delivery, Deferred):
         return delivery.addCallback(lambda relayed: respond(request, _RESPONSES[relayed]))
     return respond(request, _RESPONSES[delivery])

@@ -17,7 +17,7 @@ from jobproxy.jobs.delivery import Delivery
 from jobproxy.profiles.job import make_job
 from jobproxy.profiles.messages import Message, Scope, read_headers
 from jobproxy.profiles.profile import Profile
-from jobproxy.profiles.readings import read_message
+from jobproxy.profiles.readings import find_named_id, read_message
 from jobproxy.upstream.follow_ups import messages_of
 from jobproxy.wire.preferences import parse_preferences
 from jobproxy.wire.problems import Kind, Problem, ProblemError
@@ -96,13 +96,10 @@ class ProfileCallbackRoutes:
             raise ProblemError(
                 Problem(Kind.UNSIGNED, "The signature of the callback is missing or wrong.")
             )
-        reading = read_message(profile, profile.callback, Scope(message=message))
-        record = self._gateway.find_named(job_id, reading.report.upstream_id)
-        known = None if record is None else messages_of(record)
-        if known is not None:
-            # The URL of the result may need what the ack has said.
-            full = Scope(known.request, known.response, message)
-            reading = read_message(profile, profile.callback, full)
+        record = self._gateway.find_named(job_id, find_named_id(profile.callback, message))
+        # The URL of the result may need what the ack has said.
+        known = Scope() if record is None else messages_of(record) or Scope()
+        reading = read_message(profile, profile.callback, known.with_message(message))
         if not reading.is_known:
             _log.warn(
                 "a callback of profile {profile} has the state {word}, which the profile does not "

@@ -25,9 +25,9 @@ from jobproxy.upstream.keepalive import KeepAlivePolicy
 from jobproxy.upstream.limiter import AccountLimiter
 from jobproxy.upstream.retries import OnLost, RetryPolicy
 from jobproxy.upstream.slots import Slots
-from jobproxy.upstream.start_responses import REFUSALS, choose_refusals
 from jobproxy.upstream.starts import Starter, circuit_opened
 from jobproxy.wire.problems import Kind
+from jobproxy.wire.refusals import REFUSALS, choose_refusals
 from jobproxy.wire.tokens import TokenSigner
 
 

@@ -80,9 +80,9 @@ class Settings:
     @property
     def longest_retain(self) -> float:
         """The seconds that results are kept: the longest of all, as they are kept together."""
-        return max(self.retain, *(each.limits.retain or 0 for each in self.profile), 0.0)
+        return max((self.retain, *(each.limits.retain or 0 for each in self.profile)))
 
     @property
     def largest_body(self) -> int:
         """The bytes that any message's body may have."""
-        return max(self.max_body, *(each.limits.max_body or 0 for each in self.profile), 0)
+        return max((self.max_body, *(each.limits.max_body or 0 for each in self.profile)))

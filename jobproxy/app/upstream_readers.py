@@ -1,6 +1,5 @@
 """Reads the options that say how the job server is connected to."""
 
-import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,17 +9,10 @@ from twisted.internet.ssl import Certificate
 
 from jobproxy.http1.tls import ClientIdentity, load_identity
 from jobproxy.http1.tunnel import HttpProxy
+from jobproxy.wire.headers import HEADER_NAME, OWN_HEADERS
 
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-#: Headers that belong to a connection, or that jobproxy sets itself.
-RESERVED = frozenset(
-    {
-        "connection", "content-encoding", "content-length", "content-type", "expect", "host",
-        "idempotency-key", "keep-alive", "origin", "prefer", "proxy-authorization",
-        "proxy-connection", "te", "traceparent", "tracestate", "trailer", "transfer-encoding",
-        "upgrade", "x-request-id",
-    }
-)  # fmt: skip
+#: Headers that a start request has from elsewhere, or not at all.
+RESERVED = OWN_HEADERS | {"origin", "proxy-authorization", "proxy-connection"}
 
 
 def read_authorities(text: str) -> list[Certificate]:
@@ -87,7 +79,7 @@ def read_header_names(text: str) -> list[str]:
 
 
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not HEADER_NAME.fullmatch(name):
         raise ValueError(f"must have the name of a header, not {name!r}")
     if name.lower() in RESERVED:
         raise ValueError(f"must not have {name}, which belongs to the connection or to jobproxy")

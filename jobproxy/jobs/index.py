@@ -40,7 +40,7 @@ class Index(Protocol):
     def parked_bytes(self) -> int:
         """The bytes of the callbacks that are kept."""
 
-    def find(self, report: Report) -> JobRecord | None:
+    def find(self, upstream_id: str | None) -> JobRecord | None:
         """Return the record of a callback whose URL names no job, if it is known."""
 
     def park(self, report: Report) -> Delivery:
@@ -59,7 +59,7 @@ class Index(Protocol):
 class TokenIndex:
     """For callback URLs with a token, which names the job: nothing else is needed."""
 
-    def find(self, report: Report) -> JobRecord | None:  # noqa: ARG002 - Index's
+    def find(self, upstream_id: str | None) -> JobRecord | None:  # noqa: ARG002 - Index's
         return None
 
     @property
@@ -109,8 +109,8 @@ class UpstreamIdIndex:
     def parked_bytes(self) -> int:
         return self._parked.size
 
-    def find(self, report: Report) -> JobRecord | None:
-        return None if report.upstream_id is None else self._records.get(report.upstream_id)
+    def find(self, upstream_id: str | None) -> JobRecord | None:
+        return None if upstream_id is None else self._records.get(upstream_id)
 
     def park(self, report: Report) -> Delivery:
         if report.upstream_id is None:

@@ -202,7 +202,7 @@ class CorrelationTable(Service):
         """
         if job_id is None:
             index = self.indexes.of(profile)
-            record = index.find(report)
+            record = index.find(report.upstream_id)
             if record is None:
                 return index.park(report), None
         else:

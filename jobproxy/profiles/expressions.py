@@ -12,23 +12,12 @@ from urllib.parse import quote
 from attrs import field, frozen
 
 from jobproxy.profiles.messages import Message, Scope
+from jobproxy.profiles.places import BadSyntax
 from jobproxy.profiles.pointers import BadPointer, parse_pointer
+from jobproxy.wire.headers import HEADER_NAME
 
-#: Characters of a header's name (RFC 9110, section 5.6.2).
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NAME = re.compile(r"[^{}\s]+")
 _CONSTANT = re.compile(r"'([^']*)'")
-
-
-class BadExpression(ValueError):
-    """An expression is wrong.
-
-    :ivar at: the number of characters before the mistake.
-    """
-
-    def __init__(self, message: str, at: int = 0) -> None:
-        super().__init__(message)
-        self.at = at
 
 
 class Source(Enum):
@@ -146,7 +135,7 @@ class Template:
 def parse_expression(text: str) -> Expression:
     """Return an expression, or a constant: ``'text'`` in quotes.
 
-    :raises BadExpression: if it is none.
+    :raises BadSyntax: if it is none.
     """
     constant = _CONSTANT.fullmatch(text)
     if constant is not None:
@@ -163,7 +152,7 @@ def parse_expression(text: str) -> Expression:
         prefix = f"{source.value}."
         if text.startswith(prefix):
             return _parse_part(text, source, body, len(prefix))
-    raise BadExpression(
+    raise BadSyntax(
         f"{text!r} is no expression; they begin with $request, $response, $message, $callback.url "
         "or $statusCode"
     )
@@ -178,22 +167,22 @@ def _parse_part(text: str, source: Source, body: str, at: int) -> Expression:
         try:
             names = parse_pointer(text[at:])
         except BadPointer as error:
-            raise BadExpression(str(error), at) from None
+            raise BadSyntax(str(error), at) from None
         return Expression(text, source, "body", names=names, reader=_read_body)
     kind, dot, name = rest.partition(".")
     if kind not in _PARTS[source] or not dot:
         known = ", ".join((f"{body}#/…", *(f"{part}.NAME" for part in _PARTS[source])))
-        raise BadExpression(f"{text!r}: after {source.value} comes one of {known}", at)
+        raise BadSyntax(f"{text!r}: after {source.value} comes one of {known}", at)
     at += len(kind) + 1
-    if not (_HEADER if kind == "header" else _NAME).fullmatch(name):
-        raise BadExpression(f"{name!r} is not the name of a {kind}", at)
+    if not (HEADER_NAME if kind == "header" else _NAME).fullmatch(name):
+        raise BadSyntax(f"{name!r} is not the name of a {kind}", at)
     return Expression(text, source, kind, name, reader=_READERS[kind])
 
 
 def parse_template(text: str) -> Template:
     """Return a template. ``{{`` and ``}}`` stand for braces.
 
-    :raises BadExpression: if a brace is not closed, or an expression is wrong.
+    :raises BadSyntax: if a brace is not closed, or an expression is wrong.
     """
     parts: list[str | Expression] = []
     at, plain = 0, ""
@@ -202,19 +191,19 @@ def parse_template(text: str) -> Template:
         if pair in ("{{", "}}"):
             plain, at = plain + pair[0], at + 2
         elif text[at] == "}":
-            raise BadExpression("} without {", at)
+            raise BadSyntax("} without {", at)
         elif text[at] != "{":
             plain, at = plain + text[at], at + 1
         else:
             end = text.find("}", at)
             if end < 0:
-                raise BadExpression("{ is not closed", at)
+                raise BadSyntax("{ is not closed", at)
             if plain:
                 parts.append(plain)
             try:
                 parts.append(parse_expression(text[at + 1 : end]))
-            except BadExpression as error:
-                raise BadExpression(str(error), at + 1 + error.at) from None
+            except BadSyntax as error:
+                raise BadSyntax(str(error), at + 1 + error.at) from None
             at, plain = end + 1, ""
     if plain or not parts:
         parts.append(plain)

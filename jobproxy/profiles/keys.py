@@ -10,14 +10,12 @@ from urllib.parse import urlsplit
 from attrs import define
 
 from jobproxy.profiles.expressions import (
-    BadExpression,
     Expression,
     Source,
     Template,
     parse_template,
 )
-from jobproxy.profiles.paths import BadPath
-from jobproxy.profiles.places import find_place
+from jobproxy.profiles.places import BadSyntax, find_place
 
 _METHOD = re.compile(r"[A-Z]{1,20}")
 
@@ -76,7 +74,7 @@ class Keys:
             raise self.wrong(name, "must be a text in quotes")
         try:
             return parse(text)
-        except (BadExpression, BadPath) as error:
+        except BadSyntax as error:
             raise self.wrong(name, str(error), text, error.at) from None
         except ValueError as error:
             raise self.wrong(name, str(error), text) from None
@@ -198,11 +196,11 @@ def read_url(keys: Keys, name: str, sources: Sequence[Source]) -> Template | Non
 def check_source(sources: Sequence[Source], expression: Expression) -> Expression:
     """Return an expression.
 
-    :raises BadExpression: if its value does not come from one of these sources.
+    :raises BadSyntax: if its value does not come from one of these sources.
     """
     if expression.part != "constant" and expression.source not in sources:
         known = " or ".join(source.value for source in sources)
-        raise BadExpression(f"{expression.text} is not known here; use {known}")
+        raise BadSyntax(f"{expression.text} is not known here; use {known}")
     return expression
 
 

@@ -143,6 +143,10 @@ class Scope:
     message: Message | None = None
     callback_url: str = field(default="", repr=False)
 
+    def with_message(self, message: Message) -> "Scope":
+        """Return what can be read once a callback, or a poll's response, is there too."""
+        return Scope(self.request, self.response, message)
+
 
 def read_headers(source: HeaderSource, names: frozenset[bytes]) -> Mapping[bytes, bytes]:
     """Return some headers of a request or a response, by name, as far as they are there."""

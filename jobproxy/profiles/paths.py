@@ -4,19 +4,10 @@ import re
 
 from attrs import frozen
 
+from jobproxy.profiles.places import BadSyntax
+
 _VARIABLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(\*?)\}")
 _PLAIN = re.compile(r"[A-Za-z0-9._~!$&'()+,;=:@-]+")
-
-
-class BadPath(ValueError):
-    """A path is wrong.
-
-    :ivar at: the number of characters before the mistake.
-    """
-
-    def __init__(self, message: str, at: int = 0) -> None:
-        super().__init__(message)
-        self.at = at
 
 
 @frozen
@@ -50,25 +41,25 @@ class PathPattern:
 def parse_path(text: str) -> PathPattern:
     """Return a path.
 
-    :raises BadPath: if it is none.
+    :raises BadSyntax: if it is none.
     """
     if text[:1] != "/":
-        raise BadPath("a path begins with /")
+        raise BadSyntax("a path begins with /")
     segments: list[tuple[str, bool]] = []
     wide = None
     at = 1
     for segment in text[1:].split("/") if text != "/" else ():
         variable = _VARIABLE.fullmatch(segment)
         if wide is not None:
-            raise BadPath(f"{{{wide}*}} must be the last segment", at)
+            raise BadSyntax(f"{{{wide}*}} must be the last segment", at)
         if variable is not None:
             name = variable[1]
             if (name, True) in segments:
-                raise BadPath(f"{{{name}}} is there twice", at)
+                raise BadSyntax(f"{{{name}}} is there twice", at)
             segments.append((name, True))
             wide = name if variable[2] else None
         elif segment in (".", "..") or not _PLAIN.fullmatch(segment):
-            raise BadPath(f"{segment!r} is not a segment of a path", at)
+            raise BadSyntax(f"{segment!r} is not a segment of a path", at)
         else:
             segments.append((segment, False))
         at += len(segment) + 1

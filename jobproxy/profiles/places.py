@@ -1,9 +1,20 @@
-"""Where a key is in a TOML file, for messages; the parser of TOML does not say it."""
+"""Where a mistake in a profile is, for messages; the parser of TOML does not say it."""
 
 import re
 from collections.abc import Sequence
 
 _TABLE = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?")
+
+
+class BadSyntax(ValueError):
+    """An expression, a template or a path in a profile is wrong.
+
+    :ivar at: the number of characters before the mistake.
+    """
+
+    def __init__(self, message: str, at: int = 0) -> None:
+        super().__init__(message)
+        self.at = at
 
 
 def find_place(text: str, keys: Sequence[str]) -> tuple[int, int]:

@@ -9,12 +9,8 @@ from jobproxy.profiles.assignments import Assignment, Base64
 from jobproxy.profiles.expressions import Expression, Template
 from jobproxy.profiles.paths import PathPattern
 from jobproxy.profiles.signatures import Verifier
+from jobproxy.wire.refusals import BUSY, REJECTED
 from jobproxy.wire.reports import PROGRESS
-
-#: Statuses of a start's response that mean "not now".
-BUSY = frozenset({429, 503})
-#: Statuses that mean "never": those of errors of the client that say that nothing was started.
-REJECTED = frozenset(range(400, 500)) - {401, 403, 408, 425, 429}
 
 
 @frozen

@@ -65,6 +65,11 @@ def read_ack(profile: Profile, scope: Scope) -> Report:
     return _make_result(profile, profile.callback, result, upstream_id, state)
 
 
+def find_named_id(rule: MessageRule, message: Message) -> str | None:
+    """Return the id of the job that a callback, or a poll's response, names."""
+    return None if rule.id is None else _check_id(rule.id.find(Scope(message=message)))
+
+
 def read_message(
     profile: Profile, rule: MessageRule, scope: Scope, *, is_poll: bool = False
 ) -> Reading:

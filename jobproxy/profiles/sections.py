@@ -43,9 +43,9 @@ from jobproxy.profiles.signatures import (
     read_secrets,
 )
 from jobproxy.profiles.start_section import make_start
+from jobproxy.wire.headers import HEADER_NAME
 from jobproxy.wire.reports import PROGRESS
 
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 #: The longest pattern, and the longest id that it is tried on.
 MAX_PATTERN = 200
 
@@ -192,7 +192,7 @@ def _make_verifier(keys: Keys) -> Verifier | None:
     except BadSecret as error:
         raise keys.wrong(f"{name}.secret-file", str(error)) from None
     header = keys.read(f"{name}.header", str, "")
-    if scheme is not Scheme.STANDARD_WEBHOOKS and not _HEADER.fullmatch(header):
+    if scheme is not Scheme.STANDARD_WEBHOOKS and not HEADER_NAME.fullmatch(header):
         raise keys.wrong(f"{name}.header", "must be the name of the header with the signature")
     return Verifier(
         scheme,

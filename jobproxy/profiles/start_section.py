@@ -1,7 +1,6 @@
 """Makes the rule of how a job is started of the table ``start`` of a file."""
 
 import math
-import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +16,6 @@ from jobproxy.profiles.assignments import (
     names_callback,
 )
 from jobproxy.profiles.expressions import (
-    BadExpression,
     Expression,
     Source,
     Template,
@@ -34,17 +32,10 @@ from jobproxy.profiles.keys import (
 )
 from jobproxy.profiles.parts import find_parts
 from jobproxy.profiles.paths import PathPattern
-from jobproxy.profiles.profile import BUSY, REJECTED, StartRule
-
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-#: Headers of a start request that are not the client's business, or ours.
-_OWN_HEADERS = frozenset(
-    {
-        "connection", "content-encoding", "content-length", "content-type", "expect", "host",
-        "idempotency-key", "keep-alive", "prefer", "te", "traceparent", "tracestate", "trailer",
-        "transfer-encoding", "upgrade", "x-request-id",
-    }
-)  # fmt: skip
+from jobproxy.profiles.places import BadSyntax
+from jobproxy.profiles.profile import StartRule
+from jobproxy.wire.headers import HEADER_NAME, OWN_HEADERS
+from jobproxy.wire.refusals import BUSY, REJECTED
 
 
 def make_start(keys: Keys, path: PathPattern) -> StartRule:
@@ -54,7 +45,7 @@ def make_start(keys: Keys, path: PathPattern) -> StartRule:
     """
     forward = tuple(each.lower() for each in keys.read_texts("start.forward", ()))
     for header in forward:
-        if not _HEADER.fullmatch(header) or header in _OWN_HEADERS:
+        if not HEADER_NAME.fullmatch(header) or header in OWN_HEADERS:
             raise keys.wrong("start.forward", f"{header!r} cannot be forwarded")
     changes = [
         *(
@@ -128,8 +119,8 @@ def _make_value(keys: Keys, name: str, value: Any, *, deep: int) -> Value:
 def _parse_target(text: str) -> Expression:
     expression = check_source((Source.REQUEST,), parse_expression(text))
     is_part = expression.part in ("query", "header") or bool(expression.names)
-    if not is_part or (expression.part == "header" and expression.name.lower() in _OWN_HEADERS):
-        raise BadExpression("must name a member of the body, a parameter of the query or a header")
+    if not is_part or (expression.part == "header" and expression.name.lower() in OWN_HEADERS):
+        raise BadSyntax("must name a member of the body, a parameter of the query or a header")
     return expression
 
 

@@ -13,11 +13,18 @@ from jobproxy.profiles.messages import Message, Scope
 from jobproxy.profiles.paths import match_path
 from jobproxy.profiles.profile import Profile
 from jobproxy.profiles.readings import COMPLETED, FAILED, is_accepted, read_ack, read_message
-from jobproxy.wire.problems import ProblemError
+from jobproxy.wire.problems import Kind, ProblemError
+from jobproxy.wire.refusals import choose_refusals
 from jobproxy.wire.reports import Report
 
 #: Stands for the callback URL that a job would have.
 CALLBACK_URL = "https://proxy.example/callback/{name}/TOKEN"
+_REFUSED = {
+    Kind.UPSTREAM_BUSY: "busy: the start request is sent again, after Retry-After",
+    Kind.UPSTREAM_REJECTED: "rejected: the client gets {status}, started no",
+    Kind.UPSTREAM_AUTH: "refused: the client gets 502, started no",
+    Kind.UPSTREAM_REDIRECT: "refused: the client gets 502, started no",
+}
 _MEANINGS = {COMPLETED: "the job has ended well", FAILED: "the job has failed"}
 
 
@@ -58,13 +65,9 @@ def try_request(profile: Profile, request: RequestText) -> tuple[Message, Iterat
 def try_ack(profile: Profile, request: Message, ack: Message) -> Iterator[str]:
     """Yield what the response to the start request says."""
     scope = Scope(request, ack)
-    rule = profile.start
-    if ack.status in rule.busy:
-        yield "busy: the start request is sent again, after Retry-After"
-    elif ack.status in rule.rejected:
-        yield f"rejected: the client gets {ack.status}, started no"
-    elif ack.status in (401, 403, 307, 308):
-        yield "refused: the client gets 502, started no"
+    refusals = choose_refusals(profile.start.busy, profile.start.rejected)
+    if ack.status in refusals:
+        yield _REFUSED[refusals[ack.status]].format(status=ack.status)
     elif not 200 <= ack.status < 300:
         yield "ambiguous: the job may have been started; a callback is waited for"
     elif not is_accepted(profile, scope):

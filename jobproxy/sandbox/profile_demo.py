@@ -87,7 +87,7 @@ def run_profile(
 
 @contextmanager
 def patched(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have variables in the environment of this process while the context lasts."""
+    """Set environment variables of this process while the context lasts."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:

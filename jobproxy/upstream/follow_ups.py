@@ -116,7 +116,7 @@ class FollowUps:
             if answer.message is None:
                 pause = max(pause, self._pauses.pause(failures))
                 continue
-            full = Scope(scope.request, scope.response, answer.message)
+            full = scope.with_message(answer.message)
             reading = read_message(self._profile, rule.reads, full, is_poll=True)
             if not reading.report.is_progress:
                 return await self.fetch(record, scope, reading)
@@ -176,7 +176,7 @@ class FollowUps:
         if message is None:
             return None
         scope = messages_of(record) or Scope()
-        full = Scope(scope.request, scope.response, message)
+        full = scope.with_message(message)
         reading = read_message(self._profile, self._profile.callback, full)
         return await self.fetch(record, scope, reading)
 
@@ -272,12 +272,11 @@ class FollowUps:
     def _judge(self, purpose: str, response: Response, body: bytes) -> Answer:
         is_good = 200 <= response.code < 300
         self.results[f"{purpose}-{'ok' if is_good else 'refused'}"] += 1
+        wait = float(read_retry_after(cast(Any, response), self._now) or 0)
         if not is_good:
-            wait = read_retry_after(cast(Any, response), self._now) or 0
-            return Answer(None, float(wait), response.code in _REFUSED)
+            return Answer(None, wait, response.code in _REFUSED)
         headers = read_headers(response, self._profile.headers.message)
-        wait = read_retry_after(cast(Any, response), self._now) or 0
-        return Answer(Message(body, headers, status=response.code), float(wait))
+        return Answer(Message(body, headers, status=response.code), wait)
 
 
 def messages_of(record: JobRecord) -> Scope | None:

@@ -26,11 +26,12 @@ from jobproxy.http1.tunnel import TunnelRefused
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.keepalive import Call, KeepAlivePolicy
 from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
-from jobproxy.upstream.start_responses import REFUSALS, read_ack
+from jobproxy.upstream.start_responses import read_ack
 from jobproxy.util.deadline import Deadline
 from jobproxy.util.histogram import Histogram
 from jobproxy.wire.jobs import AnyJob
 from jobproxy.wire.problems import Kind, Problem
+from jobproxy.wire.refusals import REFUSALS
 from jobproxy.wire.reports import Report
 from jobproxy.wire.start_calls import StartCall
 

@@ -1,6 +1,6 @@
 """What the job server's response to a start request means for the job."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from math import ceil
@@ -12,20 +12,12 @@ from jobproxy.http1.response import Response
 from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
 from jobproxy.wire.jobs import AnyJob
 from jobproxy.wire.problems import Kind, Problem
+from jobproxy.wire.refusals import REFUSALS
 from jobproxy.wire.reports import Report
 
 #: The longest ``Retry-After`` in seconds; longer ones are shortened to it.
 LONGEST_PAUSE = 3_600
 
-#: The problem of each refusal, by its status. A refusal counts even if its body does not arrive.
-REFUSALS = {
-    # The other redirects can mean that the job was started: see RFC 9110, section 15.4.4, for 303.
-    **dict.fromkeys((307, 308), Kind.UPSTREAM_REDIRECT),
-    # 408 and 425 do not say whether the request was read.
-    **{s: Kind.UPSTREAM_REJECTED for s in range(400, 500) if s not in (408, 425)},
-    **dict.fromkeys((401, 403), Kind.UPSTREAM_AUTH),
-    **dict.fromkeys((429, 503), Kind.UPSTREAM_BUSY),
-}
 _DETAILS = {
     Kind.UPSTREAM_REDIRECT: (
         "The job server has moved from the URL that the proxy is configured with."
@@ -36,20 +28,6 @@ _DETAILS = {
     ),
     Kind.UPSTREAM_BUSY: "The job server accepts no jobs at the moment; the job was not started.",
 }
-
-
-def choose_refusals(busy: Iterable[int], rejected: Iterable[int]) -> Mapping[int, Kind]:
-    """Return the problem of each refusal, by its status, of a job server with statuses of its own.
-
-    :param busy: those that mean "not now".
-    :param rejected: those that mean "never".
-    """
-    return {
-        **dict.fromkeys((307, 308), Kind.UPSTREAM_REDIRECT),
-        **dict.fromkeys((401, 403), Kind.UPSTREAM_AUTH),
-        **dict.fromkeys(rejected, Kind.UPSTREAM_REJECTED),
-        **dict.fromkeys(busy, Kind.UPSTREAM_BUSY),
-    }
 
 
 def read_ack(

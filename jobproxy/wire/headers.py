@@ -1,8 +1,20 @@
 """Headers, as frozen values, and what can be asked for one."""
 
+import re
 from typing import Protocol
 
 Headers = tuple[tuple[bytes, bytes], ...]
+
+#: Characters of a header's name (RFC 9110, section 5.6.2).
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+#: Headers that belong to a connection, or that jobproxy sets itself; in lower case.
+OWN_HEADERS = frozenset(
+    {
+        "connection", "content-encoding", "content-length", "content-type", "expect", "host",
+        "idempotency-key", "keep-alive", "prefer", "te", "traceparent", "tracestate", "trailer",
+        "transfer-encoding", "upgrade", "x-request-id",
+    }
+)  # fmt: skip
 
 
 class HeaderSource(Protocol):

@@ -2,8 +2,9 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.profiles.expressions import BadExpression, parse_expression, parse_template
+from jobproxy.profiles.expressions import parse_expression, parse_template
 from jobproxy.profiles.messages import Message, Scope
+from jobproxy.profiles.places import BadSyntax
 
 FORM = {b"content-type": b"application/x-www-form-urlencoded; charset=utf-8"}
 REQUEST = Message(
@@ -67,7 +68,7 @@ class ExpressionTests(SynchronousTestCase):
             ("$request.header.a b", 16, "not the name of a header"),
             ("$request.query.", 15, "not the name of a query"),
         ):
-            with self.assertRaises(BadExpression, msg=text) as caught:
+            with self.assertRaises(BadSyntax, msg=text) as caught:
                 parse_expression(text)
             self.assertEqual(caught.exception.at, at, text)
             self.assertIn(words, str(caught.exception))
@@ -108,6 +109,6 @@ class TemplateTests(SynchronousTestCase):
 
     def test_mistake_is_named_with_its_place(self) -> None:
         for text, at in (("ab{$statusCode", 2), ("ab}c", 2), ("ab{$x}", 3), ("a{$request.x}", 11)):
-            with self.assertRaises(BadExpression, msg=text) as caught:
+            with self.assertRaises(BadSyntax, msg=text) as caught:
                 parse_template(text)
             self.assertEqual(caught.exception.at, at, text)
