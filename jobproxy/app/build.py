@@ -176,6 +176,7 @@ def _count_kept(
     return {
         "incomplete": budget.size,
         "starting": sum(gateway.starter.kept_bytes for gateway in gateways),
+        "acks": table.ack_bytes - retention.running_ack_bytes,
         "running": retention.unattended.size,
         "outcomes": retention.outcomes.size,
         "orphans": retention.orphans.size,

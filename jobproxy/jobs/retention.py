@@ -68,6 +68,11 @@ class Retention:
         """About how many bytes all records take that no client waits for."""
         return self.unattended.size + self.outcomes.size + self.orphans.size
 
+    @property
+    def running_ack_bytes(self) -> int:
+        """Bytes of the acks of jobs that no client waits for; :attr:`unattended` counts them."""
+        return self.unattended.size - OVERHEAD * len(self.unattended)
+
     def move(self, record: JobRecord, kept_in: ExpiringMap[JobRecord] | None) -> None:
         """Move a record to a map; to none if a client waits for it."""
         if record.kept_in is not None:

@@ -59,6 +59,8 @@ class CorrelationTable(Service):
     retention: Retention = field(init=False, repr=False)
     clients: WaitingClients = field(init=False, repr=False)
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
+    #: Bytes of the acks of all jobs that have not ended.
+    ack_bytes: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.keys = Keys(self._clock, self._key_life, self._records.get)
@@ -260,8 +262,16 @@ class CorrelationTable(Service):
         self._forget(record)
 
     def _set_ack(self, record: JobRecord, ack: Report) -> None:
+        if record.ack is not None:
+            self._drop_ack(record)
+        self.ack_bytes += len(ack.body)
         record.upstream_id, record.ack = ack.upstream_id or record.upstream_id, ack
         record.last_report = record.acked = self._clock.seconds()
+
+    def _drop_ack(self, record: JobRecord) -> None:
+        assert record.ack is not None
+        self.ack_bytes -= len(record.ack.body)
+        record.ack = None
 
     def _change(self, record: JobRecord, event: Event, *, has_news: bool = False) -> None:
         """Pass an event to a record, and call the observer if anything has changed."""
@@ -287,7 +297,9 @@ class CorrelationTable(Service):
         if record.sent is not None and result is not None:
             self.durations.observe(record.ended - record.created)
         self._observer.job_changed(record, source)
-        record.ack = record.cancel_start = None
+        record.cancel_start = None
+        if record.ack is not None:
+            self._drop_ack(record)
         dismissed = [self.clients.dismiss(waiter) for waiter in waiters]
         self.retention.keep_ended(record)
         if cancel_start is not None:
@@ -298,6 +310,8 @@ class CorrelationTable(Service):
         """Remove a record. A start that still has it sees the state ``FORGOTTEN``."""
         cancel_start, record.cancel_start = record.cancel_start, None
         was_ended = record.is_ended
+        if record.ack is not None:
+            self._drop_ack(record)
         record.on(Event.FORGET)
         if not was_ended:
             self._observer.job_changed(record, Source.HERE)

@@ -30,7 +30,7 @@ from jobproxy.wire.reports import Report
 
 _log = Logger()
 
-#: The most bytes of jobs that wait for their start, or may be started again.
+#: The most bytes of jobs that wait for their start, or may be started again, and of all acks.
 MAX_KEPT = 256 * 2**20
 
 
@@ -93,8 +93,8 @@ class Starter:
         :raises ProblemError: if the circuit is open, the queue of the account is full, or too much
             is kept.
         """
-        if self.kept_bytes > MAX_KEPT:
-            detail = "The jobs that wait for their start are too large in all; try again later."
+        if self.kept_bytes + self.table.ack_bytes > MAX_KEPT:
+            detail = "The jobs and acks in memory are too large in all; try again later."
             raise ProblemError(Problem(Kind.OVERLOADED, detail, retry_after=1))
         try:
             self.job_server.circuit.check_allowed(job.account)

@@ -17,6 +17,7 @@ from jobproxy.upstream.retries import OnLost
 from tests.support.callbacks import ByIdTestCase, CallbackTestCase, read_log
 from tests.support.clients import Client
 from tests.support.cluster import ClusterTestCase
+from tests.support.job_server import Start
 from tests.support.proxy import ProxyTestCase, result_of
 
 
@@ -77,6 +78,45 @@ class QueuedBodyTests(ProxyTestCase):
         for client in clients:
             self.assertEqual(client.response.status, 200)
         self.assertEqual(self.proxy.probes.count_kept()["starting"], 0)
+
+
+class AckTests(ProxyTestCase):
+    """Large acks of jobs whose clients wait."""
+
+    def ack(self, start: Start, size: int) -> None:
+        start.respond(json.dumps({"id": "1", "state": "running", "more": "x" * size}).encode())
+
+    def test_acks_of_held_clients_are_counted_and_bounded(self) -> None:
+        """L14: acks count until their jobs end, and with too many new jobs get 503."""
+        self.patch(starts, "MAX_KEPT", 100_000)
+        clients = [self.submit(f"account {number}") for number in range(4)]
+        for start in self.starts:
+            self.ack(start, 30_000)
+        kept = self.proxy.probes.count_kept()
+        self.assertEqual(kept["running"], 0)
+        self.assertGreater(kept["acks"], 120_000)
+        self.assert_problem(self.submit().response, 503, "overloaded")
+        self.call_back(self.starts[0], result_of("1"))
+        self.assertEqual(clients.pop(0).response.status, 200)
+        clients.append(self.submit())
+        self.assertTrue(clients[-1].is_held)
+        for start in self.starts[1:]:
+            self.call_back(start, result_of("1"))
+        self.assertEqual([client.response.status for client in clients], [200] * 4)
+        self.assertEqual(self.proxy.probes.count_kept()["acks"], 0)
+
+    def test_an_ack_counts_once(self) -> None:
+        """L14: the ack of a job that no client waits for counts as such, until the job ends."""
+        client = self.connect()
+        client.request(body=b'{"account": "a"}', headers={"Prefer": "respond-async"})
+        self.ack(self.starts[0], 30_000)
+        self.assertEqual(client.response.status, 202)
+        kept = self.proxy.probes.count_kept()
+        self.assertGreater(kept["running"], 30_000)
+        self.assertEqual(kept["acks"], 0)
+        self.call_back(self.starts[0], result_of("1"))
+        kept = self.proxy.probes.count_kept()
+        self.assertEqual((kept["running"], kept["acks"]), (0, 0))
 
 
 class RestartedBodyTests(ProxyTestCase):
