@@ -25,6 +25,9 @@ from jobproxy.sandbox.processes import DaemonProcess, find_free_port
 #: Seconds; the start timeout is far more than an ack takes on a busy machine.
 TIMES = {"start-timeout": "5", "ambiguous-grace": "0.5", "wait": "20", "retain": "3600"}
 
+#: Jobs whose results the proxy's memory surely holds.
+BATCH = 20_000
+
 
 @define(eq=False)
 class Run:
@@ -82,11 +85,18 @@ class Run:
         if "Traceback" in proxy.log:
             self.faults.append(f"traceback in the log: {proxy.log[-3000:]}")
 
-    async def play(self, clients: KeyedClients) -> None:
-        """Send all jobs, and ask for each again."""
+    async def play(self, clients: KeyedClients, *, has_store: bool = False) -> None:
+        """Send all jobs, and ask for each again: once soon, and once at the end.
+
+        :param has_store: whether all results are still there at the end.
+        """
         self.clients = clients
-        await clients.send(self.jobs, self.concurrency)
-        await clients.verify(self.concurrency)
+        for first in range(0, self.jobs, BATCH):
+            tags = range(first, min(first + BATCH, self.jobs))
+            await clients.send(tags, self.concurrency)
+            await clients.verify(tags, self.concurrency)
+        if self.jobs > BATCH:
+            await clients.verify(range(self.jobs), self.concurrency, has_results=has_store)
 
 
 def vary(tag: int) -> float:
@@ -193,10 +203,11 @@ async def neighbours(run: Run) -> None:
         run.proxy(second, {**options, "retain": "1"}) as proxy,
     ):
         late = KeyedClients(proxy.port, second, _name_account, may_lose=lambda _: True)
-        await late.send(max(100, run.jobs // 10), run.concurrency)
+        tags = range(max(100, run.jobs // 10))
+        await late.send(tags, run.concurrency)
         # A result may outlive its time by a second.
         await asyncio.sleep(3)
-        await late.verify(run.concurrency)
+        await late.verify(tags, run.concurrency)
         clients.wrong.update(late.wrong)
         clients.examples.extend(late.examples)
         gone = sum(n for word, n in late.responses.items() if "result-gone" in word)
@@ -236,9 +247,10 @@ async def kills(run: Run) -> None:
     try:
         async with await server.listen():
             run.clients = clients = KeyedClients(port, server)
-            await _repeat(kill, asyncio.create_task(clients.send(run.jobs, run.concurrency)))
+            tags = range(run.jobs)
+            await _repeat(kill, asyncio.create_task(clients.send(tags, run.concurrency)))
             await kill()
-            await clients.verify(run.concurrency)
+            await clients.verify(tags, run.concurrency)
             run.read_log(proxy)
     finally:
         await asyncio.to_thread(proxy.stop)
@@ -283,7 +295,7 @@ async def clocks(run: Run, store: str = "", retain: int = 3_600) -> None:
 
     async with await server.listen(), run.proxy(server, options, variables) as proxy:
         clients = KeyedClients(proxy.port, server, inspect=look)
-        await _repeat(step, asyncio.create_task(run.play(clients)))
+        await _repeat(step, asyncio.create_task(run.play(clients, has_store=bool(store))))
     run.details["steps of the wall clock"] = number
     run.details["responses with a wrong date"] = wrong_dates
     if not wrong_dates:

@@ -30,13 +30,18 @@ EXAMPLES = int(os.environ.get("TEST_EXAMPLES", "80"))
 
 @define(eq=False)
 class Job:
-    """One start request, as the job server knows it."""
+    """One start request, as the job server knows it.
+
+    :ivar is_refused: by its response; not if a callback said before that the job had run.
+    :ivar is_told: whether a callback got 200.
+    """
 
     start: Start
     number: int
     body: bytes
     has_response: bool = False
     is_refused: bool = False
+    is_told: bool = False
 
 
 @define(eq=False)
@@ -128,7 +133,7 @@ class NodesMachine(RuleBasedStateMachine):
         elif how == "inline":
             job.start.respond(job.body)
         else:
-            job.is_refused = True
+            job.is_refused = not job.is_told
             job.start.respond(b"", 409 if how == "reject" else 429)
         self.look(known)
 
@@ -145,6 +150,7 @@ class NodesMachine(RuleBasedStateMachine):
             sender = node.send_callback(job.start, job.body)
             self.cluster.settle()
             if sender.responses and sender.response.status == 200:
+                job.is_told = True
                 key = self.keys[job.number]
                 key.told = key.told or (job.body, self.cluster.clock.seconds())
         job.has_response |= not job.start.is_connected
