@@ -1,8 +1,6 @@
 """The units of deploy/systemd, and a proxy under a stand-in for the manager that runs them."""
 
-import asyncio
 import fcntl
-import json
 import os
 import re
 import signal
@@ -15,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
 from attrs import define, field
@@ -28,7 +25,8 @@ from tests.support.service_manager import Manager
 from tests.support.socket_client import Client, request, result_of
 from tests.support.stage import run_stage
 from tests.support.threaded_job_server import serve_jobs
-from tests.support.waiting import DEADLINE, wait_for_exit, wait_until
+from tests.support.visitors import visit
+from tests.support.waiting import DEADLINE, wait_for_exit
 
 UNITS = ROOT / "deploy" / "systemd"
 
@@ -292,52 +290,6 @@ def test_a_new_connection_waits_for_the_next_process(tmp_path: Path) -> None:
                 assert late.receive().body == result_of(1)
 
 
-@define(eq=False)
-class Visitors:
-    """Clients that send one job after the other, each on a new connection, until they are stopped.
-
-    :param number: how many there are.
-    :ivar outcomes: how many jobs had which status, or error.
-    """
-
-    port: int
-    number: int
-    outcomes: Counter[str] = field(factory=Counter, init=False)
-    is_over: Event = field(factory=Event, init=False)
-
-    def run(self) -> None:
-        asyncio.run(self._send())
-
-    def wait_for(self, count: int) -> None:
-        """Wait until so many jobs have had a response."""
-        wait_until(lambda: self.outcomes.total() >= count)
-
-    async def _send(self) -> None:
-        await asyncio.gather(*(self._visit(f"account {turn}") for turn in range(self.number)))
-
-    async def _visit(self, account: str) -> None:
-        while not self.is_over.is_set():
-            try:
-                outcome = await asyncio.wait_for(self._converse(account), DEADLINE)
-            except (OSError, asyncio.TimeoutError) as error:
-                outcome = type(error).__name__
-            self.outcomes[outcome] += 1
-
-    async def _converse(self, account: str) -> str:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        body = json.dumps({"account": account})
-        head = (
-            f"POST /proxy HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(body)}"
-        )
-        writer.write(f"{head}\r\n\r\n{body}".encode())
-        try:
-            response = (await reader.read()).decode().partition("\r\n")
-        finally:
-            writer.close()
-        status = response[0][9:12]
-        return status if status != "200" or '"state":"completed"' in response[2] else "cut short"
-
-
 def restart_under_load(folder: Path, restarts: int, clients: int) -> Counter[str]:
     """Restart the service again and again while clients come; return what became of their jobs.
 
@@ -347,17 +299,11 @@ def restart_under_load(folder: Path, restarts: int, clients: int) -> Counter[str
         DaemonProcess("jobserver", {"duration": "0.05"}) as server,
         run_service(folder, server.url) as proxy,
     ):
-        visitors = Visitors(proxy.sockets["clients"].getsockname()[1], clients)
-        thread = Thread(target=visitors.run)
-        thread.start()
-        try:
+        with visit(proxy.sockets["clients"].getsockname()[1], clients) as visitors:
             for turn in range(restarts):
                 visitors.wait_for(2 * clients * (turn + 1))
                 proxy.stop()
                 proxy.start()
-        finally:
-            visitors.is_over.set()
-            thread.join()
         proxy.stop()
         assert "Traceback" not in proxy.log.read_text()
     return visitors.outcomes

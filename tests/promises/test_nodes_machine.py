@@ -23,6 +23,8 @@ from tests.support.proxy import DEFAULTS, result_of
 #: Another job for each key.
 KEYS = range(3)
 NODES = st.integers(0, 2)
+#: Statuses of responses to start requests that say that the job does not run.
+REFUSALS = {"reject": 409, "busy": 429}
 #: Seconds that results are kept, less the time for the last checks.
 RETAIN = 250
 EXAMPLES = int(os.environ.get("TEST_EXAMPLES", "80"))
@@ -32,8 +34,8 @@ EXAMPLES = int(os.environ.get("TEST_EXAMPLES", "80"))
 class Job:
     """One start request, as the job server knows it.
 
-    :ivar is_refused: by its response; not if a callback said before that the job had run.
-    :ivar is_told: whether a callback got 200.
+    :ivar is_refused: whether its response says that the job does not run.
+    :ivar has_called_back: whether a callback was sent; then no response says that.
     """
 
     start: Start
@@ -41,7 +43,7 @@ class Job:
     body: bytes
     has_response: bool = False
     is_refused: bool = False
-    is_told: bool = False
+    has_called_back: bool = False
 
 
 @define(eq=False)
@@ -128,13 +130,13 @@ class NodesMachine(RuleBasedStateMachine):
         job.has_response = True
         if how == "ack":
             job.start.ack(f"{job.number}-{self.keys[job.number].jobs.index(job)}")
-        elif how == "lose":
+        elif how == "lose" or (how in REFUSALS and job.has_called_back):
             job.start.lose()
         elif how == "inline":
             job.start.respond(job.body)
         else:
-            job.is_refused = not job.is_told
-            job.start.respond(b"", 409 if how == "reject" else 429)
+            job.is_refused = True
+            job.start.respond(b"", REFUSALS[how])
         self.look(known)
 
     @precondition(lambda self: any(not job.is_refused for job in self.jobs))
@@ -147,10 +149,10 @@ class NodesMachine(RuleBasedStateMachine):
 
     def send(self, job: Job, node: Node) -> None:
         if node.is_alive:
+            job.has_called_back = True
             sender = node.send_callback(job.start, job.body)
             self.cluster.settle()
             if sender.responses and sender.response.status == 200:
-                job.is_told = True
                 key = self.keys[job.number]
                 key.told = key.told or (job.body, self.cluster.clock.seconds())
         job.has_response |= not job.start.is_connected
