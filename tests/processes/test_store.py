@@ -2,6 +2,7 @@
 
 import sqlite3
 import stat
+import subprocess
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from jobproxy.sandbox.processes import DaemonProcess, find_free_port
 from tests.support.processes import ROOT, run
 from tests.support.programs import needs
-from tests.support.socket_client import Response, request
+from tests.support.socket_client import Response, request, result_of
 from tests.support.stage import Stage, make_proxy, run_stage
 from tests.support.waiting import wait_for_exit, wait_until
 
@@ -137,3 +138,62 @@ def test_jobs_are_answered_while_the_disk_is_full(tmp_path: Path) -> None:
         again = stage.send_job(0, "account 0", Idempotency_Key='"kept"').receive()
         assert (again.status, again.body) == (200, big)
         wait_until(lambda: "has reached its max-size, or the disk is full" in stage.proxy.log)
+
+
+@pytest.fixture
+def broken_disk(tmp_path: Path) -> dict[str, str]:
+    """Return the variables of a process whose store is on a disk that can break."""
+    library = tmp_path / "io_errors.so"
+    source = ROOT / "tests" / "support" / "io_errors.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return {
+        "LD_PRELOAD": str(library),
+        "IO_ERROR_FILES": str(tmp_path / "store.db"),
+        "IO_ERRORS": str(tmp_path / "errors"),
+    }
+
+
+@needs("gcc", "cc")
+@pytest.mark.parametrize("kinds", ["s", "w", "rws"])
+def test_broken_disk_loses_nothing_that_was_told_200(
+    kinds: str, tmp_path: Path, broken_disk: dict[str, str]
+) -> None:
+    """K5: with EIO, keys and results that must be kept get 503; all goes on once the disk does."""
+    errors = Path(broken_disk["IO_ERRORS"])
+    with run_stage(broken_disk, store=f"sqlite:{tmp_path / 'store.db'}") as stage:
+        (keyed,) = stage.hold(0, Idempotency_Key='"before"')
+        (held,) = stage.hold(1)
+        errors.write_text(kinds)
+        refused = stage.send_job(2, "account 2", Idempotency_Key='"meanwhile"').receive()
+        assert refused.verdict[:2] == (503, UNREACHABLE)
+        assert stage.call_back(0).status == 503
+        assert stage.call_back(1).status == 200
+        assert held.receive().body == result_of(1)
+        wait_until(lambda: "cannot be used: disk I/O error" in stage.proxy.log)
+        errors.unlink()
+        wait_until(lambda: stage.call_back(0).status == 200)
+        assert keyed.receive().body == result_of(0)
+        again = stage.send_job(0, "account 0", Idempotency_Key='"before"').receive()
+        assert (again.status, again.body) == (200, result_of(0))
+        wait_until(lambda: "can be used again" in stage.proxy.log)
+        assert "Traceback" not in stage.proxy.log
+
+
+@needs("gcc", "cc")
+def test_broken_disk_at_the_start_is_said_in_one_line(
+    tmp_path: Path, broken_disk: dict[str, str]
+) -> None:
+    """K5: the process does not start: one line, and exit code 78."""
+    Path(broken_disk["IO_ERRORS"]).write_text("rws")
+    done = run(
+        "twistd",
+        "--nodaemon",
+        "--pidfile=",
+        "jobproxy",
+        "--callback-url=http://127.0.0.1:1/callback",
+        f"--store=sqlite:{tmp_path / 'store.db'}",
+        **broken_disk,
+    )
+    assert done.returncode == 78, done.stdout
+    assert done.stderr.count("\n") == 1
+    assert "cannot be used: disk I/O error" in done.stderr

@@ -88,14 +88,16 @@ class Stage:
 
 
 @contextmanager
-def run_stage(**options: str) -> Iterator[Stage]:
+def run_stage(variables: dict[str, str] | None = None, /, **options: str) -> Iterator[Stage]:
     """Run a proxy in front of a job server while the context lasts.
 
+    :param variables: of the proxy's environment.
     :param options: of the proxy, with underscores for dashes.
     """
     with ExitStack() as stack:
         server = stack.enter_context(serve_jobs())
         proxy = make_proxy(server.url, find_free_port(), **options)
+        proxy.variables.update(variables or {})
         yield Stage(server, stack.enter_context(proxy), stack)
 
 
