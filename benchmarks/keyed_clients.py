@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -13,8 +14,9 @@ from wire import NotUnderstood
 
 #: Seconds between two attempts of a client.
 PAUSE = 0.1
-#: Attempts of a client to have a job started, or to reach the proxy at all.
-ATTEMPTS = 300
+#: Seconds in which a client reaches a proxy that starts, however busy the machine is, and gets its
+#: result.
+PATIENCE = 300.0
 
 
 @define(eq=False)
@@ -92,7 +94,8 @@ class KeyedClients:
     async def _send(self, tag: int) -> None:
         self.tags.add(tag)
         more = self.headers(tag)
-        for _ in range(ATTEMPTS):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             status, body = await self.ask(tag, more)
             more = ""
             if status == 200:
@@ -112,10 +115,12 @@ class KeyedClients:
                     # Nobody can know more: the request was read, and no job runs.
                     return
             await asyncio.sleep(PAUSE)
-        self._blame(tag, "no result in many attempts")
+        self._blame(tag, "no result after a long time")
 
     async def _verify(self, tag: int, has_results: bool) -> None:
-        for _ in range(ATTEMPTS):
+        end = time.monotonic() + PATIENCE
+        status, body = 0, b""
+        while time.monotonic() < end:
             status, body = await self.ask(tag)
             if status == 200:
                 self._check(tag, body)

@@ -162,16 +162,16 @@ async def echoes(run: Run) -> None:
 
 
 #: Bytes of a neighbour's result; a few accounts of them fill the memory for results.
-LARGE = 400_000
-#: One job of so many is that of a neighbour.
-NEIGHBOURS = 10
+LARGE = 200_000
+#: Of five jobs so many are those of neighbours: the results of all others fit into the memory.
+NEIGHBOURS = 3
 #: Jobs of one other account: their results are far less than its share.
 OWN = 40
 
 
 def _name_account(tag: int) -> str:
-    if tag % NEIGHBOURS == 0:
-        return f"neighbour-{tag // NEIGHBOURS % 5}"
+    if tag % 5 < NEIGHBOURS:
+        return f"neighbour-{tag // 5 % 5}"
     return f"account-{tag // OWN}"
 
 
@@ -192,7 +192,7 @@ async def neighbours(run: Run) -> None:
             may_lose=lambda account: account.startswith("neighbour"),
         )
         await run.play(clients)
-        run.details["bytes of neighbours' results"] = LARGE * (-(-run.jobs // NEIGHBOURS))
+        run.details["bytes of neighbours' results"] = LARGE * run.jobs * NEIGHBOURS // 5
         gone = sum(n for word, n in clients.responses.items() if "result-gone" in word)
         run.details["results of neighbours that had to go"] = gone
     if run.faults or clients.wrong:

@@ -76,6 +76,10 @@ class Replicator:
             # The client's time is up, so that it does not wait for this.
             self.put_note(record)
 
+    def failure_forgotten(self, record: JobRecord) -> None:
+        self._events.failure_forgotten(record)
+        self.watchers.pop(record.job_id, None)
+
     def stop(self) -> None:
         """Put no more notes into the store; to be called when it is closed."""
         self._unnoted.clear()

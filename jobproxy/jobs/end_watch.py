@@ -34,3 +34,6 @@ class EndWatch:
 
     def client_timed_out(self, record: JobRecord) -> None:
         self._events.client_timed_out(record)
+
+    def failure_forgotten(self, record: JobRecord) -> None:
+        self._events.failure_forgotten(record)

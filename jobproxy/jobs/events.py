@@ -34,6 +34,9 @@ class Observer(Protocol):
     def client_timed_out(self, record: JobRecord) -> None:
         """A client was held for as long as it may, although the job has not ended."""
 
+    def failure_forgotten(self, record: JobRecord) -> None:
+        """The record of a job that has failed is removed: nothing more becomes of the job."""
+
 
 @define(eq=False)
 class JobEvents:
@@ -77,6 +80,9 @@ class JobEvents:
 
     def client_timed_out(self, record: JobRecord) -> None:
         self._log_end(record, "has waited for as long as it may")
+
+    def failure_forgotten(self, record: JobRecord) -> None:
+        """Write nothing: the log has the failure."""
 
     def _log_end(self, record: JobRecord, end: str) -> None:
         if self._is_wanted():

@@ -315,6 +315,8 @@ class CorrelationTable(Service):
         record.on(Event.FORGET)
         if not was_ended:
             self._observer.job_changed(record, Source.HERE)
+        elif record.problem is not None:
+            self._observer.failure_forgotten(record)
         record.kept_in = None
         del self._records[record.job_id]
         if self._upstream_ids:

@@ -54,11 +54,11 @@ class StoreInUse(BadStore):
 
 _REPLACED = "the file was replaced"
 _DAMAGE = {
-    _REPLACED: "was removed or replaced while it was in use; restart the process",
     "file is not a database": "is not a database of SQLite, or is damaged",
     "database disk image is malformed": "is damaged",
 }
 _REASONS = _DAMAGE | {
+    _REPLACED: "was removed or replaced while it was in use; restart the process",
     "database or disk is full": "has reached its max-size, or the disk is full",
     "attempt to write a readonly database": "cannot be written",
     "unable to open database file": "cannot be opened",
@@ -72,8 +72,13 @@ def explain(error: sqlite3.Error) -> str:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file is damaged, so that to try again does not help."""
+    """Whether the file seems to be damaged, so that it has to be checked anew."""
     return str(error) in _DAMAGE
+
+
+def is_replaced(error: sqlite3.Error) -> bool:
+    """Whether the file is not the one that was opened, whose keys are promises."""
+    return str(error) == _REPLACED
 
 
 @define(eq=False)

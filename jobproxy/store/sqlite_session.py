@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from jobproxy.store import sqlite_statements as statements
 from jobproxy.store.interface import Listener, Message, NullListener, StoreUnreachable
-from jobproxy.store.sqlite_file import BadStore, SqliteFile, explain, is_damage
+from jobproxy.store.sqlite_file import BadStore, SqliteFile, explain, is_damage, is_replaced
 from jobproxy.store.times import Times
 from jobproxy.store.transactions import InThread, Returned, Transactions, Work
 from jobproxy.util.histogram import Histogram
@@ -126,8 +126,10 @@ class Session:
             return
         if transactions.error is not None:
             self._report(f"the store {self._file.address.path} {explain(transactions.error)}")
-            if is_damage(transactions.error):
+            if is_replaced(transactions.error):
                 transactions.refuse()
+            elif is_damage(transactions.error):
+                await self._let_go(transactions)
             else:
                 await self._recover(transactions)
         elif not self.is_joined:
@@ -184,6 +186,14 @@ class Session:
             return
         transactions.forget_error()
         await self._catch_up()
+
+    async def _let_go(self, transactions: Transactions) -> None:
+        """Close a file that is damaged, which is opened again if it is found to be sound.
+
+        A disk that fails can look like a damaged file, and an operator can restore a backup.
+        """
+        self._transactions, self.is_joined = None, False
+        await transactions.close()
 
     async def _catch_up(self) -> None:
         try:

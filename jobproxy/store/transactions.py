@@ -85,7 +85,7 @@ class Transactions:
         return end
 
     def refuse(self) -> None:
-        """Do no work any more, as the database is damaged."""
+        """Do no work any more, as its file is not the right one."""
         self._is_refused = True
 
     def forget_error(self) -> None:

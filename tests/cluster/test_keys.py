@@ -372,6 +372,21 @@ class WithdrawnTests(ClusterTestCase):
         self.cluster.set_latency(0)
         self.check_key_is_free(*self.nodes[1:])
 
+    def test_nobody_watches_a_job_that_failed_and_is_forgotten(self) -> None:
+        """X3: a job that others wait for follows one that gets no callback; all is forgotten."""
+        first = self.nodes[1].submit(key="k")
+        joined = self.nodes[0].submit(key="k")
+        self.cluster.settle()
+        self.starts[0].respond(b"", 429, Retry_After="1")
+        self.cluster.shared.lose_data()
+        again = self.nodes[2].submit(key="k")
+        self.cluster.settle()
+        self.clock.advance(1)
+        self.starts[1].ack("1")
+        for client in (first, joined, again):
+            self.assertTrue(client.is_held)
+            client.leave()
+
     def test_unknown_if_the_same_job_may_run_elsewhere(self) -> None:
         """X3: no client gets ``started: no`` while the job of its key runs at another node."""
         first = self.nodes[0].submit()

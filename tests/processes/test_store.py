@@ -192,7 +192,9 @@ def test_broken_disk_at_the_start_is_said_in_one_line(
         "jobproxy",
         "--callback-url=http://127.0.0.1:1/callback",
         f"--store=sqlite:{tmp_path / 'store.db'}",
-        **broken_disk,
+        LD_PRELOAD=broken_disk["LD_PRELOAD"],
+        IO_ERROR_FILES=broken_disk["IO_ERROR_FILES"],
+        IO_ERRORS=broken_disk["IO_ERRORS"],
     )
     assert done.returncode == 78, done.stdout
     assert done.stderr.count("\n") == 1

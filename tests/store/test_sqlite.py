@@ -1,6 +1,7 @@
 """The store in a file over its life: opened late, cleaned up, away and back."""
 
 import errno
+import sqlite3
 from unittest import mock
 
 from attrs import evolve
@@ -155,6 +156,54 @@ class StoreTests(FileTestCase):
         self.assertTrue(self.store.is_up)
         self.successResultOf(self.store.put_note("job", b"x" * 100_000))
         self.assertGreaterEqual(self.listener.caught_up, 2)
+
+    def spoil(self) -> None:
+        """Have some work fail as it does if the file is damaged."""
+
+        def fail(_: object) -> None:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+        self.failureResultOf(self.store._session.run(fail), StoreUnreachable)
+        self.assertFalse(self.store.is_up)
+
+    def beat(self, count: int) -> list[str]:
+        """Let heartbeats pass; return what is logged."""
+        with capturedLogs() as events:
+            for _ in range(count):
+                self.clock.advance(TIMES.beat)
+        return [event["log_format"].format(**event) for event in events]
+
+    def test_file_that_only_seemed_to_be_damaged_is_used_again(self) -> None:
+        """K5: a disk that fails can look like damage: a file that is sound is opened again."""
+        self.assertEqual(self.read_log(), [])
+        self.successResultOf(self.store.claim(b"before", CLAIM))
+        self.spoil()
+        damaged, again = self.beat(3)
+        self.assertIn("is damaged", damaged)
+        self.assertIn("can be used again", again)
+        self.assertTrue(self.store.is_up)
+        self.assertEqual(self.successResultOf(self.store.find_claim(b"before")), CLAIM)
+
+    def test_backup_of_a_damaged_file_can_be_restored_while_the_process_runs(self) -> None:
+        """K5: as long as the file is damaged, all that needs it is refused; then it is used."""
+        self.assertEqual(self.read_log(), [])
+        self.successResultOf(self.store.claim(b"before", CLAIM))
+        connection = sqlite3.connect(self.path)
+        backup = self.path.with_name("backup")
+        connection.execute("VACUUM INTO ?", (str(backup),))
+        connection.close()
+        for name in ("store.db", "store.db-wal"):
+            self.path.with_name(name).write_bytes(b"garbage" * 10_000)
+        self.spoil()
+        lines = self.beat(4)
+        self.assertEqual(len(lines), 2, lines)
+        self.assertIn("is not a database of SQLite, or is damaged", lines[1])
+        self.failureResultOf(self.store.find_claim(b"before"), StoreUnreachable)
+        for name in ("store.db", "store.db-wal", "store.db-shm"):
+            self.path.with_name(name).unlink(missing_ok=True)
+        backup.rename(self.path)
+        self.assertIn("can be used again", self.beat(3)[-1])
+        self.assertEqual(self.successResultOf(self.store.find_claim(b"before")), CLAIM)
 
     def test_file_that_is_removed_or_replaced_is_noticed(self) -> None:
         """G12: nothing more is written to a file that the next process will not find."""
