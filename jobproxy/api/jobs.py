@@ -72,7 +72,6 @@ class ClientRoutes:
 def _check_type(request: Request) -> None:
     coding = request.find_header(b"content-encoding")
     if coding and coding.lower() != b"identity":
-        request.setHeader(b"Accept-Encoding", b"identity")
         raise _unsupported("Send the body without a Content-Encoding.")
     content_type = request.find_header(b"content-type")
     if content_type is None or content_type == b"application/json":

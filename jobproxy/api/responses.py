@@ -100,6 +100,9 @@ def send_problem(request: Request, problem: Problem) -> bytes:
         request.setHeader(b"Retry-After", b"%d" % problem.retry_after)
     if problem.allowed:
         request.setHeader(b"Allow", ", ".join(problem.allowed).encode())
+    if problem.kind is Kind.UNSUPPORTED_MEDIA_TYPE and request.find_header(b"content-encoding"):
+        # RFC 9110, section 15.5.16
+        request.setHeader(b"Accept-Encoding", b"identity")
     if problem.kind in (Kind.OVERLOADED, Kind.DRAINING):
         # There are too many connections, so this one is closed.
         request.keep_alive = False

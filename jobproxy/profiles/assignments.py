@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote_plus, urlencode
 from attrs import field, frozen
 
 from jobproxy.profiles.expressions import Expression, Source, Template
-from jobproxy.profiles.messages import MAX_FIELDS, Message, Scope
+from jobproxy.profiles.messages import Message, Scope
 from jobproxy.profiles.parts import find_parts
 from jobproxy.profiles.pointers import (
     WrongPlace,
@@ -18,6 +18,7 @@ from jobproxy.profiles.pointers import (
     remove_value,
     set_value,
 )
+from jobproxy.wire.bodies import MAX_FIELDS
 
 
 class MissingValue(ValueError):

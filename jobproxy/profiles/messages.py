@@ -3,17 +3,12 @@
 import json
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl
 
 from attrs import define, field, frozen
 
 from jobproxy.profiles.pointers import Names, find_value, list_members, step_into
+from jobproxy.wire.bodies import is_form, read_pairs, read_text
 from jobproxy.wire.headers import HeaderSource
-from jobproxy.wire.reports import inflate
-
-FORM_TYPE = b"application/x-www-form-urlencoded"
-#: Fields of a form, or of a query, that are read.
-MAX_FIELDS = 1_000
 
 _TEXTS = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 
@@ -46,20 +41,14 @@ class Message:
     @property
     def is_form(self) -> bool:
         """Whether the body is a form (``application/x-www-form-urlencoded``)."""
-        return self.content_type.split(b";")[0].strip().lower() == FORM_TYPE
+        return is_form(self.content_type)
 
     @property
     def text(self) -> str:
         """The body as text, decompressed; what is not UTF-8 in it is replaced."""
         if self._text is None:
-            body = self.body
             coding = self.headers.get(b"content-encoding", b"").lower()
-            if coding and coding != b"identity":
-                try:
-                    body = inflate(body, coding)
-                except ValueError:
-                    body = b""
-            self._text = body.decode("utf-8", "replace").removeprefix("\ufeff")
+            self._text = read_text(self.body, b"" if coding == b"identity" else coding)
         return self._text
 
     def find_header(self, name: str) -> str | None:
@@ -69,7 +58,7 @@ class Message:
 
     def find_parameter(self, name: str) -> str | None:
         """Return the first value of a parameter in the query, if there is one."""
-        return dict(reversed(_read_pairs(self.query))).get(name)
+        return dict(reversed(read_pairs(self.query))).get(name)
 
     def find_text(self, names: Names) -> str | None:
         """Return the text of a value in the body, as it came; :data:`None`: it is not there."""
@@ -119,13 +108,13 @@ class Message:
 
     def has_twice(self, expression: Any) -> bool:
         """Whether a field of a form that an expression names is there twice."""
-        names = [name for name, _ in _read_pairs(self.text)]
+        names = [name for name, _ in read_pairs(self.text)]
         return expression.part == "body" and names.count("".join(expression.names[:1])) > 1
 
     def _find_field(self, names: Names) -> str | None:
         if len(names) != 1:
             return None
-        return dict(reversed(_read_pairs(self.text))).get(names[0])
+        return dict(reversed(read_pairs(self.text))).get(names[0])
 
 
 @frozen
@@ -152,10 +141,3 @@ def read_headers(source: HeaderSource, names: frozenset[bytes]) -> Mapping[bytes
     """Return some headers of a request or a response, by name, as far as they are there."""
     found = ((name, source.find_header(name)) for name in names)
     return {name: value for name, value in found if value}
-
-
-def _read_pairs(text: str) -> list[tuple[str, str]]:
-    try:
-        return parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
-    except ValueError:
-        return []

@@ -9,10 +9,10 @@ from attrs import frozen
 
 from jobproxy.profiles.messages import Message, Scope
 from jobproxy.profiles.profile import MessageRule, Profile, Words
-from jobproxy.wire.reports import ENDED, JSON_TYPE, MAX_ID, Report
+from jobproxy.wire.bodies import JSON_TYPE, guess_type
+from jobproxy.wire.reports import ENDED, MAX_ID, Report
 
 RUNNING, COMPLETED, FAILED = "running", "completed", "failed"
-_OTHER_TYPE = b"application/octet-stream"
 _TEXT_TYPE = b"text/plain; charset=utf-8"
 #: The longest text that a pattern of a profile is tried on.
 MAX_MATCHED = 2_048
@@ -157,7 +157,7 @@ def _report(
     status: int,
 ) -> Report:
     coding = message.headers.get(b"content-encoding", b"")
-    content_type = message.content_type or _OTHER_TYPE
+    content_type = message.content_type or guess_type(message.tree)
     return Report(message.body, _check_id(upstream_id), state, content_type, coding, status)
 
 

@@ -5,7 +5,8 @@ from functools import lru_cache
 
 from attrs import evolve
 
-from jobproxy.wire.reports import Report, inflate
+from jobproxy.wire.bodies import inflate
+from jobproxy.wire.reports import Report
 
 HIDDEN = b"[hidden]"
 

@@ -4,8 +4,6 @@ Of their bodies only two members are read, and the bytes are passed on unchanged
 anything: to refuse the result of a finished job because of its format would help no one.
 """
 
-import json
-import zlib
 from collections import deque
 from itertools import islice
 from typing import Any
@@ -13,18 +11,15 @@ from typing import Any
 from attrs import field, frozen
 
 from jobproxy.wire import strict_json
+from jobproxy.wire.bodies import JSON_TYPE, guess_type, is_form, read_pairs, read_text
 from jobproxy.wire.large_json import LARGE, LargeObject
 from jobproxy.wire.problems import ProblemError
 
 MAX_ID = 128
-#: Bytes of a compressed body that are looked at.
-MAX_INFLATED = 2**20
 #: Steps in which a large body is read at most.
 MAX_STEPS = 5
 _READ = frozenset({"id", "state"})
 
-JSON_TYPE = b"application/json"
-_OTHER_TYPE = b"application/octet-stream"
 #: The first byte of what is stored of a report that has more than a body of JSON.
 _MARK = b"\0"
 
@@ -119,7 +114,10 @@ def read_report(body: bytes, content_type: bytes | None = None, coding: bytes = 
     :param content_type: as it came, if it did.
     :param coding: its ``Content-Encoding``.
     """
-    members = _read_members(body, coding)
+    if content_type is not None and content_type != JSON_TYPE and is_form(content_type):
+        members: dict[str, Any] | None = dict(read_pairs(read_text(body, coding)))
+    else:
+        members = _read_members(body, coding)
     upstream_id = members.get("id") if members else None
     state = members.get("state") if members else None
     if not isinstance(upstream_id, str) or not 0 < len(upstream_id) <= MAX_ID:
@@ -129,7 +127,7 @@ def read_report(body: bytes, content_type: bytes | None = None, coding: bytes = 
     elif state not in PROGRESS and state not in ENDED:
         state = state.lower()
     if not content_type:
-        content_type = _OTHER_TYPE if members is None else JSON_TYPE
+        content_type = guess_type(members)
     return Report(body, upstream_id, state, content_type, coding)
 
 
@@ -147,14 +145,7 @@ def read_stored(data: bytes) -> Report:
 
 def _read_members(body: bytes, coding: bytes) -> dict[str, Any] | None:
     """Return the members of an object in JSON; :data:`None`: the body is none."""
-    try:
-        if coding:
-            body = inflate(body, coding)
-        text = body.decode()
-    except ValueError:
-        text = body.decode(json.detect_encoding(body), "replace")
-    if text[:1] == "\ufeff":
-        text = text[1:]
+    text = read_text(body, coding)
     try:
         return strict_json.parse_leniently(text) if len(text) <= LARGE else _look_into(text)
     except ProblemError:
@@ -172,20 +163,3 @@ def _look_into(text: str) -> dict[str, Any]:
     found = LargeObject(text, _READ, is_strict=False)
     deque(islice(found.read(), MAX_STEPS), maxlen=0)
     return found.members
-
-
-def inflate(body: bytes, coding: bytes) -> bytes:
-    """Return a compressed body, as far as it is looked at.
-
-    :raises ValueError: if the coding is not known, or the body is too large or damaged.
-    """
-    if coding.lower() not in (b"gzip", b"x-gzip", b"deflate"):
-        raise ValueError("an unknown coding")
-    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    try:
-        inflated = inflater.decompress(body, MAX_INFLATED)
-    except zlib.error as error:
-        raise ValueError(str(error)) from None
-    if not inflater.eof:
-        raise ValueError("too large, or cut off")
-    return inflated
