@@ -6,6 +6,7 @@ from collections.abc import Callable
 from attrs import define
 from klein import Klein
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from jobproxy.api.callbacks import respond_to_callback
@@ -18,7 +19,9 @@ from jobproxy.profiles.job import make_job
 from jobproxy.profiles.messages import Message, Scope, read_headers
 from jobproxy.profiles.profile import Profile
 from jobproxy.profiles.readings import find_named_id, read_message
+from jobproxy.profiles.requests import is_body_read
 from jobproxy.upstream.follow_ups import messages_of
+from jobproxy.util.steps import run_in_steps
 from jobproxy.wire.preferences import parse_preferences
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 
@@ -37,6 +40,7 @@ class ProfileRoutes:
 
     _profile: Profile
     _holder: ClientHolder
+    _clock: IReactorTime
     _max_body: int
     _origins: Origins = NO_PAGES
 
@@ -62,6 +66,12 @@ class ProfileRoutes:
                 Problem(Kind.INVALID_REQUEST, "The path must not have an encoded slash in it.")
             )
         message = read_request(request, self._profile.headers.request, path)
+        if message.is_large and is_body_read(self._profile) and not message.coding:
+            reading = run_in_steps(self._clock, message.read_in_steps(is_strict=True))
+            return reading.addCallback(lambda _: self._begin(message, request))
+        return self._begin(message, request)
+
+    def _begin(self, message: Message, request: Request) -> Deferred[bytes]:
         job = make_job(self._profile, message)
         return self._holder.begin(job, request, parse_preferences(request.headers))
 
@@ -77,6 +87,7 @@ class ProfileCallbackRoutes:
     _profile: Profile
     _gateway: Gateway
     _path: str
+    _clock: IReactorTime
     _now: Callable[[], float]
 
     def add_to(self, app: Klein) -> None:
@@ -96,6 +107,15 @@ class ProfileCallbackRoutes:
             raise ProblemError(
                 Problem(Kind.UNSIGNED, "The signature of the callback is missing or wrong.")
             )
+        if message.is_large:
+            reading = run_in_steps(self._clock, message.read_in_steps(is_strict=False))
+            return reading.addCallback(lambda _: self._deliver(request, job_id, message))
+        return self._deliver(request, job_id, message)
+
+    def _deliver(
+        self, request: Request, job_id: str | None, message: Message
+    ) -> bytes | Deferred[bytes]:
+        profile = self._profile
         record = self._gateway.find_named(job_id, find_named_id(profile.callback, message))
         # The URL of the result may need what the ack has said.
         known = Scope() if record is None else messages_of(record) or Scope()

@@ -240,7 +240,9 @@ def _make_job_routes(
                 )
             )
         else:
-            callbacks.append(ProfileCallbackRoutes(profile, gateway, path, environment.now))
+            callbacks.append(
+                ProfileCallbackRoutes(profile, gateway, path, environment.reactor, environment.now)
+            )
             max_body = profile.limits.max_body or settings.max_body
-            clients.append(ProfileRoutes(profile, holder, max_body, origins))
+            clients.append(ProfileRoutes(profile, holder, environment.reactor, max_body, origins))
     return callbacks, clients

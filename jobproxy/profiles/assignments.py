@@ -143,10 +143,10 @@ def change_body(message: Message, changes: Sequence[tuple[Expression, Any]]) -> 
         return text.encode()
     if not text.strip():
         return _change_members("{}", {}, changes).encode()
-    if not isinstance(message.tree, dict):
+    if not message.is_object:
         raise WrongPlace("it is no object")
     # Where the members are is not needed for new ones, which are put behind them.
-    are_new = not any(target.names[0] in message.tree for target, _ in changes)
+    are_new = not any(message.has_member(target.names[0]) for target, _ in changes)
     return _change_members(text, {} if are_new else message.members, changes).encode()
 
 

@@ -1,14 +1,17 @@
 """What expressions read: the client's request, the ack, and the callback or what a poll brought."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from attrs import define, field, frozen
 
 from jobproxy.profiles.pointers import Names, find_value, list_members, step_into
+from jobproxy.wire import strict_json
 from jobproxy.wire.bodies import is_form, read_pairs, read_text
 from jobproxy.wire.headers import HeaderSource
+from jobproxy.wire.large_json import LARGE, LargeObject
+from jobproxy.wire.problems import ProblemError
 
 _TEXTS = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 
@@ -44,11 +47,16 @@ class Message:
         return is_form(self.content_type)
 
     @property
+    def coding(self) -> bytes:
+        """How the body is compressed; empty: it is not."""
+        coding = self.headers.get(b"content-encoding", b"").lower()
+        return b"" if coding == b"identity" else coding
+
+    @property
     def text(self) -> str:
         """The body as text, decompressed; what is not UTF-8 in it is replaced."""
         if self._text is None:
-            coding = self.headers.get(b"content-encoding", b"").lower()
-            self._text = read_text(self.body, b"" if coding == b"identity" else coding)
+            self._text = read_text(self.body, self.coding)
         return self._text
 
     def find_header(self, name: str) -> str | None:
@@ -67,11 +75,15 @@ class Message:
         if self.is_form:
             found = self._find_field(names)
             return None if found is None else json.dumps(found)
+        text = self.text
+        if self.was_read_in_steps:
+            _, at, end = self.members.get(names[0], (0, 0, 0))
+            text, names = text[at:end], names[1:]
         try:
-            place = find_value(self.text, names)
+            place = find_value(text, names) if text else None
         except ValueError:
             return None
-        return None if place is None else self.text[place[0] : place[1]]
+        return None if place is None else text[place[0] : place[1]]
 
     def find_value(self, names: Names) -> str | None:
         """Return a value in the body as text: a string without its quotes; null is nothing."""
@@ -79,6 +91,9 @@ class Message:
             return self._find_field(names)
         if not names:
             return self.text
+        if self.was_read_in_steps:
+            text = self.find_text(names) or "null"
+            return json.loads(text) if text[0] == '"' else None if text == "null" else text
         value = self.tree
         for name in names:
             value = step_into(value, name)
@@ -88,6 +103,41 @@ class Message:
             return "true" if value else "false"
         # The text of an object or an array, which has to be found in the body.
         return self.find_text(names)
+
+    def read_in_steps(self, *, is_strict: bool) -> Generator[None, None, None]:
+        """Find the members of a large body in steps, so that nothing else has to wait for that.
+
+        :param is_strict: whether a body that is no object in strict JSON is refused.
+        :raises ProblemError: if it is refused.
+        """
+        text = strict_json.decode_text(self.body) if is_strict else self.text
+        found = LargeObject(text, frozenset(), is_strict=is_strict)
+        try:
+            yield from found.read()
+        except ProblemError:
+            if is_strict:
+                raise
+        else:
+            self._text, self._members = text, found.places
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the body should be read in steps."""
+        return len(self.body) > LARGE and not self.is_form
+
+    @property
+    def was_read_in_steps(self) -> bool:
+        """Whether it is known where the members are, and nothing else of the body."""
+        return self._members is not None and self._tree is ...
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the body is an object in JSON."""
+        return self.was_read_in_steps or isinstance(self.tree, dict)
+
+    def has_member(self, name: str) -> bool:
+        """Whether the body, which must be an object, has a member of this name."""
+        return name in (self.members if self.was_read_in_steps else self.tree)
 
     @property
     def members(self) -> dict[str, tuple[int, int, int]]:

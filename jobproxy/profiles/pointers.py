@@ -16,6 +16,8 @@ from jobproxy.wire.strict_json import LENIENT, write_string
 #: The most names in a pointer.
 MAX_NAMES = 32
 
+#: Reads values that are skipped: fast, and numbers of any length.
+_SKIPPED = json.JSONDecoder(parse_int=len)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
@@ -235,7 +237,7 @@ def _read_name(text: str, start: int) -> tuple[str, int]:
 def _find_end(text: str, at: int) -> int:
     """Return where the value that begins at a place ends."""
     try:
-        return LENIENT.raw_decode(text, at)[1]
+        return _SKIPPED.raw_decode(text, at)[1]
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except json.JSONDecodeError as error:

@@ -157,7 +157,7 @@ def _report(
     status: int,
 ) -> Report:
     coding = message.headers.get(b"content-encoding", b"")
-    content_type = message.content_type or guess_type(message.tree)
+    content_type = message.content_type or guess_type(is_object=message.is_object)
     return Report(message.body, _check_id(upstream_id), state, content_type, coding, status)
 
 

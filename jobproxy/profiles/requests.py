@@ -52,12 +52,11 @@ def check_request(profile: Profile, request: Message) -> None:
     for name in profile.path.names:
         if not is_safe(request.path.get(name, "")):
             raise _invalid(f"{name} in the path must not be empty, '..' or encoded.", f"/{name}")
-    is_read = _is_body_read(profile)
-    coding = request.headers.get(b"content-encoding", b"").lower()
-    if is_read and coding not in (b"", b"identity"):
+    is_read = is_body_read(profile)
+    if is_read and request.coding:
         detail = "Send the body without a Content-Encoding."
         raise ProblemError(Problem(Kind.UNSUPPORTED_MEDIA_TYPE, detail))
-    if is_read and not request.is_form and request.body.strip():
+    if is_read and not (request.is_form or request.was_read_in_steps) and request.body.strip():
         parse_strictly(decode(request.body))
     if is_read and request.is_form and request.has_twice(profile.account):
         raise _invalid("The field of the account is there twice.", profile.account.text)
@@ -153,7 +152,7 @@ def _make_url(profile: Profile, scope: Scope) -> str:
     return url
 
 
-def _is_body_read(profile: Profile) -> bool:
+def is_body_read(profile: Profile) -> bool:
     """Whether the profile reads or changes members of the client's body."""
     expressions = [profile.account, *(each.target for each in profile.start.changes)]
     return any(each.part == "body" for each in expressions)

@@ -29,6 +29,7 @@ from jobproxy.upstream.job_server import is_due_to
 from jobproxy.upstream.start_responses import read_retry_after
 from jobproxy.util.backoff import Backoff
 from jobproxy.util.deadline import Deadline
+from jobproxy.util.steps import run_in_steps
 from jobproxy.wire.reports import Report
 
 _log = Logger()
@@ -116,6 +117,8 @@ class FollowUps:
             if answer.message is None:
                 pause = max(pause, self._pauses.pause(failures))
                 continue
+            if answer.message.is_large:
+                await run_in_steps(self._clock, answer.message.read_in_steps(is_strict=False))
             full = scope.with_message(answer.message)
             reading = read_message(self._profile, rule.reads, full, is_poll=True)
             if not reading.report.is_progress:

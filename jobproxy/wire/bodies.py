@@ -17,12 +17,12 @@ def is_form(content_type: bytes) -> bool:
     return content_type.split(b";")[0].strip().lower() == FORM_TYPE
 
 
-def guess_type(value: object) -> bytes:
+def guess_type(*, is_object: bool) -> bytes:
     """Return the type of a body that came without one.
 
-    :param value: the body as JSON.
+    :param is_object: whether it is an object in JSON.
     """
-    return JSON_TYPE if isinstance(value, dict) else b"application/octet-stream"
+    return JSON_TYPE if is_object else b"application/octet-stream"
 
 
 def read_text(body: bytes, coding: bytes = b"") -> str:

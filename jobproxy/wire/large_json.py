@@ -85,6 +85,7 @@ class LargeObject:
         :data:`~jobproxy.wire.strict_json.MAX_DEPTH` levels are refused, as
         :func:`~jobproxy.wire.strict_json.parse_strictly` does.
     :ivar members: the values of the wanted ones that were read so far, by name.
+    :ivar places: where each member begins, where its value does, and where it ends, by name.
     """
 
     _text: str
@@ -92,6 +93,7 @@ class LargeObject:
     _cut: frozenset[str] = field(kw_only=True, default=frozenset())
     _is_strict: bool = field(kw_only=True)
     members: dict[str, Any] = field(factory=dict, init=False)
+    places: dict[str, tuple[int, int, int]] = field(factory=dict, init=False, repr=False)
     _grammar: _Grammar = field(init=False)
     #: Where each run of members that are not cut begins and ends; whether the last one is open.
     _runs: list[tuple[int, int]] = field(factory=list, init=False)
@@ -168,11 +170,11 @@ class LargeObject:
         if char != ":":
             raise self._wrong()
         self._at += 1
-        if len(self._open) == 1:
-            self._value_at = self._at
         self._coming = _Next.VALUE
 
     def _read_value(self, char: str) -> None:
+        if len(self._open) == 1:
+            self._value_at = self._at
         if char == '"':
             self._begin_string(is_name=False)
         elif char in ("{", "["):
@@ -217,6 +219,7 @@ class LargeObject:
         self._coming = _Next.COMMA_OR_END
         if len(self._open) != 1:
             return
+        self.places[self._name] = (self._name_at, self._value_at, self._at)
         if self._name in self._wanted:
             self.members[self._name] = self._parse_value()
         if self._name in self._cut:
@@ -229,7 +232,7 @@ class LargeObject:
 
     def _parse_value(self) -> Any:
         """Return the value that was read; an empty list stands for any array or object."""
-        text = self._text[self._value_at : self._at].lstrip()
+        text = self._text[self._value_at : self._at]
         return [] if text[:1] in ("[", "{") else self._grammar.decoder.decode(text)
 
     def _begin_string(self, *, is_name: bool) -> None:

@@ -127,7 +127,7 @@ def read_report(body: bytes, content_type: bytes | None = None, coding: bytes = 
     elif state not in PROGRESS and state not in ENDED:
         state = state.lower()
     if not content_type:
-        content_type = guess_type(members)
+        content_type = guess_type(is_object=members is not None)
     return Report(body, upstream_id, state, content_type, coding)
 
 
