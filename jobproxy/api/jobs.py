@@ -55,10 +55,16 @@ class ClientRoutes:
         _check_type(request)
         preferences = parse_preferences(request.headers)
         if len(request.body) > LARGE:
-            work = parse_large_job(request.body, allows_callbacks=self._allows_callbacks)
+            work = parse_large_job(
+                request.body,
+                allows_callbacks=self._allows_callbacks,
+                is_async=preferences.is_async,
+            )
             parsing = run_in_steps(self._clock, work)
             return parsing.addCallback(self._begin, request, preferences)
-        job = parse_job(request.body, allows_callbacks=self._allows_callbacks)
+        job = parse_job(
+            request.body, allows_callbacks=self._allows_callbacks, is_async=preferences.is_async
+        )
         return self._begin(job, request, preferences)
 
     def _begin(self, job: Job, request: Request, preferences: Preferences) -> Deferred[bytes]:

@@ -42,8 +42,7 @@ class Options(DaemonOptions):
     def check(self) -> None:
         if self["job-server-url"] is None and not self["profile"]:
             self["job-server-url"] = SAMPLE_URL
-        if self["on-lost"] is OnLost.RESTART and self["lost-after"] is None:
-            raise usage.UsageError("--on-lost restart needs --lost-after")
+        self._check_restarts()
         path = urlsplit(self["callback-url"]).path or "/"
         if self["correlate-by"] is CorrelateBy.ID and path in PROXY_PATHS:
             raise usage.UsageError(
@@ -57,6 +56,19 @@ class Options(DaemonOptions):
                     f'profile {profile.name} has correlate-by = "id", which needs --store memory:'
                 )
         self._check_store()
+
+    def _check_restarts(self) -> None:
+        lost_after, wait = self["lost-after"], self["wait"]
+        if self["on-lost"] is not OnLost.RESTART:
+            if lost_after is not None:
+                raise usage.UsageError("--lost-after needs --on-lost restart")
+        elif lost_after is None:
+            raise usage.UsageError("--on-lost restart needs --lost-after")
+        elif lost_after >= wait:
+            raise usage.UsageError(
+                f"--lost-after must be less than --wait, which is {wait:g} seconds: a job that no "
+                "client waits for is not started again"
+            )
 
     def _check_profile(self, profile: Profile) -> None:
         if profile.start.url is None and self["job-server-url"] is None:

@@ -14,6 +14,8 @@ MAX_PORT = 65_535
 #: Bytes of a host name at most.
 MAX_NAME = 253
 
+#: Not all that Python takes: no underscores, exponents or digits of other scripts.
+_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}")
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]+")
 #: Labels must neither begin nor end with a hyphen. Two in the third place are for names in IDNA.
 _LABEL = r"(?!..--(?<!xn--))[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -151,8 +153,5 @@ def _check_place(description: str) -> None:
 
 
 def _read_number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        return math.nan
-    return number if math.isfinite(number) else math.nan
+    """Parse a number without a sign, as people write it; NaN if it is none, or far too large."""
+    return float(text) if _NUMBER.fullmatch(text) else math.nan

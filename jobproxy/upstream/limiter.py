@@ -230,5 +230,8 @@ class AccountLimiter:
 
     def _estimate(self, queue: _AccountQueue) -> int:
         """Return the seconds until the queue is empty, at the account's rate so far."""
-        rate = queue.released / max(self._clock.seconds() - queue.since, 1.0)
-        return min(math.ceil(len(queue.waiting) / rate), LONGEST_ADVICE) if rate else 1
+        passed = max(self._clock.seconds() - queue.since, 1.0)
+        # As long as no start request has ended, the next one may take as long again.
+        left = passed * len(queue.waiting) / queue.released if queue.released else passed
+        left = max(left, self.paused_for(queue.account))
+        return min(math.ceil(round(left, 3)), LONGEST_ADVICE)

@@ -1,5 +1,6 @@
 """Starts jobs: waits for a slot, sends the start request, and sends it again where that is safe."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
@@ -77,6 +78,8 @@ class Starter:
     #: Whether a callback URL was hidden in an ack, and that was logged.
     has_hidden: bool = field(default=False, init=False)
     is_draining: bool = field(default=False, init=False)
+    #: The starts that wait for a slot, by account.
+    _waiting: dict[str, dict["Start", JobRecord]] = field(factory=dict, init=False, repr=False)
 
     @property
     def polls(self) -> bool:
@@ -109,6 +112,30 @@ class Starter:
             start = Start(self, job, waiting, place)
         self.kept_bytes += job.size
         return start
+
+    def add_waiting(self, start: "Start", record: JobRecord) -> None:
+        """Note that a start waits for a slot."""
+        self._waiting.setdefault(record.account, {})[start] = record
+
+    def remove_waiting(self, start: "Start", record: JobRecord) -> None:
+        """Note that a start waits no more."""
+        waiting = self._waiting[record.account]
+        del waiting[start]
+        if not waiting:
+            del self._waiting[record.account]
+
+    def pause(self, account: str, problem: Problem) -> None:
+        """Send nothing for an account, as long as the job server has asked for.
+
+        Jobs that no client waits for by then get the problem now.
+        """
+        self.slots.note_refusal(account, float(problem.retry_after or 0))
+        paused = self.limiter.paused_for(account)
+        until = self.clock.seconds() + paused
+        known = evolve(problem, retry_after=max(1, math.ceil(paused)))
+        for record in list(self._waiting.get(account, {}).values()):
+            if record.started == "no" and record.wanted_until < until:
+                self.table.fail(record, known)
 
     @property
     def queued(self) -> int:
@@ -148,10 +175,16 @@ class Start:
         starter, account = self._starter, self._job.account
         try:
             while True:
+                is_queued = not self._waiting.called
+                if is_queued:
+                    starter.add_waiting(self, record)
                 try:
                     slot = await self._waiting
                 except CancelledError:
                     return
+                finally:
+                    if is_queued:
+                        starter.remove_waiting(self, record)
                 if record.is_ended or (self._attempts and not self._may_repeat(record)):
                     starter.slots.release(account, slot)
                     return
@@ -284,7 +317,7 @@ class Start:
         pause = starter.policy.pause(self._attempts)
         if problem.kind is Kind.UPSTREAM_BUSY and problem.retry_after:
             # The limiter pauses the whole account, so its other jobs are not sent either.
-            starter.slots.note_refusal(account, problem.retry_after)
+            starter.pause(account, problem)
             pause = 0.0
         until_start = max(pause, starter.limiter.paused_for(account))
         is_allowed = starter.policy.allows(self._attempts, is_ambiguous=False)

@@ -98,41 +98,48 @@ class Job:
         return read_report(body, response.find_header(b"content-type"), coding)
 
 
-def parse_job(body: bytes, *, allows_callbacks: bool = False) -> Job:
+def parse_job(body: bytes, *, allows_callbacks: bool = False, is_async: bool = False) -> Job:
     """Parse the body of a client's request.
 
     :param allows_callbacks: whether a client may name a callback URL of its own.
+    :param is_async: whether the client does not wait, as its headers say.
     :raises ProblemError: if the body is not an object in strict JSON or is nested too deeply,
         ``account`` or ``wait`` is invalid, or ``callback`` is not allowed.
     """
     text = strict_json.decode(body)
     members = strict_json.parse_strictly(text)
-    has_callback = _check(members, allows_callbacks)
+    has_callback = _check(members, allows_callbacks, is_async)
     parameters = ",".join(
         [raw for raw, name in strict_json.split_members(text) if name not in _OURS]
     )
     return _make_job(body, members, parameters, has_callback)
 
 
-def parse_large_job(body: bytes, *, allows_callbacks: bool = False) -> Generator[None, None, Job]:
+def parse_large_job(
+    body: bytes, *, allows_callbacks: bool = False, is_async: bool = False
+) -> Generator[None, None, Job]:
     """Parse the body of a client's request in steps, as :func:`parse_job` does in one."""
     found = LargeObject(strict_json.decode_text(body), _READ, cut=_OURS, is_strict=True)
     yield from found.read()
-    has_callback = _check(found.members, allows_callbacks)
+    has_callback = _check(found.members, allows_callbacks, is_async)
     return _make_job(body, found.members, found.others, has_callback)
 
 
-def _check(members: dict[str, Any], allows_callbacks: bool) -> bool:
+def _check(members: dict[str, Any], allows_callbacks: bool, is_async: bool) -> bool:
     """Return whether the client names a callback URL of its own."""
     errors = tuple(_find_errors(members))
+    is_held = members.get("wait") is not False
     # Many clients write null, or an empty string, for what is not there.
-    has_callback = members.get("wait") is False and members.get("callback") not in (None, "")
+    has_callback = (is_async or not is_held) and members.get("callback") not in (None, "")
     if has_callback and not allows_callbacks:
         detail = (
             "This proxy does not allow callbacks to clients: leave out callback, and GET the "
             "result from the Location of the response."
         )
         raise ProblemError(Problem(Kind.CALLBACK_NOT_ALLOWED, detail))
+    if has_callback and is_held:
+        # The job server gets this body as it is, and would wait.
+        errors += (FieldError("/wait", "must be false if callback is given"),)
     if errors:
         detail = "; ".join(f"{error.pointer[1:]} {error.detail}" for error in errors) + "."
         raise ProblemError(Problem(Kind.INVALID_REQUEST, detail, errors=errors))

@@ -225,6 +225,14 @@ class ClientCallbackTests(AsyncTestCase):
         self.call_back(start, result_of("1"))
         self.assertEqual(client.response.body, result_of("1"))
 
+    def test_callback_with_respond_async_needs_wait_false(self) -> None:
+        """Q4: the job server gets the body as it is, and would wait."""
+        body = self.body.replace(b"false", b"true")
+        client = self.connect().request(body=body, headers={"Prefer": "respond-async"})
+        problem = self.assert_problem(client.response, 400, "invalid-request")
+        self.assertEqual(problem["errors"][0]["pointer"], "/wait")
+        self.assertEqual(self.starts, [])
+
     def test_client_without_a_callback_of_its_own_gets_202(self) -> None:
         """Q4: a client that neither waits nor names a callback polls for its result."""
         client = self.connect().request(body=b'{"account":"example","wait":false}')

@@ -207,6 +207,12 @@ class RefusedRequestTests(RefusalTestCase):
             },
         )
 
+    def test_400_when_a_client_that_does_not_wait_names_a_callback(self) -> None:
+        """Q4: the same with ``Prefer: respond-async``."""
+        body = b'{"account":"a","callback":"http://a.example/"}'
+        response = self.connect().request(body=body, headers={"Prefer": "respond-async"}).response
+        self.assert_problem(response, 400, "callback-not-allowed")
+
     def test_415_when_the_content_type_is_not_json(self) -> None:
         """Q5: 415 for a body that is not declared as JSON."""
         for content_type in ("application/x-www-form-urlencoded", "text/json", "application/jsonp"):

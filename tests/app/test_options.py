@@ -105,7 +105,8 @@ class ProxyOptionsTests(OptionsTestCase):
             ("correlate-by", ("token", "id")),
         ):
             for word in words:
-                options = self.parse(*REQUIRED, f"--{name}={word}", "--lost-after=1")
+                more = ["--lost-after=1"] if word == "restart" else []
+                options = self.parse(*REQUIRED, f"--{name}={word}", *more)
                 self.assertEqual(options[name].value, word)
             for wrong in ("", words[0].upper(), "maybe"):
                 line = f"--{name} must be one of {', '.join(words)}, not {wrong!r}"
@@ -226,6 +227,10 @@ class ProxyOptionsTests(OptionsTestCase):
             ("--retain=0", f"--retain {number} '0'"),
             ("--start-attempts=0", f"--start-attempts {count} '0'"),
             ("--lost-after=0", f"--lost-after {number} '0'"),
+            *[
+                (f"--wait={wrong}", f"--wait {number} {wrong!r}")
+                for wrong in ("1_0", "\u0661\u0660", "1e308", "1e3", "inf", "+1", " 1", "1" * 10)
+            ],
             ("--max-body=64k", f"--max-body {count} '64k'"),
             (
                 "--secret-file=/nowhere",
@@ -321,6 +326,16 @@ class TogetherTests(OptionsTestCase):
         self.check_refused(REQUIRED, line, JOBPROXY_ON_LOST="restart")
         options = self.parse(*REQUIRED, "--on-lost=restart", JOBPROXY_LOST_AFTER="5")
         self.assertEqual((options["on-lost"], options["lost-after"]), (OnLost.RESTART, 5.0))
+
+    def test_lost_after_that_would_do_nothing_is_refused(self) -> None:
+        """--lost-after needs --on-lost restart, and a client that waits for longer."""
+        self.check_refused([*REQUIRED, "--lost-after=5"], "--lost-after needs --on-lost restart")
+        for seconds in ("30", "31"):
+            self.check_refused(
+                [*REQUIRED, "--on-lost=restart", f"--lost-after={seconds}"],
+                "--lost-after must be less than --wait, which is 30 seconds: a job that no client "
+                "waits for is not started again",
+            )
 
     def test_correlate_by_id_needs_a_path_of_its_own(self) -> None:
         """--correlate-by id needs a callback URL whose path is no path for jobs."""

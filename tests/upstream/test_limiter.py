@@ -214,10 +214,10 @@ class RateTests(SynchronousTestCase):
             self.limiter.release("a")
             self.limiter.acquire("a")
 
-    def test_retry_after_is_1_without_a_rate(self) -> None:
-        """L1: as long as no start has ended, Retry-After is 1 second."""
+    def test_retry_after_is_the_time_so_far_without_a_rate(self) -> None:
+        """L1: as long as no start has ended, the next one may take as long again."""
         self.clock.advance(5)
-        self.assertEqual(self.refuse(), 1)
+        self.assertEqual(self.refuse(), 5)
 
     def test_retry_after_follows_the_rate(self) -> None:
         """L1: the queue of 6 is empty in 3 seconds at the rate of 2 starts a second so far."""

@@ -64,9 +64,18 @@ class FullQueueTests(LimiterTestCase):
         self.assertEqual(self.check_full(), retry_after)
         self.release(4)
 
-    def test_retry_after_is_1_until_a_start_has_ended(self) -> None:
-        """L1: as long as no start of an account has ended, Retry-After is 1 second."""
-        self.check(0, 50, 1)
+    def test_retry_after_is_the_time_so_far_until_a_start_has_ended(self) -> None:
+        """L1: a start request that has not ended yet may take as long again."""
+        self.check(0, 0, 1)
+        self.check(0, 50, 50)
+
+    def test_retry_after_is_not_before_the_end_of_a_pause(self) -> None:
+        """L1: the job server has asked for a pause, which may be longer than the queue takes."""
+        self.fill(2, 2)
+        self.limiter.pause("a", 20)
+        self.assertEqual(self.check_full(), 20)
+        self.clock.advance(20)
+        self.release(4)
 
     def test_retry_after_is_the_queue_at_the_rate_so_far(self) -> None:
         """L1: Retry-After is when the queue is empty at the rate so far, in whole seconds."""
@@ -92,7 +101,7 @@ class FullQueueTests(LimiterTestCase):
         self.fill(1, 10)
         self.acquire("b", "c", "d", "e", account="b")
         self.clock.advance(10)
-        self.assertEqual(self.check_full("b"), 1)
+        self.assertEqual(self.check_full("b"), 10)
         self.assertEqual(self.check_full("a"), 60)
         self.release(4)
         self.release(4, "b")

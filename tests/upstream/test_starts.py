@@ -382,6 +382,38 @@ class NotLostTests(ProxyTestCase):
         self.assertEqual(len(self.starts), 1)
 
 
+class BusyTests(ProxyTestCase):
+    """Jobs that are queued when the job server says that it accepts none for some time."""
+
+    settings: dict[str, Any] = {"starts_per_account": 1}
+
+    def test_queued_jobs_that_would_be_too_late_are_refused_at_once(self) -> None:
+        """S17: whoever waits for less than the pause gets what the job server said, and no 504."""
+        clients = [self.submit() for _ in range(3)]
+        other = self.submit("other")
+        self.starts[0].respond(b"try later", 429, Retry_After="60")
+        for client in clients:
+            problem = self.assert_problem(client.response, 429, "upstream-busy")
+            self.assertEqual(problem["upstreamStatus"], 429)
+            self.assertEqual(client.response.headers["retry-after"], "60")
+        self.starts[1].respond(result_of("1"))
+        self.assertEqual(other.response.status, 200)
+        self.clock.advance(60)
+        self.assertEqual(len(self.starts), 2)
+
+    def test_queued_jobs_that_can_wait_for_so_long_are_started(self) -> None:
+        """S17: a pause that ends in time, and a client that comes back, change nothing."""
+        first, second = self.submit(), self.submit()
+        later = self.connect().request(headers={"Prefer": "respond-async"})
+        self.starts[0].respond(b"", 503, Retry_After="20")
+        short = self.connect().request(headers={"Prefer": "wait=19"})
+        self.assert_problem(short.response, 503, "upstream-busy")
+        self.clock.advance(20)
+        for number, client in enumerate((first, second, later), 1):
+            self.starts[number].respond(result_of(f"{number}"))
+            self.assertEqual(client.response.status, 200)
+
+
 class DrainTests(ProxyTestCase):
     """Start requests that would be sent again after a drain has begun."""
 
