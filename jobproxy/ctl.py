@@ -138,13 +138,16 @@ class Command:
 
     async def list_orphans(self) -> None:
         orphans: list[dict[str, Any]] = []
-        page = await self._proxy.read("/orphans?limit=1000")
-        orphans += page["orphans"]
+        page, is_partial = {"next": ""}, False
         while page["next"] is not None:
             page = await self._proxy.read(f"/orphans?limit=1000&after={page['next']}")
             orphans += page["orphans"]
-        listed = {"orphans": orphans}
-        self._print(listed, lambda: make_table(("job", "age", "bytes", "id"), orphans))
+            is_partial |= page.get("partial", False)
+        more = "the store cannot be reached: these are the orphans of this node only\n"
+        self._print(
+            {"orphans": orphans, "partial": is_partial},
+            lambda: make_table(("job", "age", "bytes", "id"), orphans) + more * is_partial,
+        )
 
     async def show_orphan(self) -> None:
         # The result of a job is written as it is, also with --json.

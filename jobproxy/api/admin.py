@@ -187,10 +187,12 @@ class OrphanRoutes:
     async def list_orphans(self, request: Request) -> bytes:
         """Respond with a page of orphans, the oldest first; ages are in seconds."""
         after, limit = _read_query(request, "after", _read_position)
-        orphans = await self._gateway.coordinator.list_orphans(limit, after)
+        page = await self._gateway.coordinator.list_orphans(limit, after)
+        orphans = page.orphans
         following = str(orphans[-1].position) if len(orphans) == limit else None
         listed = [_describe(orphan) for orphan in orphans]
-        return _respond_json(request, {"orphans": listed, "next": following})
+        content = {"orphans": listed, "next": following, "partial": page.is_partial}
+        return _respond_json(request, content)
 
     async def get_orphan(self, request: Request, job_id: str) -> bytes:
         """Respond with the result of an orphan; it is kept."""

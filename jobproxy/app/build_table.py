@@ -60,6 +60,6 @@ def build_table(
     claims = Claims(reactor, table, store, remote_jobs, replicator)
     inbox = Inbox(table, store, remote_jobs, claims, replicator, outbox, node)
     coordinator = StoreCoordinator(
-        table, store, remote_jobs, claims, inbox, outbox, replicator, node
+        reactor, table, store, remote_jobs, claims, inbox, outbox, replicator, node
     )
     return table, coordinator, outbox

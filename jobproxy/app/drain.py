@@ -25,8 +25,10 @@ _log = Logger()
 
 #: Seconds for the requests of clients that connected just before.
 LAST_REQUESTS_TIME = 0.1
-#: Seconds for the bytes of the last responses to be sent.
+#: Seconds for the bytes of the last responses to be sent, on all connections.
 FLUSH_TIME = 5.0
+#: Seconds of these for the rest of requests that have begun to arrive.
+REST_TIME = 1.0
 #: The same, once a second signal has come.
 HURRIED_FLUSH_TIME = 0.5
 
@@ -81,11 +83,24 @@ class Drain:
         )
 
     async def flush(self) -> None:
-        """Wait until the last responses are sent; to be called when no client is held."""
+        """Wait until the last responses are sent; to be called when no client is held.
+
+        Who has begun a request, and does not end it, does not hold up the end of the process.
+        """
         await self._close_idle()
+        seconds = HURRIED_FLUSH_TIME if self._is_hurried else FLUSH_TIME
+        end = self._clock.seconds() + seconds
+        await self._wait_until_sent(min(end, self._clock.seconds() + REST_TIME))
         for factory in self._factories:
-            seconds = HURRIED_FLUSH_TIME if self._is_hurried else FLUSH_TIME
-            await self._wait(factory.when_empty(), seconds)
+            factory.drop_unread()
+        await self._wait_until_sent(end)
+
+    async def _wait_until_sent(self, end: float) -> None:
+        """Wait until all connections are closed; until a time on the clock at most."""
+        for factory in self._factories:
+            left = end - self._clock.seconds()
+            if left > 0:
+                await self._wait(factory.when_empty(), left)
 
     def hurry(self) -> None:
         """Stop waiting: the clients that are still held get an error."""

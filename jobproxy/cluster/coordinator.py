@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
-from jobproxy.store.orphans import Orphan, Position
+from jobproxy.store.orphans import OrphanPage, Position
 from jobproxy.util.histogram import Histogram
 from jobproxy.wire.reports import Report
 
@@ -103,7 +103,7 @@ class Coordinator(Protocol):
     def orphan_collected(self, job_id: str) -> None:
         """Remove a result from the orphans, as a client got it."""
 
-    def list_orphans(self, limit: int, after: Position) -> Deferred[list[Orphan]]:
+    def list_orphans(self, limit: int, after: Position) -> Deferred[OrphanPage]:
         """Return the orphans after a position, the oldest first, and at most so many."""
 
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:

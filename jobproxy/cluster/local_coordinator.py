@@ -4,10 +4,11 @@ from attrs import define
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
+from jobproxy.cluster.own_orphans import list_own_orphans
 from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.table import CorrelationTable
-from jobproxy.store.orphans import Orphan, Position, choose_orphans, make_orphan
+from jobproxy.store.orphans import OrphanPage, Position
 from jobproxy.wire.reports import Report
 
 
@@ -55,14 +56,9 @@ class LocalCoordinator:
     def orphan_collected(self, job_id: str) -> None:
         """Do nothing: the table has moved the record to its outcomes."""
 
-    def list_orphans(self, limit: int, after: Position) -> Deferred[list[Orphan]]:
-        now = self._clock.seconds()
-        orphans = (
-            make_orphan(record.job_id, record.upstream_id, record.result.body, record.ended, now)
-            for record in self._table.retention.orphans
-            if record.result is not None and record.ended is not None
-        )
-        return succeed(choose_orphans(orphans, limit, after))
+    def list_orphans(self, limit: int, after: Position) -> Deferred[OrphanPage]:
+        orphans = list_own_orphans(self._table, limit, after, self._clock.seconds())
+        return succeed(OrphanPage(orphans))
 
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
         return succeed(self._table.retention.find_orphan(job_id))

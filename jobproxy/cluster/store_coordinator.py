@@ -7,12 +7,14 @@ from typing import Any, TypeVar, cast
 from attrs import define, evolve, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from jobproxy.cluster.claims import Claims
 from jobproxy.cluster.coordinator import ClusterStatus
 from jobproxy.cluster.inbox import Inbox
 from jobproxy.cluster.outbox import Outbox
+from jobproxy.cluster.own_orphans import list_own_orphans
 from jobproxy.cluster.remote_jobs import RemoteJobs
 from jobproxy.cluster.replicator import Replicator
 from jobproxy.jobs import job_problems
@@ -27,7 +29,7 @@ from jobproxy.store.interface import (
     Placement,
     StoreUnreachable,
 )
-from jobproxy.store.orphans import Orphan, Position
+from jobproxy.store.orphans import OrphanPage, Position
 from jobproxy.util.shield import shield
 from jobproxy.wire.problems import Kind, Problem, ProblemError, job_unknown
 from jobproxy.wire.reports import Report
@@ -60,6 +62,7 @@ class StoreCoordinator(Service):
     :ivar relays: how many callbacks of other nodes' jobs came here, by what became of them.
     """
 
+    _clock: IReactorTime
     _table: CorrelationTable
     _store: IStore
     _remote_jobs: RemoteJobs
@@ -216,11 +219,19 @@ class StoreCoordinator(Service):
         if is_remote or self._table.retention.find_orphan(job_id) is not None:
             self._outbox.send(lambda: self._store.collect_results([job_id]))
 
-    def list_orphans(self, limit: int, after: Position) -> Deferred[list[Orphan]]:
-        return _as_problem(self._store.list_orphans(limit, after))
+    def list_orphans(self, limit: int, after: Position) -> Deferred[OrphanPage]:
+        """Return the orphans of all nodes; those of this one while the store is away."""
+
+        def list_own(failure: Failure) -> OrphanPage:
+            failure.trap(StoreUnreachable)
+            own = list_own_orphans(self._table, limit, after, self._clock.seconds())
+            return OrphanPage(own, is_partial=True)
+
+        return self._store.list_orphans(limit, after).addCallbacks(OrphanPage, list_own)
 
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
-        return _as_problem(self._store.find_orphan(job_id))
+        own = self._table.retention.find_orphan(job_id)
+        return succeed(own) if own is not None else _as_problem(self._store.find_orphan(job_id))
 
     def drop_orphan(self, job_id: str) -> Deferred[None]:
         self._table.retention.drop_orphan(job_id)

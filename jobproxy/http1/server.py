@@ -94,6 +94,11 @@ class ServerFactory(Factory):
         for connection in list(self.connections):
             connection.leave_if_idle()
 
+    def drop_unread(self) -> None:
+        """Reset all connections whose request has not arrived as a whole."""
+        for connection in list(self.connections):
+            connection.make_room("drained")
+
     def when_empty(self) -> Deferred[None]:
         """Return a Deferred that fires once there is no connection, so that all is sent."""
         return self._idle.wait(is_idle=not self.connections)

@@ -44,6 +44,17 @@ class Orphan:
         return Position(self.came, self.job_id)
 
 
+@frozen
+class OrphanPage:
+    """Some orphans, the oldest first.
+
+    :param is_partial: whether there may be others before or between them, which cannot be read now.
+    """
+
+    orphans: list[Orphan]
+    is_partial: bool = False
+
+
 def parse_position(text: str) -> Position:
     """Parse what ``str`` made of a position.
 

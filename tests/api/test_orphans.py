@@ -30,7 +30,7 @@ class OrphanTestCase(ProxyTestCase):
     def orphans(self) -> list[dict[str, Any]]:
         response = self.operate().get("/orphans").response
         self.assertEqual((response.status, response.headers["content-type"]), (200, JSON))
-        self.assertEqual(list(response.json), ["orphans", "next"])
+        self.assertEqual(list(response.json), ["orphans", "next", "partial"])
         self.assertIsNone(response.json["next"])
         orphans: list[dict[str, Any]] = response.json["orphans"]
         return orphans

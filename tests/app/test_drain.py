@@ -6,6 +6,7 @@ from twisted.internet.defer import Deferred
 from jobproxy.app.drain import Drain
 from jobproxy.daemon.systemd import Notifier
 from jobproxy.util.deadline import TURNS
+from tests.support.clients import Client
 from tests.support.proxy import ProxyTestCase, result_of
 
 
@@ -71,6 +72,28 @@ class ClosingTests(ProxyTestCase):
         self.clock.pump([0.1, *TURNS * [0]])
         self.assertFalse(client.transport.connected)
         self.successResultOf(drained)
+
+
+class RestTests(ProxyTestCase):
+    """G2: requests that never arrive as a whole do not hold up the end of the process."""
+
+    def test_all_ports_end_together(self) -> None:
+        """G2: half a request on each port is reset after a second; who receives has five."""
+        sites = [self.site, self.admin_site]
+        shutdown = Drain(self.clock, [self.gateway], sites, 20, Notifier())
+        drained = Deferred.fromCoroutine(shutdown.finish_jobs())
+        self.clock.pump(TURNS * [0])
+        self.successResultOf(drained)
+        halves = [Client(site).send(b"POST /proxy HTTP/1.1\r\nHost: x\r\n") for site in sites]
+        late = Client(self.site).send(b"GET /hea")
+        flushed = Deferred.fromCoroutine(shutdown.flush())
+        self.clock.pump([*TURNS * [0], 0.9])
+        self.assertTrue(all(half.transport.connected for half in (*halves, late)))
+        late.send(b"lthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(late.response.status, 404)
+        self.clock.advance(0.2)
+        self.assertFalse(any(half.transport.connected for half in halves))
+        self.successResultOf(flushed)
 
 
 class DelayTests(ProxyTestCase):

@@ -115,13 +115,19 @@ class StoreAwayTests(ClusterTestCase):
         self.assert_result(client, result_of("1"))
 
     def test_orphan_is_listed_everywhere_once_the_store_is_back(self) -> None:
-        """X1: an orphan is listed by every node once the store is back."""
+        """X1: an orphan is listed by its own node, and by every node once the store is back."""
         client, start = self.start()
         client.leave()
         self.cluster.go_away()
         self.nodes[0].call_back(start, result_of("1"))
-        listing = self.nodes[1].operate().get("/orphans").response
-        self.assert_problem(listing, 503, "store-unreachable", started="unknown")
+        for node, job_ids in ((self.nodes[0], [start.job_id]), (self.nodes[1], [])):
+            listing = node.operate().get("/orphans").response.json
+            self.assertEqual([each["job"] for each in listing["orphans"]], job_ids)
+            self.assertIs(listing["partial"], True)
+        shown = self.nodes[0].operate().get(f"/orphans/{start.job_id}").response
+        self.assertEqual(shown.body, result_of("1"))
+        shown = self.nodes[1].operate().get(f"/orphans/{start.job_id}").response
+        self.assert_problem(shown, 503, "store-unreachable", started="unknown")
         self.cluster.come_back()
         self.cluster.settle()
         for node in self.nodes:

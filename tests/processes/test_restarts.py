@@ -149,7 +149,7 @@ def test_a_callback_after_a_restart_ends_its_job(tmp_path: Path, second: str) ->
         assert request(f"{heir.admin}/orphans/{heir.job_id}").body == result_of(0)
         job = request(f"{heir.proxy.url}/jobs/{heir.job_id}")
         assert (job.status, job.body) == (200, result_of(0))
-        assert request(f"{heir.admin}/orphans").document == {"orphans": [], "next": None}
+        assert request(f"{heir.admin}/orphans").document["orphans"] == []
 
 
 def test_a_callback_signed_with_another_secret_is_unknown(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_callback_signed_with_another_secret_is_unknown(tmp_path: Path) -> Non
         assert response.status == forged.status == 404
         assert blank_id(response) == blank_id(forged)
         assert request(f"{heir.proxy.url}/jobs/{heir.job_id}").status == 404
-        assert request(f"{heir.admin}/orphans").document == {"orphans": [], "next": None}
+        assert request(f"{heir.admin}/orphans").document["orphans"] == []
 
 
 def blank_id(response: Response) -> bytes:
