@@ -7,16 +7,11 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from attrs import define, frozen
-from treq.client import HTTPClient
+from attrs import define
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater, react
-from twisted.web.client import Agent, ResponseFailed
-from twisted.web.iweb import IAgentEndpointFactory
-from zope.interface import implementer
 
+from jobproxy.ctl_client import Failed, Proxy
 from jobproxy.ctl_parser import make_parser
 from jobproxy.ctl_profiles import FailedTrial, check_profiles, run_trial
 from jobproxy.store.inspection import export, inspect
@@ -24,85 +19,8 @@ from jobproxy.store.sqlite_file import BadStore
 from jobproxy.util.tables import list_counts, make_table
 from jobproxy.util.terminal import escape, write_output
 
-#: Seconds for one request.
-TIMEOUT = 10.0
-_NO_PATH = "urn:jobproxy:problem:not-found"
-_WRONG_PORT = "Is this the port of --admin-listen?"
 #: Seconds between two checks whether a draining proxy still runs.
 INTERVAL = 0.5
-
-
-class Failed(Exception):
-    """The command failed; the message is one line for the operator."""
-
-
-@implementer(IAgentEndpointFactory)
-@frozen
-class _SocketEndpoints:
-    """Connects to a Unix socket for any URL."""
-
-    _reactor: Any
-    _path: str
-
-    def endpointForURI(self, uri: object) -> UNIXClientEndpoint:  # noqa: N802, ARG002 - Twisted's
-        return UNIXClientEndpoint(self._reactor, self._path, timeout=TIMEOUT)
-
-
-@define(eq=False)
-class Proxy:
-    """The admin port of a running proxy.
-
-    :param admin: a URL, or ``unix:`` and the path of a socket.
-    """
-
-    _reactor: Any
-    _admin: str
-
-    async def call(self, method: str, path: str) -> bytes:
-        """Send a request and return the body of a successful response.
-
-        :raises Failed: if there is no response, or if it is an error.
-        """
-        base, agent = self._admin.rstrip("/"), Agent(self._reactor, connectTimeout=TIMEOUT)
-        if base.startswith("unix:"):
-            endpoints = _SocketEndpoints(self._reactor, base.removeprefix("unix:"))
-            agent = Agent.usingEndpointFactory(self._reactor, endpoints)
-            base = "http://localhost"
-        client = HTTPClient(agent)
-        try:
-            response = await client.request(
-                method, base + path, timeout=TIMEOUT, reactor=self._reactor
-            )
-            body: bytes = await response.content()
-        except ConnectError as error:
-            hint = "does the proxy have an --admin-listen?"
-            raise Failed(f"cannot connect to {self._admin}: {error}; {hint}") from error
-        except (ResponseFailed, TimeoutError) as error:
-            raise Failed(f"no response from {self._admin}") from error
-        except Exception as error:
-            raise Failed(f"{self._admin}: {error or type(error).__name__}") from error
-        if response.code >= 300:
-            raise Failed(f"{self._admin}{path}: {_explain(response.code, body)}")
-        return body
-
-    async def read(self, path: str) -> Any:
-        """Return the JSON document at a path.
-
-        :raises Failed: as :meth:`call`, or if it is not JSON.
-        """
-        try:
-            return json.loads(await self.call("GET", path))
-        except ValueError:
-            raise Failed(f"{self._admin}{path} is not served by jobproxy") from None
-
-
-def _explain(status: int, body: bytes) -> str:
-    try:
-        problem = json.loads(body)
-        detail, slug = str(problem["detail"]), problem["type"]
-    except (ValueError, KeyError, TypeError):
-        return f"status {status}. {_WRONG_PORT}"
-    return f"{detail} {_WRONG_PORT}" if slug == _NO_PATH else detail
 
 
 @define(eq=False)

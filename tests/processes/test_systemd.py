@@ -21,7 +21,7 @@ from jobproxy.sandbox.processes import DaemonProcess, find_free_port, find_scrip
 from jobproxy.tap import Options
 from tests.support.processes import ROOT, run
 from tests.support.programs import needs
-from tests.support.service_manager import Manager
+from tests.support.service_manager import EXEC, Manager
 from tests.support.socket_client import Client, request, result_of
 from tests.support.stage import run_stage
 from tests.support.threaded_job_server import serve_jobs
@@ -31,17 +31,6 @@ from tests.support.waiting import DEADLINE, wait_for_exit
 UNITS = ROOT / "deploy" / "systemd"
 
 needs_systemd = needs("systemd", "systemd-analyze")
-
-#: Does what the manager does between fork and exec; the sockets are the last arguments.
-EXEC = """
-import os, sys
-sockets = [int(number) for number in sys.argv[1].split(",")]
-for number, inherited in enumerate(sockets, 3):
-    os.dup2(inherited, number)
-    os.close(inherited)
-os.environ["LISTEN_PID"] = str(os.getpid())
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 def read_unit(name: str) -> dict[str, list[str]]:

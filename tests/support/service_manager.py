@@ -3,6 +3,17 @@
 import socket
 from select import POLLIN, poll
 
+#: Does what the manager does between fork and exec; the sockets are the last arguments.
+EXEC = """
+import os, sys
+sockets = [int(number) for number in sys.argv[1].split(",")]
+for number, inherited in enumerate(sockets, 3):
+    os.dup2(inherited, number)
+    os.close(inherited)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
 
 class Manager:
     """Listens on ``$NOTIFY_SOCKET``.

@@ -30,11 +30,16 @@ class Response:
 
 
 class Client:
-    """One connection to a port of this machine, whose responses need not be waited for."""
+    """One connection, whose responses need not be waited for.
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    :param end: the client's end of it, or a port of this machine to connect to.
+    """
+
+    def __init__(self, end: int | socket.socket) -> None:
+        if isinstance(end, int):
+            end = socket.create_connection(("127.0.0.1", end), timeout=DEADLINE)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = end
 
     def __enter__(self) -> "Client":
         return self
