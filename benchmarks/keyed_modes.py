@@ -225,7 +225,9 @@ async def _repeat(step: Callable[[], Awaitable[None]], done: "asyncio.Task[None]
 async def kills(run: Run) -> None:
     """The proxy has a store in a file, and is killed again and again, also before the end."""
     server = KeyedServer(duration=vary)
-    options = {"store": f"sqlite:{run.folder / 'store.db'}"}
+    # Whoever asks for a job that may never have been started waits for its callback; that must not
+    # be for longer than a process lives.
+    options = {"store": f"sqlite:{run.folder / 'store.db'}", "wait": "1"}
     port = find_free_port()
     proxy = await asyncio.to_thread(run.start, server, options, port)
     number = 0
