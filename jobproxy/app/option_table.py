@@ -199,6 +199,13 @@ TABLE = (
         "seconds that an idle connection to the job server is kept; 0: not at all",
     ),
     Option(
+        "client-ca",
+        None,
+        read_authorities,
+        "file with the certificates of authorities, in PEM: clients of an ssl: endpoint of "
+        "--listen must have a certificate of one of them",
+    ),
+    Option(
         "upstream-ca",
         None,
         read_authorities,

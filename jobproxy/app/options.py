@@ -43,6 +43,8 @@ class Options(DaemonOptions):
         if self["job-server-url"] is None and not self["profile"]:
             self["job-server-url"] = SAMPLE_URL
         self._check_restarts()
+        if self["client-ca"] and not any(each.startswith("ssl:") for each in self["listen"]):
+            raise usage.UsageError("--client-ca needs an ssl: endpoint as --listen")
         path = urlsplit(self["callback-url"]).path or "/"
         if self["correlate-by"] is CorrelateBy.ID and path in PROXY_PATHS:
             raise usage.UsageError(

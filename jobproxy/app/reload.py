@@ -1,8 +1,11 @@
-"""What SIGHUP does: reads the keys of callback tokens anew. Held clients notice nothing."""
+"""What SIGHUP does: reads keys and certificates anew. Held clients notice nothing."""
+
+from collections.abc import Sequence
 
 from attrs import define
 from twisted.logger import Logger
 
+from jobproxy.daemon.tls_ports import TlsPort
 from jobproxy.store.key_file import read_keys
 from jobproxy.wire.tokens import TokenSigner
 
@@ -11,23 +14,42 @@ _log = Logger()
 
 @define(eq=False)
 class Reload:
-    """Reads the file of the keys again; a file that is wrong changes nothing.
+    """Reads files again; one that is wrong changes nothing.
 
-    :param path: of the file; :data:`None`: the key is random, and there is nothing to read.
+    :param path: of the keys of callback tokens; :data:`None`: the key is random.
+    :param ports: those with TLS.
     """
 
     _signer: TokenSigner
     _path: str | None
+    _ports: Sequence[TlsPort] = ()
 
     def run(self) -> None:
         """Do it, and log what has changed."""
-        if self._path is None:
+        if self._path is None and not self._ports:
             _log.info("SIGHUP: nothing to read again, as there is no --secret-file")
-            return
+        if self._path is not None:
+            self._read_keys(self._path)
+        for port in self._ports:
+            self._read_certificate(port)
+
+    def _read_keys(self, path: str) -> None:
         try:
-            keys = read_keys(self._path)
+            keys = read_keys(path)
         except ValueError as error:
-            _log.error("SIGHUP: {path} {error}; the old keys stay", path=self._path, error=error)
+            _log.error("SIGHUP: {path} {error}; the old keys stay", path=path, error=error)
             return
         words = "has new keys" if self._signer.replace_keys(keys) else "has not changed"
-        _log.info("SIGHUP: {path} {words}", path=self._path, words=words)
+        _log.info("SIGHUP: {path} {words}", path=path, words=words)
+
+    def _read_certificate(self, port: TlsPort) -> None:
+        try:
+            port.reload()
+        except Exception as error:  # OpenSSL, cryptography and the system have their own
+            _log.error(
+                "SIGHUP: the certificate of {port} cannot be used: {error}; the old one stays",
+                port=port.description,
+                error=error,
+            )
+        else:
+            _log.info("SIGHUP: the certificate of {port} is read again", port=port.description)

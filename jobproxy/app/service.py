@@ -18,6 +18,7 @@ from jobproxy.app.settings import CorrelateBy, Settings
 from jobproxy.daemon.listening import ListeningService
 from jobproxy.daemon.shutdown import Daemon
 from jobproxy.daemon.systemd import Heartbeat, Notifier
+from jobproxy.daemon.tls_ports import TlsPort
 
 _log = Logger()
 
@@ -53,6 +54,7 @@ def build_daemon(
     writer.clock = reactor
     ports: list[IService] = []
     closed_first: list[IService] = []
+    tls_ports: list[TlsPort] = []
     for endpoints, factory in (
         (settings.callback_listen, proxy.callbacks),
         (settings.admin_listen, proxy.admin),
@@ -61,7 +63,12 @@ def build_daemon(
         for endpoint in endpoints:
             assert factory is not None
             mode = OPERATOR_MODE if factory is proxy.admin else CLIENT_MODE
-            place = serverFromString(reactor, restrict(endpoint, mode))
+            if endpoint.startswith("ssl:"):
+                authorities = settings.client_ca if factory is proxy.clients else ()
+                tls_ports.append(TlsPort(reactor, endpoint, authorities))
+                place = tls_ports[-1].make_endpoint()
+            else:
+                place = serverFromString(reactor, restrict(endpoint, mode))
             is_inherited = endpoint.startswith("systemd:")
             port = ListeningService(place, factory, reactor, is_inherited=is_inherited)
             ports.append(port)
@@ -77,7 +84,7 @@ def build_daemon(
         closed_first,
         delay=settings.drain_delay,
     )
-    reload = Reload(proxy.signer, key_path)
+    reload = Reload(proxy.signer, key_path, tls_ports)
     reactor.callWhenRunning(lambda: announce(settings))
     daemon = Daemon("jobproxy", drain, reactor.callWhenRunning, reactor.callFromThread, reload.run)
     # Services stop in reverse order: the ports close before the table ends the held clients.

@@ -65,6 +65,7 @@ class Settings:
     max_starts: int = 256
     max_body: int = 65_536
     upstream_idle: float = 2.0
+    client_ca: tuple[Certificate, ...] = ()
     upstream_ca: tuple[Certificate, ...] = ()
     upstream_certificate: ClientIdentity | None = field(default=None, repr=False)
     upstream_proxy: HttpProxy | None = None

@@ -9,6 +9,7 @@ from jobproxy import __version__, tap
 from jobproxy.app.settings import CorrelateBy, SlotScope
 from jobproxy.store.address import MEMORY
 from jobproxy.upstream.retries import OnLost, RetryMode
+from tests.support.identities import authority
 from tests.support.options import REQUIRED, OptionsTestCase
 
 NAME = (
@@ -79,6 +80,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "max-starts": 256,
                 "max-body": 65_536,
                 "upstream-idle": 2.0,
+                "client-ca": None,
                 "upstream-ca": None,
                 "upstream-certificate": None,
                 "upstream-proxy": None,
@@ -318,6 +320,13 @@ class SwitchTests(OptionsTestCase):
 
 class TogetherTests(OptionsTestCase):
     """Options that depend on each other."""
+
+    def test_client_ca_needs_tls(self) -> None:
+        """--client-ca needs an endpoint with TLS."""
+        path = Path(self.mktemp())
+        path.write_bytes(authority().pem)
+        line = "--client-ca needs an ssl: endpoint as --listen"
+        self.check_refused([*REQUIRED, f"--client-ca={path}"], line)
 
     def test_restart_needs_lost_after(self) -> None:
         """--on-lost restart needs --lost-after."""
