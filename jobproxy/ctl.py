@@ -11,6 +11,7 @@ from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater, react
 
+from jobproxy.ctl_callback import check_callback
 from jobproxy.ctl_client import Failed, Proxy
 from jobproxy.ctl_parser import make_parser
 from jobproxy.ctl_profiles import FailedTrial, check_profiles, run_trial
@@ -74,6 +75,12 @@ class Command:
     async def drop_orphan(self) -> None:
         await self._proxy.call("DELETE", self._orphan)
         self._print({"dropped": self._arguments.job_id}, lambda: "dropped\n")
+
+    async def check_callback(self) -> None:
+        url = self._arguments.url
+        await check_callback(self._reactor, url)
+        text = f"{url} reaches a jobproxy: it has refused a callback with a wrong token\n"
+        self._print({"url": url, "reached": True}, lambda: text)
 
     async def check_store(self) -> None:
         path = self._arguments.path

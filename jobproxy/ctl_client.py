@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 #: Seconds for one request.
 TIMEOUT = 10.0
-_NO_PATH = "urn:jobproxy:problem:not-found"
+NO_PATH = "urn:jobproxy:problem:not-found"
 _WRONG_PORT = "Is this the port of --admin-listen?"
 
 
@@ -104,4 +104,4 @@ def _explain(status: int, body: bytes) -> str:
         detail, slug = str(problem["detail"]), problem["type"]
     except (ValueError, KeyError, TypeError):
         return f"status {status}. {_WRONG_PORT}"
-    return f"{detail} {_WRONG_PORT}" if slug == _NO_PATH else detail
+    return f"{detail} {_WRONG_PORT}" if slug == NO_PATH else detail

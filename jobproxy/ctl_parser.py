@@ -58,6 +58,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def read_web_url(text: str) -> str:
+    """Check that a text is an HTTP URL."""
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"must be a URL like http://host/path, not {text!r}")
+    return text
+
+
 def _add_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add all commands to the parser, each with the function ``add``."""
     add(commands, "status", "show_status", "show the status of the proxy")
@@ -84,6 +91,14 @@ def _add_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) ->
         ("drop", "drop_orphan", "drop an orphan"),
     ):
         add(orphan_commands, name, action, text).add_argument("job_id", metavar="JOB-ID")
+    check = add(
+        commands,
+        "check-callback",
+        "check_callback",
+        "check from this machine whether callbacks reach the proxy: run it where the job server is",
+        is_local=True,
+    )
+    check.add_argument("url", metavar="URL", type=read_web_url, help="the proxy's --callback-url")
     store = commands.add_parser("store", help="look at the file of --store sqlite:PATH")
     store_commands = store.add_subparsers(metavar="command", required=True)
     for name, action, text in (

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from jobproxy.sandbox.processes import find_free_port
+from jobproxy.sandbox.processes import DaemonProcess, find_free_port
 from tests.support.processes import run
 from tests.support.socket_client import result_of
 from tests.support.stage import run_stage
@@ -50,6 +50,25 @@ def test_each_command_prints_what_is_so() -> None:
         gone = control(admin, "status")
         assert gone.returncode == 1
         assert "cannot connect" in gone.stderr
+
+
+def test_callback_url_is_checked_as_a_job_server_would_use_it() -> None:
+    """``check-callback`` says whether callbacks from this machine reach the proxy."""
+    with run_stage() as stage, DaemonProcess("jobserver", {}) as other:
+        url = f"{stage.proxy.url}/callback"
+        found = control("", "check-callback", url)
+        assert (found.returncode, found.stderr) == (0, "")
+        assert "reaches a jobproxy" in found.stdout
+        assert json.loads(control("", "check-callback", url, "--json").stdout)["reached"] is True
+        for wrong, words in (
+            (f"http://127.0.0.1:{find_free_port()}/callback", "cannot be reached from here"),
+            (other.url, "is served by something else"),
+            ("callback", "must be a URL"),
+        ):
+            failed = control("", "check-callback", wrong)
+            assert failed.returncode in {1, 2}
+            assert words in failed.stderr
+        assert "Traceback" not in stage.proxy.log
 
 
 def test_only_the_user_of_the_process_may_use_the_operators_socket() -> None:
