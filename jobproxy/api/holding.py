@@ -61,8 +61,20 @@ class JobRoutes:
 
     def add_to(self, app: Klein) -> None:
         app.route("/jobs/<job_id>", methods=["GET"])(self.job)
-        if any(gateway.starter.follow_ups for gateway in self._gateways):
+        if self._may_cancel:
             app.route("/jobs/<job_id>", methods=["DELETE"])(self.cancel)
+        if self._origins.allowed:
+            name = "permit job"
+            app.route("/jobs/<job_id>", methods=["OPTIONS"], endpoint=name)(self.permit)
+
+    @property
+    def _may_cancel(self) -> bool:
+        return any(gateway.starter.follow_ups for gateway in self._gateways)
+
+    def permit(self, request: Request, job_id: str) -> bytes:  # noqa: ARG002 - the route's
+        """Say to a browser what a web page may do."""
+        methods = ["GET", "HEAD", *(["DELETE"] if self._may_cancel else [])]
+        return self._origins.permit(request, methods)
 
     async def cancel(self, request: Request, job_id: str) -> bytes:
         """Ask the job server to cancel a job; its clients get what it sends then."""

@@ -42,12 +42,12 @@ class ClientRoutes:
         for path in PROXY_PATHS:
             app.route(path, methods=["POST"])(self.proxy)
         if self._origins.allowed:
-            for path in (*PROXY_PATHS, "/jobs/<_>"):
+            for path in PROXY_PATHS:
                 app.route(path, methods=["OPTIONS"])(self.permit)
 
-    def permit(self, request: Request, _: str = "") -> bytes:
+    def permit(self, request: Request) -> bytes:
         """Say to a browser what a web page may do."""
-        return self._origins.permit(request)
+        return self._origins.permit(request, ["POST"], self._forwarded)
 
     def proxy(self, request: Request) -> Deferred[bytes]:
         """Hold a client until its job ends; cancel the Deferred when the client leaves."""

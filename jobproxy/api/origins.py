@@ -1,5 +1,7 @@
 """Web pages: which of them may start jobs, and what a browser needs to know for that."""
 
+from collections.abc import Iterable
+
 from attrs import frozen
 
 from jobproxy.http1.request import Request
@@ -11,7 +13,16 @@ _EXPOSED = (
     b"Content-Location, Idempotent-Replayed, Location, Preference-Applied, Retry-After, "
     b"Server-Timing, X-Request-Id"
 )
-_HEADERS = b"Content-Type, Idempotency-Key, Prefer, X-Request-Id, traceparent, tracestate"
+_HEADERS = frozenset(
+    {
+        b"content-type",
+        b"idempotency-key",
+        b"prefer",
+        b"traceparent",
+        b"tracestate",
+        b"x-request-id",
+    }
+)
 #: Seconds for which a browser may remember what is allowed.
 _MAX_AGE = b"600"
 
@@ -47,11 +58,18 @@ class Origins:
         request.setHeader(b"Access-Control-Expose-Headers", _EXPOSED)
         request.setHeader(b"Vary", b"Origin")
 
-    def permit(self, request: Request) -> bytes:
-        """Respond to a browser that asks what a page may do (Fetch, section 4.8)."""
+    def permit(
+        self, request: Request, methods: Iterable[str], headers: Iterable[bytes] = ()
+    ) -> bytes:
+        """Respond to a browser that asks what a page may do (Fetch, section 4.8).
+
+        :param methods: of the requests that are served here.
+        :param headers: that matter here besides those that matter everywhere, in lower case.
+        """
         self.check(request)
-        request.setHeader(b"Access-Control-Allow-Methods", b"GET, POST")
-        request.setHeader(b"Access-Control-Allow-Headers", _HEADERS)
+        request.setHeader(b"Access-Control-Allow-Methods", ", ".join(sorted(methods)).encode())
+        names = _HEADERS | set(headers)
+        request.setHeader(b"Access-Control-Allow-Headers", b", ".join(sorted(names)))
         request.setHeader(b"Access-Control-Max-Age", _MAX_AGE)
         request.setResponseCode(204)
         return b""

@@ -53,7 +53,8 @@ class ProfileRoutes:
 
     def permit(self, request: Request, **_: str) -> bytes:
         """Say to a browser what a web page may do."""
-        return self._origins.permit(request)
+        headers = self._profile.headers.request
+        return self._origins.permit(request, self._profile.methods, headers)
 
     def start(self, request: Request, **path: str) -> Deferred[bytes]:
         """Hold a client until its job ends; cancel the Deferred when the client leaves."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from jobproxy.api.jobs import PROXY_PATHS
 from tests.support.clients import Response
+from tests.support.profiles import parse_profile
 from tests.support.proxy import ProxyTestCase, result_of
 
 PAGE = "https://app.example"
@@ -67,7 +68,10 @@ class AllowedTests(ProxyTestCase):
         asked = self.connect().request("/proxy", None, method="OPTIONS", headers={"Origin": PAGE})
         self.assertEqual(asked.response.status, 204)
         self.check_readable(asked.response)
-        self.assertIn("Idempotency-Key", asked.response.headers["access-control-allow-headers"])
+        self.assertIn("idempotency-key", asked.response.headers["access-control-allow-headers"])
+        self.assertEqual(asked.response.headers["access-control-allow-methods"], "POST")
+        asked = self.connect().request("/jobs/x", None, method="OPTIONS", headers={"Origin": PAGE})
+        self.assertEqual(asked.response.headers["access-control-allow-methods"], "GET, HEAD")
 
     def test_other_pages_are_refused(self) -> None:
         """Q28: pages of other origins are refused as before."""
@@ -76,3 +80,35 @@ class AllowedTests(ProxyTestCase):
             self.assert_problem(refused, 403, "forbidden")
             self.assertNotIn("access-control-allow-origin", refused.headers)
         self.assertEqual(self.starts, [])
+
+
+class ProfileTests(ProxyTestCase):
+    """A profile whose clients send a credential, and may be pages."""
+
+    def setUp(self) -> None:
+        text = """
+            path = "/v1/{kind}"
+            methods = ["POST", "PUT"]
+            account = "$request.header.X-Key"
+            [start]
+            url = "{URL}/start"
+            forward = ["X-Key", "X-Version"]
+            [cancel]
+            url = "{URL}/cancel"
+        """
+        profile = parse_profile(text)
+        self.settings = {"profile": (profile,), "job_server_url": "", "allow_origin": (PAGE,)}
+        super().setUp()
+
+    def ask(self, path: str) -> dict[str, str]:
+        client = self.connect().request(path, None, method="OPTIONS", headers={"Origin": PAGE})
+        self.assertEqual(client.response.status, 204)
+        return client.response.headers
+
+    def test_preflight_permits_what_the_profile_needs(self) -> None:
+        """Q28: its methods, and the headers that it reads or passes on."""
+        permitted = self.ask("/v1/images")
+        self.assertEqual(permitted["access-control-allow-methods"], "POST, PUT")
+        for name in ("x-key", "x-version", "prefer"):
+            self.assertIn(name, permitted["access-control-allow-headers"].split(", "))
+        self.assertEqual(self.ask("/jobs/x")["access-control-allow-methods"], "DELETE, GET, HEAD")
