@@ -16,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, cast
 
 from attrs import define, field
@@ -60,6 +61,8 @@ class LineWriter:
     dropped: Counter[str] = field(factory=Counter, init=False)
     _pending: deque[bytes] = field(factory=deque, init=False)
     _size: int = field(default=0, init=False)
+    #: Of the file, if the descriptor is that of one.
+    _path: str | None = field(default=None, init=False)
     #: A duplicate of the descriptor, if it is a socket.
     _socket: socket.socket | None = field(default=None, init=False)
     _poll: select.poll = field(factory=select.poll, init=False)
@@ -67,6 +70,8 @@ class LineWriter:
     def __attrs_post_init__(self) -> None:
         if stat.S_ISSOCK(os.fstat(self._descriptor).st_mode):
             self._socket = socket.socket(fileno=os.dup(self._descriptor))
+        elif stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            self._path = str(Path(f"/proc/self/fd/{self._descriptor}").readlink())
         self._poll.register(self._descriptor, select.POLLOUT)
 
     def write(self, line: bytes) -> None:
@@ -95,6 +100,26 @@ class LineWriter:
             self.dropped["failed"] += len(self._pending)
             self._pending.clear()
             self._size = 0
+
+    def reopen(self) -> None:
+        """Write to the file of this name from now on: it may have been renamed since it was opened.
+
+        Nothing happens if the descriptor is not that of a file.
+
+        :raises OSError: if there can be no file of this name; then the old one is written to.
+        """
+        self.flush()
+        if self._path is None:
+            return
+        old = os.fstat(self._descriptor)
+        new = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            # Standard error is often the same file.
+            for descriptor in {self._descriptor, 2}:
+                if os.path.samestat(os.fstat(descriptor), old):
+                    os.dup2(new, descriptor)
+        finally:
+            os.close(new)
 
     def close(self) -> None:
         """Close the duplicate; nothing may be written afterwards."""
@@ -246,6 +271,12 @@ def flush() -> None:
     """Write buffered lines; must be called at intervals."""
     if _writer is not None:
         _writer.flush()
+
+
+def reopen() -> None:
+    """Write to the file of the same name, after the old one was renamed; see the writer."""
+    if _writer is not None:
+        _writer.reopen()
 
 
 def count_dropped() -> dict[str, int]:

@@ -65,7 +65,8 @@ def split(command: str) -> list[str]:
 
 
 def find_commands(*programs: str) -> list[list[str]]:
-    return [words for words in map(split, COMMANDS) if words[0] in programs]
+    plain = (command.partition(" >> ")[0] for command in COMMANDS)
+    return [words for words in map(split, plain) if words[0] in programs]
 
 
 def read_help(script: str, *subcommand: str) -> str:

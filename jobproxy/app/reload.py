@@ -1,10 +1,14 @@
-"""What SIGHUP does: reads keys and certificates anew. Held clients notice nothing."""
+"""What SIGHUP does: opens the log again, and reads keys and certificates anew.
+
+Held clients notice nothing.
+"""
 
 from collections.abc import Sequence
 
 from attrs import define
 from twisted.logger import Logger
 
+from jobproxy import logs
 from jobproxy.daemon.tls_ports import TlsPort
 from jobproxy.store.key_file import read_keys
 from jobproxy.wire.tokens import TokenSigner
@@ -26,6 +30,10 @@ class Reload:
 
     def run(self) -> None:
         """Do it, and log what has changed."""
+        try:
+            logs.reopen()
+        except OSError as error:
+            _log.error("SIGHUP: the log cannot be opened again: {error}", error=error.strerror)
         if self._path is None and not self._ports:
             _log.info("SIGHUP: nothing to read again, as there is no --secret-file")
         if self._path is not None:

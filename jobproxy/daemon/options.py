@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn
 from attrs import frozen
 from twisted.python import usage
 
-from jobproxy import __version__
+from jobproxy import __version__, logs
 from jobproxy.daemon.config_file import BadConfig, read_config
 from jobproxy.daemon.hints import advise, explain_flag, find_unknown_variable
 
@@ -103,6 +103,7 @@ class DaemonOptions(usage.Options):
         )
         if unknown is not None:
             raise usage.UsageError(unknown)
+        self._check_log()
         config = self._read_config()
         for option in self.table:
             source, text = self._find(option, config)
@@ -117,6 +118,21 @@ class DaemonOptions(usage.Options):
 
     def check(self) -> None:
         """Check the combination of options; raise a :class:`usage.UsageError` if it is invalid."""
+
+    def _check_log(self) -> None:
+        """Refuse options of ``twistd`` itself with which all lines of the log would be lost."""
+        twistd = getattr(self, "parent", None) or {}
+        if not str(twistd.get("logger")).startswith(f"{logs.__name__}."):
+            return
+        if twistd.get("logfile"):
+            raise usage.UsageError(
+                "--logfile has no effect with this --logger, which writes to standard output: "
+                "append that to the file, with >> FILE"
+            )
+        if not twistd.get("nodaemon"):
+            raise usage.UsageError(
+                "this --logger writes to standard output, which a daemon has not: use --nodaemon"
+            )
 
     def find_text(self, name: str) -> str | None:
         """Return the text of an option, before it was parsed."""
