@@ -1,12 +1,16 @@
 """Hides a secret in what the job server says, since clients get to read that."""
 
 import re
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, reduce
 
-from attrs import evolve
+from attrs import define, evolve, field
+from twisted.logger import Logger
 
 from jobproxy.wire.bodies import inflate
 from jobproxy.wire.reports import Report
+
+_log = Logger()
 
 HIDDEN = b"[hidden]"
 
@@ -49,6 +53,24 @@ def hide_in_ack(ack: Report, secret: str) -> Report:
         return ack
     upstream_id = None if secret in (ack.upstream_id or "") else ack.upstream_id
     return evolve(ack, body=body, coding=coding, content_type=content_type, upstream_id=upstream_id)
+
+
+@define(eq=False)
+class Redactor:
+    """Hides secrets in acks, and says once in the log that there are some."""
+
+    _has_hidden: bool = field(default=False, init=False)
+
+    def hide(self, ack: Report, secrets: Sequence[str]) -> Report:
+        """Hide the secrets in an ack that quotes its start request: clients may get the ack."""
+        hidden = reduce(hide_in_ack, secrets, ack)
+        if hidden is not ack and not self._has_hidden:
+            self._has_hidden = True
+            _log.warn(
+                "the job server's acks quote the callback URL or credentials; they are hidden from "
+                "clients, who could forge results with them"
+            )
+        return hidden
 
 
 def _unescape(match: re.Match[bytes]) -> bytes:

@@ -1,7 +1,7 @@
 """Starts jobs: waits for a slot, sends the start request, and sends it again where that is safe."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
@@ -21,10 +21,11 @@ from jobproxy.upstream.follow_ups import FollowUps, is_wanted
 from jobproxy.upstream.job_places import JobPlace, JobPlaces
 from jobproxy.upstream.job_server import Headers, JobServer
 from jobproxy.upstream.limiter import AccountLimiter
-from jobproxy.upstream.redaction import hide, hide_in_ack
+from jobproxy.upstream.redaction import Redactor, hide
 from jobproxy.upstream.retries import RetryPolicy
 from jobproxy.upstream.slots import Slots
 from jobproxy.upstream.start_errors import AmbiguousStart, NotStarted
+from jobproxy.upstream.waiting_starts import WaitingStarts
 from jobproxy.wire.jobs import AnyJob
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 from jobproxy.wire.reports import Report
@@ -75,11 +76,9 @@ class Starter:
     places: JobPlaces | None = None
     #: Bytes of the jobs that may still be sent.
     kept_bytes: int = field(default=0, init=False)
-    #: Whether a callback URL was hidden in an ack, and that was logged.
-    has_hidden: bool = field(default=False, init=False)
+    redactor: Redactor = field(factory=Redactor, init=False, repr=False)
     is_draining: bool = field(default=False, init=False)
-    #: The starts that wait for a slot, by account.
-    _waiting: dict[str, dict["Start", JobRecord]] = field(factory=dict, init=False, repr=False)
+    waiting: WaitingStarts["Start"] = field(factory=WaitingStarts, init=False, repr=False)
 
     @property
     def polls(self) -> bool:
@@ -113,17 +112,6 @@ class Starter:
         self.kept_bytes += job.size
         return start
 
-    def add_waiting(self, start: "Start", record: JobRecord) -> None:
-        """Note that a start waits for a slot."""
-        self._waiting.setdefault(record.account, {})[start] = record
-
-    def remove_waiting(self, start: "Start", record: JobRecord) -> None:
-        """Note that a start waits no more."""
-        waiting = self._waiting[record.account]
-        del waiting[start]
-        if not waiting:
-            del self._waiting[record.account]
-
     def pause(self, account: str, problem: Problem) -> None:
         """Send nothing for an account, as long as the job server has asked for.
 
@@ -133,9 +121,8 @@ class Starter:
         paused = self.limiter.paused_for(account)
         until = self.clock.seconds() + paused
         known = evolve(problem, retry_after=max(1, math.ceil(paused)))
-        for record in list(self._waiting.get(account, {}).values()):
-            if record.started == "no" and record.wanted_until < until:
-                self.table.fail(record, known)
+        for record in self.waiting.find_late(account, until):
+            self.table.fail(record, known)
 
     @property
     def queued(self) -> int:
@@ -177,14 +164,14 @@ class Start:
             while True:
                 is_queued = not self._waiting.called
                 if is_queued:
-                    starter.add_waiting(self, record)
+                    starter.waiting.add(self, record)
                 try:
                     slot = await self._waiting
                 except CancelledError:
                     return
                 finally:
                     if is_queued:
-                        starter.remove_waiting(self, record)
+                        starter.waiting.remove(self, record)
                 if record.is_ended or (self._attempts and not self._may_repeat(record)):
                     starter.slots.release(account, slot)
                     return
@@ -228,21 +215,10 @@ class Start:
             self._starter.table.retract(record, self.cancel)
             if error.may_retry:
                 return self._defer(record, error.problem)
-            hidden = reduce(hide, secrets, error.problem.upstream_body)
-            self._give_up(record, evolve(error.problem, upstream_body=hidden))
+            words = reduce(hide, secrets, error.problem.upstream_body)
+            self._give_up(record, evolve(error.problem, upstream_body=words))
             return None
-        return self._accept(record, self._redact(ack, secrets))
-
-    def _redact(self, ack: Report, secrets: Sequence[str]) -> Report:
-        """Hide the secrets in an ack that quotes the start request: clients may get the ack."""
-        hidden = reduce(hide_in_ack, secrets, ack)
-        if hidden is not ack and not self._starter.has_hidden:
-            self._starter.has_hidden = True
-            _log.warn(
-                "the job server's acks quote the callback URL or credentials; they are hidden from "
-                "clients, who could forge results with them"
-            )
-        return hidden
+        return self._accept(record, self._starter.redactor.hide(ack, secrets))
 
     async def _claim(self, record: JobRecord, slot: str | None) -> bool:
         """Return whether to start the job on this node; if not, release its slot."""
