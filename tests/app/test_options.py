@@ -323,10 +323,11 @@ class TogetherTests(OptionsTestCase):
 
     def test_client_ca_needs_tls(self) -> None:
         """--client-ca needs an endpoint with TLS."""
-        path = Path(self.mktemp())
-        path.write_bytes(authority().pem)
         line = "--client-ca needs an ssl: endpoint as --listen"
-        self.check_refused([*REQUIRED, f"--client-ca={path}"], line)
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "authority.pem")
+            path.write_bytes(authority().pem)
+            self.check_refused([*REQUIRED, f"--client-ca={path}"], line)
 
     def test_restart_needs_lost_after(self) -> None:
         """--on-lost restart needs --lost-after."""

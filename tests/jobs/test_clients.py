@@ -157,16 +157,17 @@ class DeadlineTests(ProxyTestCase):
 
     def test_client_of_a_queued_job_gets_started_no(self) -> None:
         """B11, L1: the 504 for a job that was never started has a Retry-After."""
-        self.submit()
-        queued = self.submit()
-        self.starts[0].respond(b"", 503, retry_after="29")
-        self.clock.advance(29)
-        self.starts[1].respond(b"", 503, retry_after="3600")
-        self.clock.advance(1)
-        problem = self.assert_problem(queued.response, 504, "wait-over")
-        self.assertIn("was not started", problem["detail"])
-        self.assertEqual(queued.response.headers["retry-after"], "1")
-        self.assertEqual(len(self.starts), 2)
+        clients = [self.submit() for _ in range(3)]
+        for start in self.starts:
+            start.respond(b"", 503, retry_after="29")
+        self.assertTrue(all(client.is_held for client in clients))
+        self.clock.advance(28)
+        self.limiter.pause("example", 5)
+        self.clock.advance(2)
+        for client in clients:
+            problem = self.assert_problem(client.response, 504, "wait-over")
+            self.assertIn("was not started", problem["detail"])
+            self.assertEqual(client.response.headers["retry-after"], "1")
 
 
 class StoppedTests(ProxyTestCase):

@@ -15,7 +15,11 @@ from jobproxy.wire.problems import ProblemError
 
 NAMES = st.sampled_from(["a", "b", "", "é", "a/b", '"'])
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=10,
 )
