@@ -46,6 +46,8 @@ class Session:
     calls: Counter[str] = field(factory=Counter, init=False)
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
     _transactions: Transactions | None = field(default=None, init=False)
+    #: Whether the listener has caught up since the file was opened.
+    _is_current: bool = field(default=False, init=False)
     #: The work that came while the file is opened; None: it is not being opened.
     _early: list[tuple[Work[Any], Deferred[Any]]] | None = field(default=None, init=False)
     #: What to add to the time of the reactor's clock to get the store's.
@@ -64,7 +66,7 @@ class Session:
     def is_up(self) -> bool:
         """Whether the file can be read and written."""
         transactions = self._transactions
-        return transactions is not None and transactions.error is None and self.is_joined
+        return transactions is not None and transactions.error is None and self._is_current
 
     def open(self, listener: Listener) -> None:
         """Open the file, now or as soon as that is possible; pass messages to the listener."""
@@ -132,7 +134,7 @@ class Session:
                 await self._let_go(transactions)
             else:
                 await self._recover(transactions)
-        elif not self.is_joined:
+        elif not self._is_current:
             await self._catch_up()
         else:
             await self._sweep(transactions)
@@ -192,7 +194,7 @@ class Session:
 
         A disk that fails can look like a damaged file, and an operator can restore a backup.
         """
-        self._transactions, self.is_joined = None, False
+        self._transactions, self._is_current = None, False
         await transactions.close()
 
     async def _catch_up(self) -> None:
@@ -200,7 +202,7 @@ class Session:
             await self._listener.catch_up()
         except StoreUnreachable:
             return
-        self.is_joined = True
+        self.is_joined = self._is_current = True
         self._report(None)
 
     async def _sweep(self, transactions: Transactions) -> None:

@@ -197,6 +197,8 @@ class StoreTests(FileTestCase):
         self.spoil()
         lines = self.beat(4)
         self.assertEqual(len(lines), 2, lines)
+        # Jobs without a key do not need it, and the node stays ready for them.
+        self.assertEqual((self.store.is_up, self.store.is_joined), (False, True))
         self.assertIn("is not a database of SQLite, or is damaged", lines[1])
         self.failureResultOf(self.store.find_claim(b"before"), StoreUnreachable)
         for name in ("store.db", "store.db-wal", "store.db-shm"):
