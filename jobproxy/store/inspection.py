@@ -19,12 +19,12 @@ _COUNTS = {
 
 
 def inspect(path: str) -> dict[str, Any]:
-    """Check all pages of a file, and count what is in it.
+    """Check all pages and indexes of a file, and count what is in it.
 
     :raises BadStore: if it is not the file of a store, or is damaged; the message follows its name.
     """
     with _open(path) as connection:
-        check(connection)
+        check(connection, is_thorough=True)
         return {
             "format": ask(connection, "PRAGMA user_version"),
             "bytes": Path(path).stat().st_size,

@@ -57,9 +57,10 @@ _DAMAGE = {
     "file is not a database": "is not a database of SQLite, or is damaged",
     "database disk image is malformed": "is damaged",
 }
+_FULL = "database or disk is full"
 _REASONS = _DAMAGE | {
     _REPLACED: "was removed or replaced while it was in use; restart the process",
-    "database or disk is full": "has reached its max-size, or the disk is full",
+    _FULL: "has reached its max-size, or the disk is full",
     "attempt to write a readonly database": "cannot be written",
     "unable to open database file": "cannot be opened",
     "database is locked": "is locked by another program",
@@ -74,6 +75,11 @@ def explain(error: sqlite3.Error) -> str:
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether the file seems to be damaged, so that it has to be checked anew."""
     return str(error) in _DAMAGE
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether there is no room in the file, or on the disk."""
+    return str(error) == _FULL
 
 
 def is_replaced(error: sqlite3.Error) -> bool:
@@ -234,14 +240,16 @@ def check_format(connection: sqlite3.Connection, newest: int = len(MIGRATIONS)) 
     return version
 
 
-def check(connection: sqlite3.Connection) -> None:
+def check(connection: sqlite3.Connection, *, is_thorough: bool = False) -> None:
     """Check that the pages of the file are sound.
 
+    :param is_thorough: whether to check also that the indexes fit the tables, which takes longer.
     :raises BadStore: if one is damaged.
     """
-    found = ask(connection, "PRAGMA quick_check(1)")
+    found = ask(connection, f"PRAGMA {'integrity' if is_thorough else 'quick'}_check(1)")
     if found != "ok":
-        raise BadStore(f"is damaged ({found}); restore a backup, or move it away")
+        reason = " ".join(found.split())
+        raise BadStore(f"is damaged ({reason}); restore a backup, or move it away")
 
 
 def ask(connection: sqlite3.Connection, question: str) -> Any:

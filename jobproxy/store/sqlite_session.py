@@ -15,7 +15,14 @@ from twisted.python.failure import Failure
 
 from jobproxy.store import sqlite_statements as statements
 from jobproxy.store.interface import Listener, Message, NullListener, StoreUnreachable
-from jobproxy.store.sqlite_file import BadStore, SqliteFile, explain, is_damage, is_replaced
+from jobproxy.store.sqlite_file import (
+    BadStore,
+    SqliteFile,
+    explain,
+    is_damage,
+    is_full,
+    is_replaced,
+)
 from jobproxy.store.times import Times
 from jobproxy.store.transactions import InThread, Returned, Transactions, Work
 from jobproxy.util.histogram import Histogram
@@ -182,6 +189,9 @@ class Session:
         )
 
     async def _recover(self, transactions: Transactions) -> None:
+        if transactions.error is not None and is_full(transactions.error):
+            # What waits to be written would fill it again before the next removal.
+            await self._sweep(transactions)
         try:
             await transactions.add(partial(statements.touch, now=self.time()))
         except StoreUnreachable:

@@ -30,6 +30,7 @@ from jobproxy.upstream.start_responses import read_retry_after
 from jobproxy.util.backoff import Backoff
 from jobproxy.util.deadline import Deadline
 from jobproxy.util.steps import run_in_steps
+from jobproxy.wire.problems import ProblemError
 from jobproxy.wire.reports import Report
 
 _log = Logger()
@@ -160,7 +161,8 @@ class FollowUps:
             return
         fetching = Deferred.fromCoroutine(self.fetch(record, scope, reading))
         self._fetching[record.job_id] = fetching
-        fetching.addCallback(deliver).addErrback(self._log_crash, record)
+        fetching.addCallback(deliver).addErrback(self._log_unkept, record)
+        fetching.addErrback(self._log_crash, record)
         fetching.addBoth(self._end_fetch, record.job_id)
 
     def keep_early(self, record: JobRecord, message: Message) -> bool:
@@ -203,6 +205,11 @@ class FollowUps:
         if failure.check(CancelledError) and not is_wanted(record) and self.can_cancel(record):
             Deferred.fromCoroutine(self.cancel(record)).addErrback(self._log_crash, record)
         return failure
+
+    def _log_unkept(self, failure: Failure, record: JobRecord) -> None:
+        """The store is away: the result is stored when it is back, if this process lives."""
+        failure.trap(ProblemError)
+        _log.warn("the result of job {job} could not be stored yet", **record.log_fields)
 
     def _log_crash(self, failure: Failure, record: JobRecord) -> None:
         _log.failure(

@@ -64,6 +64,23 @@ class InspectionTests(FileTestCase):
         self.assertEqual((result["id"], result["came"], result["expires"]), ("7", NOW, NOW + 60))
         self.assertEqual((orphan["result"], orphan["orphan"]), ("{}", True))
 
+    def test_index_that_does_not_fit_its_table_is_found(self) -> None:
+        """A key that its index does not find would be free: the check looks at indexes too."""
+        self.fill()
+        connection = self.connect()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        data = self.path.read_bytes()
+        # The key is in the table and in its index; this changes the one in the index.
+        at = data.rindex(b"\x00key")
+        other = data.index(b"\x00key")
+        for place in {at, other}:
+            changed = data[:place] + b"\x00kez" + data[place + 4 :]
+            self.path.write_bytes(changed)
+            with self.assertRaises(BadStore) as caught:
+                inspect(str(self.path))
+            self.assertIn("is damaged", str(caught.exception))
+
     def test_anything_else_is_refused(self) -> None:
         """A damaged, a missing, and an empty file are refused, and no file is made."""
         for data in (b"my thesis\n" * 100, b""):

@@ -5,8 +5,10 @@ import sqlite3
 from unittest import mock
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 
 from jobproxy.store.interface import Claim, StoreUnreachable
 from jobproxy.store.orphans import START
@@ -156,6 +158,31 @@ class StoreTests(FileTestCase):
         self.assertTrue(self.store.is_up)
         self.successResultOf(self.store.put_note("job", b"x" * 100_000))
         self.assertGreaterEqual(self.listener.caught_up, 2)
+
+    def test_what_has_expired_leaves_a_full_file_before_more_is_written(self) -> None:
+        """K5: what could not be written is tried again when there is room, and not before."""
+        retried: list[bool] = []
+
+        class Persistent(RecordingListener):
+            def catch_up(listener) -> Deferred[None]:  # noqa: N805 - the test is self
+                def put(found: object = None) -> None:
+                    retried.append(not isinstance(found, Failure))
+
+                if not listener.caught_up:
+                    return super().catch_up()
+                writing = self.store.put_note("large", b"x" * 100_000)
+                return writing.addBoth(put).addCallback(lambda _: None)
+
+        self.listener = Persistent()
+        self.assertEqual(self.read_log(), [])
+        for number in range(10):
+            self.successResultOf(self.store.put_note(f"job-{number}", b"x" * 20_000))
+        self.set_limit("1")
+        self.failureResultOf(self.store.put_note("large", b"x" * 100_000), StoreUnreachable)
+        self.clock.advance(100_000)
+        self.clock.pump([0.1] * 100)
+        self.assertTrue(retried[-1])
+        self.assertTrue(self.store.is_up)
 
     def spoil(self) -> None:
         """Have some work fail as it does if the file is damaged."""

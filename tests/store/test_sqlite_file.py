@@ -36,6 +36,8 @@ class FileTestCase(SynchronousTestCase):
         with self.assertRaises(BadStore) as caught:
             self.connect(file)
         self.assertIn(words, str(caught.exception))
+        # It is one line of the log, and of standard error.
+        self.assertNotIn("\n", str(caught.exception))
 
 
 class FormatTests(FileTestCase):
