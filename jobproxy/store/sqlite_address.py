@@ -1,6 +1,7 @@
 """The address of a store in an SQLite file, parsed from its URL."""
 
 import re
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 from attrs import frozen
@@ -30,12 +31,17 @@ class SqliteAddress:
     @property
     def key_path(self) -> str:
         """The file of the key that signs callback tokens, unless another one is given."""
-        return f"{self.path}.key"
+        return f"{self._own_path}.key"
 
     @property
     def lock_path(self) -> str:
         """The file that the process locks which uses the store."""
-        return f"{self.path}.lock"
+        return f"{self._own_path}.lock"
+
+    @property
+    def _own_path(self) -> Path:
+        """The same for all names of the file: a link must not give it a second owner."""
+        return Path(self.path).resolve()
 
 
 def read_sqlite_address(text: str) -> SqliteAddress:

@@ -40,6 +40,19 @@ class FileTestCase(SynchronousTestCase):
         self.assertNotIn("\n", str(caught.exception))
 
 
+class LinkTests(FileTestCase):
+    """A file that has two names."""
+
+    def test_file_has_one_owner_and_one_key_by_whatever_name(self) -> None:
+        """G13: a link to the file leads to the same lock, and to the same key of tokens."""
+        link = self.path.with_name("link.db")
+        link.symlink_to(self.path)
+        other = SqliteFile(SqliteAddress(str(link)))
+        self.assertTrue(self.file.lock())
+        self.assertFalse(other.lock())
+        self.assertEqual(other.address.key_path, self.file.address.key_path)
+
+
 class FormatTests(FileTestCase):
     """Which files are opened."""
 
