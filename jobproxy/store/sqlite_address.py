@@ -39,6 +39,11 @@ class SqliteAddress:
         return f"{self._own_path}.lock"
 
     @property
+    def log_path(self) -> str:
+        """The write-ahead log that SQLite keeps beside the file."""
+        return f"{self._own_path}-wal"
+
+    @property
     def _own_path(self) -> Path:
         """The same for all names of the file: a link must not give it a second owner."""
         return Path(self.path).resolve()

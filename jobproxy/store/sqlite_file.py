@@ -97,8 +97,10 @@ class SqliteFile:
     address: SqliteAddress
     _migrations: Sequence[Sequence[str]] = MIGRATIONS
     _lock: int | None = field(default=None, init=False)
-    #: The file system's number of the file that was opened.
-    _number: int = field(default=0, init=False)
+    #: The file system's numbers of the file that was opened, and of its write-ahead log.
+    _numbers: tuple[int, int] = field(default=(0, 0), init=False)
+    #: Bytes of the file, which never shrinks.
+    _size: int = field(default=0, init=False)
 
     def open(self, now: float) -> sqlite3.Connection:
         """Lock the file and open it; see :meth:`connect`.
@@ -148,21 +150,22 @@ class SqliteFile:
             self._lock = None
 
     def check_place(self) -> None:
-        """Check that the file is still the one that was opened.
+        """Check that the file and its log are still those that were opened.
 
-        What is written to a file that has no name any more is lost with the process.
+        What is written to a file that has no name any more is lost with the process, and so is what
+        is only in a log that has none.
 
         :raises sqlite3.OperationalError: if it is not.
         """
-        if self._find_number() != self._number:
+        numbers, size = self._look()
+        if numbers != self._numbers or size < self._size:
             raise sqlite3.OperationalError(_REPLACED)
+        self._size = size
 
-    def _find_number(self) -> int:
-        """Return the number by which the file system knows the file; 0: there is none."""
-        try:
-            return Path(self.address.path).stat().st_ino
-        except OSError:
-            return 0
+    def _look(self) -> tuple[tuple[int, int], int]:
+        """Return the numbers of the file and its log, and the bytes of the file; 0: not there."""
+        file, log = (_find(path) for path in (self.address.path, self.address.log_path))
+        return (file[0], log[0]), file[1]
 
     def read_owner(self) -> str:
         """Return the number of the process that has locked the file."""
@@ -199,7 +202,7 @@ class SqliteFile:
         except BadStore:
             connection.close()
             raise
-        self._number = self._find_number()
+        self._numbers, self._size = self._look()
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -263,3 +266,12 @@ def _explain_folder(path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return f"cannot be made: there is no folder {str(Path(path).parent)!r}"
     return f"cannot be opened: {error.strerror}"
+
+
+def _find(path: str) -> tuple[int, int]:
+    """Return the number and the bytes of a file; 0, 0: there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_size

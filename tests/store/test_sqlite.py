@@ -236,12 +236,16 @@ class StoreTests(FileTestCase):
 
     def test_file_that_is_removed_or_replaced_is_noticed(self) -> None:
         """G12: nothing more is written to a file that the next process will not find."""
-        for replace in (False, True):
+        log, other = self.path.with_name("store.db-wal"), self.path.with_name("other")
+        for harm in (
+            self.path.unlink,
+            lambda: self.path.write_bytes(b""),
+            lambda: other.write_bytes(b"") or other.replace(self.path),
+            log.unlink,
+        ):
             self.assertEqual(self.read_log(), [])
             self.successResultOf(self.store.claim(b"before", CLAIM))
-            self.path.unlink()
-            if replace:
-                self.path.touch()
+            harm()
             with capturedLogs() as events:
                 self.clock.advance(2 * TIMES.beat)
                 self.clock.advance(2 * TIMES.beat)
