@@ -112,7 +112,7 @@ class SqliteFile:
         try:
             return self.connect(now)
         except BaseException:
-            self.unlock()
+            self._release()
             raise
 
     def lock(self) -> bool:
@@ -144,7 +144,11 @@ class SqliteFile:
         return True
 
     def unlock(self) -> None:
-        """Release the lock, so that another process can use the file."""
+        """Forget the file, and release the lock, so that another process can use it."""
+        self._size = 0
+        self._release()
+
+    def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -181,6 +185,9 @@ class SqliteFile:
         :raises BadStore: if it is not a store of this program, is damaged, or cannot be written.
         """
         path = self.address.path
+        if self._size and not _find(path)[1]:
+            # A new file would have none of the keys that are promises.
+            raise BadStore("is gone or empty; restore a backup, or restart to begin a new one")
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:

@@ -230,6 +230,8 @@ class StoreTests(FileTestCase):
         self.failureResultOf(self.store.find_claim(b"before"), StoreUnreachable)
         for name in ("store.db", "store.db-wal", "store.db-shm"):
             self.path.with_name(name).unlink(missing_ok=True)
+        self.assertIn("is gone or empty", self.beat(3)[0])
+        self.failureResultOf(self.store.claim(b"before", CLAIM), StoreUnreachable)
         backup.rename(self.path)
         self.assertIn("can be used again", self.beat(3)[-1])
         self.assertEqual(self.successResultOf(self.store.find_claim(b"before")), CLAIM)
