@@ -226,7 +226,7 @@ class PooledAgent:
         idle = self._idle.get(origin)
         while idle:
             connection, until = idle.popitem()
-            if connection.is_open and until > self._reactor.seconds():
+            if until > self._reactor.seconds() and connection.may_exchange():
                 return connection
             connection.close()
         return None

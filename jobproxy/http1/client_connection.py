@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from jobproxy.http1.eager_writer import EagerWriter, Send, find_send
 from jobproxy.http1.limits import ClientLimits
+from jobproxy.http1.peers import is_silent
 from jobproxy.http1.response import BadResponse, Response, ResponseParser
 from jobproxy.util.tls_names import WRONG_NAME, check_name
 
@@ -51,6 +52,13 @@ class ClientConnection(EagerWriter, Protocol):
             self.ready.errback()
         else:
             self.ready.callback(None)
+
+    def may_exchange(self) -> bool:
+        """Whether another request can be sent, and nothing has arrived that was not asked for.
+
+        It may be here but unread, and would be mistaken for the response (RFC 9112, section 9.3.1).
+        """
+        return self.is_open and is_silent(self.transport)
 
     def exchange(self, data: bytes) -> Deferred[Response]:
         """Send a request; must not be called while another one is in progress.

@@ -41,6 +41,20 @@ def has_left(transport: Any) -> bool:
     return bool(poller.poll(0))
 
 
+def is_silent(transport: Any) -> bool:
+    """Whether nothing is here that was not read yet, not even the end of the connection."""
+    handle = _find_socket(transport)
+    if handle is None:
+        return True
+    try:
+        handle.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _find_socket(transport: Any) -> socket.socket | None:
     get_handle = getattr(getattr(transport, "transport", transport), "getHandle", None)
     handle = None if get_handle is None else get_handle()

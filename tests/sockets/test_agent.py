@@ -314,6 +314,23 @@ async def test_connection_that_the_server_left_is_not_used(leave: Callable[[Any]
     assert [peer.requests for peer in server.peers] == [1, 1]
 
 
+@pytest.mark.usefixtures("trusted")
+@pytest_twisted.ensureDeferred
+async def test_bytes_that_nobody_has_read_are_no_response() -> None:
+    """S31: what has come unasked, but was not read yet, is not taken for the next response."""
+    stray = b"HTTP/1.1 422 No\r\nContent-Length: 0\r\n\r\n"
+    for identity in (None, issue(authority(), ADDRESS)):
+        async with serving(respond, identity) as server:
+            agent = make_agent(idle_time=5)
+            await post(agent, server)
+            transport = server.peers[0].transport
+            transport.setTcpNoDelay(True)
+            (transport.transport if identity else transport).getHandle().send(stray)
+            assert (await post(agent, server)).code == 200
+            agent.close_idle()
+        assert [peer.requests for peer in server.peers] == [1, 1]
+
+
 @pytest_twisted.ensureDeferred
 async def test_idle_connection_is_closed() -> None:
     """S22: a connection that nobody uses any more is closed, which its server sees."""
