@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from urllib.parse import urlsplit
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, succeed
@@ -16,6 +17,7 @@ from jobproxy.jobs.unknown_words import UnknownWords
 from jobproxy.profiles.messages import Message
 from jobproxy.profiles.readings import Reading
 from jobproxy.upstream.follow_ups import messages_of
+from jobproxy.upstream.redaction import reveals
 from jobproxy.upstream.silence import Silence
 from jobproxy.upstream.starts import Starter, StartRequest
 from jobproxy.wire.jobs import AnyJob, key_digest_of
@@ -23,6 +25,9 @@ from jobproxy.wire.preferences import Preferences
 from jobproxy.wire.problems import Kind, Problem, ProblemError, job_unknown, not_found
 from jobproxy.wire.reports import ENDED, Report
 from jobproxy.wire.tokens import TokenSigner, is_job_id
+
+#: Characters of a path that could be a secret; shorter ones occur in what job servers say.
+MIN_SECRET = 16
 
 
 @define(eq=False)
@@ -59,9 +64,13 @@ class Gateway:
     _unknown_words: UnknownWords = field(factory=UnknownWords, init=False)
     #: What tokens are valid for: one profile's job server must not end another one's jobs.
     _scope: bytes = field(init=False)
+    #: What is secret of a callback URL that is the same for all jobs.
+    _url_secrets: tuple[str, ...] = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._scope = self.profile.encode()
+        path = urlsplit(self._callback_url).path
+        self._url_secrets = (self._callback_url, *([path] if len(path) >= MIN_SECRET else []))
         self._silence = Silence(self.starter.job_server.results)
 
     def submit(
@@ -101,9 +110,9 @@ class Gateway:
         )
         waiting = self._hold(record, job, preferences)
         url = f"{self._callback_url}/{token.text}" if self._has_tokens else self._callback_url
-        secret = token.text if self._has_tokens else url
+        secrets = (token.text, token.mac) if self._has_tokens else self._url_secrets
         headers = (*preferences.trace, (b"X-Request-Id", request_id))
-        start.begin(record, StartRequest(url, secret, headers))
+        start.begin(record, StartRequest(url, secrets, headers))
         return waiting
 
     def find_by_key(self, job: AnyJob, key: str) -> Deferred[JobRecord | None]:
@@ -175,7 +184,7 @@ class Gateway:
             does not change; or if the result is not safe in the store, so that the job server has
             to send it again. The Deferred can fail with the same.
         """
-        if job_id is not None and f"{job_id}." in (report.upstream_id or ""):
+        if job_id is not None and reveals(report.upstream_id or "", f"{job_id}."):
             # The id of a job is shown and logged; its token must not be.
             report = evolve(report, upstream_id=None)
         circuit = self.starter.job_server.circuit

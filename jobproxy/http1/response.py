@@ -65,6 +65,10 @@ class Response:
                 return value
         return b""
 
+    def find_list(self, name: bytes) -> bytes:
+        """Return all headers of a name in lower case as one list (RFC 9110, section 5.3)."""
+        return b", ".join([value for other, value in self._lines if other == name])
+
     def deliverBody(self, protocol: Any) -> None:
         protocol.makeConnection(None)
         if self.body:

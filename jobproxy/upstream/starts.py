@@ -41,12 +41,13 @@ class StartRequest:
     """The parts of a start request that do not come from the client's job.
 
     :param callback_url: where the job server sends callbacks.
-    :param secret: the part of that URL to hide from clients if the job server's response quotes it.
+    :param secrets: what to hide of that URL, the longest first, if the job server's response quotes
+        it.
     :param headers: additional headers.
     """
 
     callback_url: str = field(repr=False)
-    secret: str = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
     headers: Headers = ()
 
 
@@ -202,7 +203,7 @@ class Start:
         :return: the seconds until the next one; :data:`None` if there is none.
         """
         call = self._job.to_start(request.callback_url)
-        secrets = (request.secret, *call.secrets)
+        secrets = (*request.secrets, *call.secrets)
         try:
             ack = await self._starter.job_server.start(self._job, call, request.headers)
         except AmbiguousStart as error:

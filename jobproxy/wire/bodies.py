@@ -54,11 +54,16 @@ def inflate(body: bytes, coding: bytes) -> bytes:
     """
     if coding.lower() not in (b"gzip", b"x-gzip", b"deflate"):
         raise ValueError("an unknown coding")
-    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    try:
-        inflated = inflater.decompress(body, MAX_INFLATED)
-    except zlib.error as error:
-        raise ValueError(str(error)) from None
-    if not inflater.eof:
-        raise ValueError("too large, or cut off")
-    return inflated
+    inflated = b""
+    while True:
+        # A body in gzip may have several members (RFC 1952, section 2.2).
+        inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        try:
+            inflated += inflater.decompress(body, MAX_INFLATED - len(inflated) + 1)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+        if not inflater.eof or len(inflated) > MAX_INFLATED:
+            raise ValueError("too large, or cut off")
+        body = inflater.unused_data
+        if not body.strip(b"\0"):
+            return inflated

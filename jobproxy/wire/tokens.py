@@ -42,6 +42,11 @@ class Token:
     job_id: str
     text: str = field(repr=False)
 
+    @property
+    def mac(self) -> str:
+        """The part that is not public."""
+        return self.text[JOB_ID_LENGTH + 1 :]
+
 
 def _check_keys(_instance: object, _attribute: object, keys: Sequence[bytes]) -> None:
     if not keys or any(len(key) < MIN_KEY for key in keys):
