@@ -12,6 +12,7 @@ from jobproxy.jobs import job_problems
 from jobproxy.jobs.delivery import REFUSED_CALLBACKS, REFUSED_RESULTS, Delivery
 from jobproxy.jobs.hold_times import HoldTimes
 from jobproxy.jobs.record import JobRecord, Origin
+from jobproxy.jobs.states import State
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.jobs.unknown_words import UnknownWords
 from jobproxy.profiles.messages import Message
@@ -28,6 +29,9 @@ from jobproxy.wire.tokens import TokenSigner, is_job_id
 
 #: Characters of a path that could be a secret; shorter ones occur in what job servers say.
 MIN_SECRET = 16
+#: The states of a job whose callback may come before the ack.
+_ACK_EXPECTED = frozenset({State.STARTING, State.STARTING_AGAIN})
+_STOPPED = "The proxy is about to stop, and keeps nothing any more; send the callback again."
 
 
 @define(eq=False)
@@ -187,6 +191,7 @@ class Gateway:
         if job_id is not None and reveals(report.upstream_id or "", f"{job_id}."):
             # The id of a job is shown and logged; its token must not be.
             report = evolve(report, upstream_id=None)
+        self._check_stopped()
         circuit = self.starter.job_server.circuit
         if circuit.is_in_doubt and job_id is not None:
             circuit.record_callback()
@@ -199,8 +204,16 @@ class Gateway:
         self.callbacks[delivery.value] += 1
         if report.state not in ENDED and report.state is not None:
             self._unknown_words.note(report.state, delivery)
-        securing = None if record is None else self.coordinator.secure(record)
+        return delivery if record is None else self._secure(record, delivery)
+
+    def _secure(self, record: JobRecord, delivery: Delivery) -> Delivery | Deferred[Delivery]:
+        securing = self.coordinator.secure(record)
         return delivery if securing is None else securing.addCallback(lambda _: delivery)
+
+    def _check_stopped(self) -> None:
+        """Refuse a callback once the table is stopped: what it would keep is lost."""
+        if self.table.is_stopped:
+            raise ProblemError(evolve(job_problems.draining(), detail=_STOPPED, started="unknown"))
 
     def find_named(self, job_id: str | None, upstream_id: str | None) -> JobRecord | None:
         """Return the record of a callback, by its token's job id or by its upstream id."""
@@ -214,14 +227,38 @@ class Gateway:
         """Receive a callback that says only that a job has ended, and fetch the result.
 
         :param message: the callback.
+        :return: fires once the result is as safe as that of any other callback; fails as that of
+            :meth:`deliver` does, and if the result cannot be fetched soon.
         """
-        follow_ups, job_id, scope = self.starter.follow_ups, record.job_id, messages_of(record)
-        if follow_ups is not None and scope is None and follow_ups.keep_early(record, message):
-            return Delivery.ACCEPTED
-        if follow_ups is None or scope is None or record.is_ended or not reading.result_url:
-            return self.deliver(job_id, reading.report)
-        follow_ups.begin_fetch(record, scope, reading, lambda report: self.deliver(job_id, report))
-        return Delivery.ACCEPTED
+        follow_ups = self.starter.follow_ups
+        if record.result is not None:
+            return self._deliver_fetched(record, reading.report)
+        is_early = record.state in _ACK_EXPECTED and record.acked is None
+        can_fetch = messages_of(record) is not None and reading.result_url is not None
+        if follow_ups is None or not (is_early or can_fetch):
+            return self.deliver(record.job_id, reading.report)
+        self._check_stopped()
+        return follow_ups.thin.receive(
+            record, message, lambda report: self._deliver_fetched(record, report), is_early=is_early
+        )
+
+    def _deliver_fetched(self, record: JobRecord, report: Report) -> Delivery | Deferred[Delivery]:
+        if record.result is None:
+            return self.deliver(record.job_id, report)
+        # A thin callback only announces the result, so that it contradicts none.
+        self._check_stopped()
+        self.callbacks[Delivery.DUPLICATE.value] += 1
+        return self._secure(record, Delivery.DUPLICATE)
+
+    def when_fetched(self) -> Deferred[None]:
+        """Return a Deferred that fires once no result is being fetched."""
+        follow_ups = self.starter.follow_ups
+        return succeed(None) if follow_ups is None else follow_ups.thin.when_idle()
+
+    def stop_fetches(self) -> None:
+        """Tell the job server to send all callbacks again whose result is being fetched."""
+        if self.starter.follow_ups is not None:
+            self.starter.follow_ups.thin.stop()
 
     def cancel(self, job_id: str) -> Deferred[bool]:
         """Ask the job server to cancel a job.

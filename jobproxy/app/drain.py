@@ -58,7 +58,10 @@ class Drain:
     _is_hurried: bool = field(default=False, init=False)
 
     async def finish_jobs(self) -> None:
-        """Refuse new jobs, and wait until no client is held, for the timeout at most."""
+        """Refuse new jobs, and wait until no client is held, for the timeout at most.
+
+        Results that are being fetched are waited for, too: somebody can come back for them.
+        """
         table = self._gateways[0].table
         clients = table.clients
         for gateway in self._gateways:
@@ -74,8 +77,14 @@ class Drain:
         for gateway in self._gateways:
             gateway.drain()
         await self._close_idle(but=self._callbacks)
+        end = self._clock.seconds() + self._timeout
         if clients.held and not self._is_hurried:
             await self._wait(clients.when_idle(), self._timeout)
+        for gateway in self._gateways:
+            left = end - self._clock.seconds()
+            if left > 0 and not self._is_hurried:
+                await self._wait(gateway.when_fetched(), left)
+            gateway.stop_fetches()
         _log.info(
             "drained: {held} clients are still held, {jobs} jobs have not ended",
             held=clients.held,

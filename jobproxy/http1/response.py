@@ -59,14 +59,10 @@ class Response:
         return headers
 
     def find_header(self, name: bytes) -> bytes:
-        """Return the first header of a name in lower case; empty if there is none."""
-        for other, value in self._lines:
-            if other == name:
-                return value
-        return b""
+        """Return a header of a name in lower case; empty if there is none.
 
-    def find_list(self, name: bytes) -> bytes:
-        """Return all headers of a name in lower case as one list (RFC 9110, section 5.3)."""
+        Several of one name are one list (RFC 9110, section 5.3).
+        """
         return b", ".join([value for other, value in self._lines if other == name])
 
     def deliverBody(self, protocol: Any) -> None:

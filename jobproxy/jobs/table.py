@@ -61,6 +61,8 @@ class CorrelationTable(Service):
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
     #: Bytes of the acks of all jobs that have not ended.
     ack_bytes: int = field(default=0, init=False)
+    #: Whether all records were removed for good.
+    is_stopped: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.keys = Keys(self._clock, self._key_life, self._records.get)
@@ -242,6 +244,7 @@ class CorrelationTable(Service):
 
     def stopService(self) -> Any:
         """Fail the Deferred of every held client, as the proxy stops, and remove all records."""
+        self.is_stopped = True
         self._end_all(list(self._records.values()), self._stop)
         self.retention.clear()
         self.keys.clear()

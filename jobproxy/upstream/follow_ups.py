@@ -27,15 +27,15 @@ from jobproxy.profiles.readings import Reading, make_fetched, read_message
 from jobproxy.profiles.requests import make_follow_headers
 from jobproxy.upstream.job_server import is_due_to
 from jobproxy.upstream.start_responses import read_retry_after
+from jobproxy.upstream.thin_callbacks import ThinCallbacks
 from jobproxy.util.backoff import Backoff
 from jobproxy.util.deadline import Deadline
 from jobproxy.util.steps import run_in_steps
-from jobproxy.wire.problems import ProblemError
 from jobproxy.wire.reports import Report
 
 _log = Logger()
 
-#: Attempts to fetch a result while a client waits for it, and when none does.
+#: Attempts to fetch a result that somebody waits for or can ask for, and of any other one.
 MANY, FEW = 10, 3
 #: Statuses after which to ask again is useless. Redirects are never followed.
 _REFUSED = frozenset({*range(300, 400), 400, 401, 403, 404, 405, 410, 422})
@@ -63,6 +63,7 @@ class FollowUps:
     :param max_body: bytes of a response's body.
     :param now: returns Unix time in seconds, for a ``Retry-After`` with a date.
     :ivar results: the number of requests, by purpose and result.
+    :ivar thin: the callbacks whose result is being fetched.
     """
 
     _client: PlainClient = field(repr=False)
@@ -74,13 +75,11 @@ class FollowUps:
     _now: Callable[[], float]
     results: Counter[str] = field(factory=Counter, init=False)
     _pauses: Backoff = field(init=False)
-    #: The thin callbacks that came before the ack, by job id.
-    _early: dict[str, Message] = field(factory=dict, init=False, repr=False)
-    #: The results that are being fetched, by job id.
-    _fetching: dict[str, Deferred[Any]] = field(factory=dict, init=False, repr=False)
+    thin: ThinCallbacks = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._pauses = Backoff(first=0.5, maximum=10.0, random=self._random, least=0.5)
+        self.thin = ThinCallbacks(self._clock, self.fetch_thin)
 
     @property
     def polls(self) -> bool:
@@ -140,61 +139,27 @@ class FollowUps:
             answer = await self._ask("result", "GET", url, scope)
             if answer.message is not None:
                 return make_fetched(reading.report, answer.message)
+            if self.thin.is_stopped:
+                # The client may report a cancelled request as one that failed.
+                raise CancelledError
             failures += 1
-            if failures >= (MANY if record.waiters else FEW) or answer.is_refused:
+            if failures >= (MANY if is_wanted(record) else FEW) or answer.is_refused:
                 _log.warn("the result of job {job} cannot be fetched", **record.log_fields)
                 return reading.report
             await deferLater(self._clock, max(answer.retry_after, self._pauses.pause(failures)))
 
-    def begin_fetch(
-        self,
-        record: JobRecord,
-        scope: Scope,
-        reading: Reading,
-        deliver: Callable[[Report], object],
-    ) -> None:
-        """Fetch a result in the background, unless that has begun already.
-
-        :param deliver: is called with the result.
-        """
-        if record.job_id in self._fetching:
-            return
-        fetching = Deferred.fromCoroutine(self.fetch(record, scope, reading))
-        self._fetching[record.job_id] = fetching
-        fetching.addCallback(deliver).addErrback(self._log_unkept, record)
-        fetching.addErrback(self._log_crash, record)
-        fetching.addBoth(self._end_fetch, record.job_id)
-
-    def keep_early(self, record: JobRecord, message: Message) -> bool:
-        """Keep a callback until the ack of its job comes, if the result has to be fetched then.
-
-        :return: whether it is kept.
-        """
-        if self._profile.callback.url is None or record.acked is not None or record.is_ended:
-            return False
-        self._early.setdefault(record.job_id, message)
-        return True
-
-    async def take_early(self, record: JobRecord) -> Report | None:
-        """Return the result of a callback that came before the ack, if there is one."""
-        message = self._early.pop(record.job_id, None)
-        if message is None:
-            return None
+    def fetch_thin(self, record: JobRecord, message: Message) -> Deferred[Report]:
+        """Return the result that a thin callback has announced."""
         scope = messages_of(record) or Scope()
-        full = scope.with_message(message)
-        reading = read_message(self._profile, self._profile.callback, full)
-        return await self.fetch(record, scope, reading)
+        reading = read_message(self._profile, self._profile.callback, scope.with_message(message))
+        return Deferred.fromCoroutine(self.fetch(record, scope, reading))
 
-    def take_thin(self, record: JobRecord) -> Report | None:
-        """Return such a callback itself, as there will be no ack."""
-        message = self._early.pop(record.job_id, None)
-        if message is None:
-            return None
-        rule = self._profile.callback
-        return read_message(self._profile, rule, Scope(message=message)).report
+    def settle_early(self, record: JobRecord) -> bool:
+        """End a job with the thin callback that came before what is no ack, if there is one."""
+        return self.thin.settle(record, self._read_thin)
 
-    def _end_fetch(self, _: object, job_id: str) -> None:
-        del self._fetching[job_id]
+    def _read_thin(self, message: Message) -> Report:
+        return read_message(self._profile, self._profile.callback, Scope(message=message)).report
 
     def client_left(self, failure: Failure, record: JobRecord) -> Failure:
         """Cancel a job whose last client has left, if nobody can come back for it.
@@ -205,11 +170,6 @@ class FollowUps:
         if failure.check(CancelledError) and not is_wanted(record) and self.can_cancel(record):
             Deferred.fromCoroutine(self.cancel(record)).addErrback(self._log_crash, record)
         return failure
-
-    def _log_unkept(self, failure: Failure, record: JobRecord) -> None:
-        """The store is away: the result is stored when it is back, if this process lives."""
-        failure.trap(ProblemError)
-        _log.warn("the result of job {job} could not be stored yet", **record.log_fields)
 
     def _log_crash(self, failure: Failure, record: JobRecord) -> None:
         _log.failure(

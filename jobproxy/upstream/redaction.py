@@ -163,7 +163,7 @@ def _spellings(secret: str) -> re.Pattern[bytes]:
     """Return a pattern that matches the secret, with any of its characters escaped."""
     characters = (
         rf"(?:{re.escape(character)}|\\u00(?i:{ord(character):02x})|%(?i:{ord(character):02x})"
-        + rf"|&#[xX]0*(?i:{ord(character):02x});|&#0*{ord(character)};"
+        rf"|&#[xX]0*(?i:{ord(character):02x});|&#0*{ord(character)};"
         + (r"|\\/)" if character == "/" else ")")
         for character in secret
     )

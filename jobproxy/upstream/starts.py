@@ -195,7 +195,7 @@ class Start:
                 self._waiting = starter.slots.requeue(account)
         finally:
             starter.kept_bytes -= self._job.size
-            self._take_thin(record)
+            self._settle_early(record)
 
     async def _send(self, record: JobRecord, request: StartRequest) -> float | None:
         """Send one start request.
@@ -208,9 +208,10 @@ class Start:
             ack = await self._starter.job_server.start(self._job, call, request.headers)
         except AmbiguousStart as error:
             _log.warn("start of job {job} is ambiguous: {error}", **record.log_fields, error=error)
-            return self._doubt(record)
+            # A callback that came before needs no other start, and there will be no ack.
+            return None if self._settle_early(record) else self._doubt(record)
         except NotStarted as error:
-            if self._take_thin(record):
+            if self._settle_early(record):
                 # Its callback came before, so it was started, whatever this says.
                 return None
             self._starter.table.retract(record, self.cancel)
@@ -249,33 +250,31 @@ class Start:
         else:
             may_cancel = restart_after is not None or self._starter.polls
             table.acknowledge(record, ack, cancel_start=self.cancel if may_cancel else None)
+            if self._starter.follow_ups is not None:
+                self._starter.follow_ups.thin.begin(record)
         return restart_after
 
     async def _follow_up(self, record: JobRecord) -> None:
         """Ask for a job that was acknowledged, or cancel one that nobody wants any more."""
         follow_ups = self._starter.follow_ups
-        if follow_ups is None:
+        if follow_ups is None or record.ack is None or follow_ups.thin.is_fetching(record):
             return
-        report = await follow_ups.take_early(record)
-        if report is None and record.ack is not None:
-            if not is_wanted(record):
-                await follow_ups.cancel(record)
-            elif follow_ups.polls:
-                self._waiting = polling = Deferred.fromCoroutine(follow_ups.poll(record))
-                try:
-                    report = await polling
-                except CancelledError:
-                    return
+        report = None
+        if not is_wanted(record):
+            await follow_ups.cancel(record)
+        elif follow_ups.polls:
+            self._waiting = polling = Deferred.fromCoroutine(follow_ups.poll(record))
+            try:
+                report = await polling
+            except CancelledError:
+                return
         if report is not None and not record.is_ended:
             self._starter.table.complete(record.job_id, report)
 
-    def _take_thin(self, record: JobRecord) -> bool:
+    def _settle_early(self, record: JobRecord) -> bool:
         """End a job with the thin callback that came before its ack, if there is one."""
         follow_ups = self._starter.follow_ups
-        report = None if follow_ups is None else follow_ups.take_thin(record)
-        if report is not None:
-            self._starter.table.complete(record.job_id, report)
-        return report is not None
+        return follow_ups is not None and follow_ups.settle_early(record)
 
     def _doubt(self, record: JobRecord) -> float | None:
         """Record an ambiguous start; return the pause before another one, if there is one."""

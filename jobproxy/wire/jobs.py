@@ -94,7 +94,7 @@ class Job:
         return StartCall(f"{{{self.parameters},{ours}}}".encode(), _JSON + self.headers)
 
     def read_ack(self, status: int, response: HeaderSource, body: bytes) -> Report:  # noqa: ARG002
-        coding = response.find_list(b"content-encoding")
+        coding = response.find_header(b"content-encoding") or b""
         return read_report(body, response.find_header(b"content-type"), coding)
 
 

@@ -33,11 +33,16 @@ ACK = b'{"id":"p1","status":"starting","urls":{"get":"http://127.0.0.1:9000/p1"}
 FAILED = b'{"id":"p1","status":"failed"}'
 
 
-class ProfileRestartTests(RestartTestCase):
-    """One node with a store in a file, and a profile."""
+class StoredProfileTestCase(RestartTestCase):
+    """One node with a store in a file, and a profile.
+
+    :cvar profile: its text.
+    """
+
+    profile = PROFILE
 
     def setUp(self) -> None:
-        self.settings = {"profile": (parse_profile(PROFILE),)}
+        self.settings = {"profile": (parse_profile(self.profile),)}
         super().setUp()
 
     def predict(self, **headers: str) -> Client:
@@ -46,8 +51,16 @@ class ProfileRestartTests(RestartTestCase):
         return self.node.connect().request("/v1/predictions", b'{"n":1.0}', headers=fields)
 
     def call_back(self, start: Start, body: bytes) -> Response:
+        return self.send_callback(start, body).response
+
+    def send_callback(self, start: Start, body: bytes) -> Client:
+        """Send a callback that may have to wait for its response."""
         path = start.body["webhook"].removeprefix("http://proxy.example")
-        return self.node.connect().request(path, body).response
+        return self.node.connect().request(path, body)
+
+
+class ProfileRestartTests(StoredProfileTestCase):
+    """What is known of a job after a restart."""
 
     def test_key_joins_the_job_after_a_restart(self) -> None:
         """K1: the job is not started again, and its failure has the status of the profile."""
@@ -95,3 +108,54 @@ class ProfileRestartTests(RestartTestCase):
         self.assertNotIn(b"r8_credential", stored)
         for start in list(self.starts):
             self.call_back(start, FAILED)
+
+
+class ThinTests(StoredProfileTestCase):
+    """A callback that only announces the result."""
+
+    profile = PROFILE.replace("[result]", '[result]\nurl = "{URL}/result/{$response.body#/id}"')
+    thin = b'{"id":"p1","status":"succeeded"}'
+
+    def test_thin_callback_gets_200_only_when_its_result_is_safe(self) -> None:
+        """B23: it is not told 200 before the kill, and what was told 200 is there after one."""
+        self.predict(Idempotency_Key="k")
+        start = self.starts[0]
+        start.respond(ACK, 201)
+        self.clock.advance(1)
+        sender = self.send_callback(start, self.thin)
+        self.assertTrue(sender.is_held)
+        self.thread.hangs = True
+        self.starts[1].respond(b"result")
+        self.assertTrue(sender.is_held)
+        self.thread.go_on()
+        self.assertEqual(sender.response.json, {"status": "accepted"})
+        self.restart()
+        again = self.predict(Idempotency_Key="k").response
+        self.assertEqual((again.status, again.body), (200, b"result"))
+        self.assertEqual(self.call_back(start, self.thin).json, {"status": "duplicate"})
+        self.assertEqual(self.predict(Idempotency_Key="k").response.body, b"result")
+
+    def test_thin_callback_that_was_cut_off_is_sent_again(self) -> None:
+        """B23: killed during the GET: it got no response, and ends the job when it comes again."""
+        self.predict(Idempotency_Key="k")
+        start = self.starts[0]
+        start.respond(ACK, 201)
+        self.clock.advance(1)
+        sender = self.send_callback(start, self.thin)
+        self.restart()
+        self.assertEqual(sender.responses, [])
+        client = self.predict(Idempotency_Key="k")
+        self.assertTrue(client.is_held)
+        self.assertEqual(self.call_back(start, self.thin).status, 200)
+        self.cluster.settle()
+        self.assertEqual(client.response.body, self.thin)
+
+    def test_thin_callback_of_a_job_without_an_ack_is_not_kept_for_one(self) -> None:
+        """B23: after a restart no ack can come any more."""
+        self.predict(Idempotency_Key="k")
+        start = self.starts[0]
+        self.restart()
+        again = self.predict(Idempotency_Key="k")
+        self.assertEqual(self.call_back(start, self.thin).status, 200)
+        self.cluster.settle()
+        self.assertEqual(again.response.body, self.thin)
