@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from jobproxy.store.sqlite_clock import read_lag
 from jobproxy.store.sqlite_file import BadStore, ask, check, check_format, explain
 
 _COUNTS = {
@@ -33,11 +34,13 @@ def inspect(path: str) -> dict[str, Any]:
 
 
 def export(path: str) -> Iterator[dict[str, Any]]:
-    """Return all that is in a file: first the claims, then the jobs. Times are in Unix seconds.
+    """Return all that is in a file: first the claims, then the jobs. Times are in Unix seconds, as
+    far as the process that uses the file, or did so last, knew them.
 
     :raises BadStore: as :func:`inspect`.
     """
     with _open(path) as connection:
+        lag = read_lag(connection)
         claims = "SELECT key_digest, job_id, request_digest, has_ended, expires FROM claims"
         for key_digest, job_id, request_digest, has_ended, expires in connection.execute(claims):
             yield {
@@ -46,7 +49,7 @@ def export(path: str) -> Iterator[dict[str, Any]]:
                 "job": job_id,
                 "requestDigest": request_digest.hex(),
                 "ended": bool(has_ended),
-                "expires": expires,
+                "expires": expires + lag,
             }
         jobs = "SELECT job_id, ack, result, upstream_id, came, is_orphan, expires FROM jobs"
         for job_id, ack, result, upstream_id, came, is_orphan, expires in connection.execute(jobs):
@@ -56,9 +59,9 @@ def export(path: str) -> Iterator[dict[str, Any]]:
                 "id": upstream_id,
                 **_write_body("ack", ack),
                 **_write_body("result", result),
-                "came": None if came is None else came / 1000,
+                "came": None if came is None else came / 1000 + lag,
                 "orphan": bool(is_orphan),
-                "expires": expires,
+                "expires": expires + lag,
             }
 
 

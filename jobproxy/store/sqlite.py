@@ -61,19 +61,22 @@ class SqliteStore:
         return self._session.close()
 
     def claim(self, key_digest: bytes, claim: Claim) -> Deferred[Claim]:
-        now, life = self._session.time(), self._key_life
-        return self._session.run(lambda db: statements.put_claim(db, key_digest, claim, now, life))
+        life = self._key_life
+        return self._session.run(
+            lambda db, now: statements.put_claim(db, key_digest, claim, now, life)
+        )
 
     def put_claims_again(self, claims: Sequence[tuple[bytes, Claim]]) -> Deferred[None]:
-        now, life = self._session.time(), self._key_life
-        return self._session.run(lambda db: statements.put_claims(db, claims, now, life))
+        life = self._key_life
+        return self._session.run(lambda db, now: statements.put_claims(db, claims, now, life))
 
     def release_claim(self, key_digest: bytes, claim: Claim) -> Deferred[None]:
-        return self._session.run(lambda db: statements.release_claim(db, key_digest, claim.job_id))
+        return self._session.run(
+            lambda db, _: statements.release_claim(db, key_digest, claim.job_id)
+        )
 
     def find_claim(self, key_digest: bytes) -> Deferred[Claim | None]:
-        now = self._session.time()
-        return self._session.run(lambda db: statements.find_claim(db, key_digest, now))
+        return self._session.run(lambda db, now: statements.find_claim(db, key_digest, now))
 
     def put_result(
         self,
@@ -85,10 +88,10 @@ class SqliteStore:
         is_orphan: bool | None = None,
         upstream_id: str | None = None,
     ) -> Deferred[Placement]:
-        now, is_alive = self._session.time(), self._node in nodes
+        is_alive = self._node in nodes
         becomes_orphan = not is_alive if is_orphan is None else is_orphan
 
-        def put(db: sqlite3.Connection) -> Placement:
+        def put(db: sqlite3.Connection, now: float) -> Placement:
             return statements.put_result(
                 db,
                 job_id,
@@ -114,7 +117,7 @@ class SqliteStore:
         key_digest: bytes | None = None,  # noqa: ARG002
         is_collected: bool = False,
     ) -> Deferred[None]:
-        def note(db: sqlite3.Connection) -> None:
+        def note(db: sqlite3.Connection, _: float) -> None:
             statements.end_claim(db, job_id)
             if is_collected:
                 statements.claim_orphan(db, job_id)
@@ -122,21 +125,20 @@ class SqliteStore:
         return self._session.run(note)
 
     def put_note(self, job_id: str, ack: bytes) -> Deferred[None]:
-        now = self._session.time()
-        return self._session.run(lambda db: statements.put_note(db, job_id, ack, now, NOTE_TIME))
+        return self._session.run(
+            lambda db, now: statements.put_note(db, job_id, ack, now, NOTE_TIME)
+        )
 
     def collect_results(self, job_ids: Sequence[str]) -> Deferred[list[bytes | None]]:
-        now = self._session.time()
         return self._session.run(
-            lambda db: [statements.collect_job(db, each, now)[0] for each in job_ids]
+            lambda db, now: [statements.collect_job(db, each, now)[0] for each in job_ids]
         )
 
     def collect_job(self, job_id: str) -> Deferred[tuple[bytes | None, bytes | None]]:
-        now = self._session.time()
-        return self._session.run(lambda db: statements.collect_job(db, job_id, now))
+        return self._session.run(lambda db, now: statements.collect_job(db, job_id, now))
 
     def discard_result(self, job_id: str) -> Deferred[None]:
-        return self._session.run(lambda db: statements.discard_result(db, job_id))
+        return self._session.run(lambda db, _: statements.discard_result(db, job_id))
 
     def send(self, node: str, message: Message) -> Deferred[bool]:
         def send(_: object) -> bool:
@@ -144,15 +146,13 @@ class SqliteStore:
                 self._session.receive_soon(message)
             return node == self._node
 
-        return self._session.run(lambda _: None).addCallback(send)
+        return self._session.run(lambda *_: None).addCallback(send)
 
     def list_orphans(self, limit: int, after: Position) -> Deferred[list[Orphan]]:
-        now = self._session.time()
-        return self._session.run(lambda db: statements.list_orphans(db, limit, after, now))
+        return self._session.run(lambda db, now: statements.list_orphans(db, limit, after, now))
 
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
-        now = self._session.time()
-        return self._session.run(lambda db: statements.find_orphan(db, job_id, now))
+        return self._session.run(lambda db, now: statements.find_orphan(db, job_id, now))
 
     def list_nodes(self) -> Deferred[list[str]]:
-        return self._session.run(lambda _: [self._node])
+        return self._session.run(lambda *_: [self._node])

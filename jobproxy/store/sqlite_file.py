@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import define, field
 
+from jobproxy.store import sqlite_clock
 from jobproxy.store.sqlite_address import SqliteAddress
 
 #: ``jobp``: marks the files of this program ("PRAGMA application_id").
@@ -27,7 +28,7 @@ CACHE = 16_384
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
-        # Idempotency keys, and the jobs for which they stand. Times are in Unix seconds.
+        # Idempotency keys, and the jobs for which they stand. Times are those of the store's clock.
         # Rows in the order of their insertion share pages; a key digest is like a random number.
         """CREATE TABLE claims (key_digest BLOB PRIMARY KEY, job_id TEXT NOT NULL,
         request_digest BLOB NOT NULL, has_ended INTEGER NOT NULL, expires REAL NOT NULL)""",
@@ -41,6 +42,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     # A result comes without the key of its job if an earlier process started it. The index has
     # only the jobs that run, and so few pages.
     ("CREATE INDEX claims_run ON claims (job_id) WHERE NOT has_ended",),
+    # Times were Unix time before. A program that still takes them for that must not open the file.
+    (),
 )
 
 
@@ -92,6 +95,7 @@ class SqliteFile:
     """One process's access to the file. All methods touch the disk, and may block.
 
     :param migrations: see :data:`MIGRATIONS`.
+    :ivar time: what the store's clock showed when the file was opened.
     """
 
     address: SqliteAddress
@@ -101,6 +105,7 @@ class SqliteFile:
     _numbers: tuple[int, int] = field(default=(0, 0), init=False)
     #: Bytes of the file, which never shrinks.
     _size: int = field(default=0, init=False)
+    time: float = field(default=0.0, init=False)
 
     def open(self, now: float) -> sqlite3.Connection:
         """Lock the file and open it; see :meth:`connect`.
@@ -202,7 +207,7 @@ class SqliteFile:
             self._prepare(connection)
             if Path(path).stat().st_size <= MAX_CHECKED:
                 check(connection)
-            connection.execute("INSERT OR REPLACE INTO meta VALUES ('started', ?)", (now,))
+            self.time = sqlite_clock.begin(connection, now)
         except sqlite3.Error as error:
             connection.close()
             raise BadStore(explain(error)) from None

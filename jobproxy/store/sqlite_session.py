@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from sqlite3 import Connection
 from typing import Any
 
@@ -13,8 +12,10 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from jobproxy.store import sqlite_clock
 from jobproxy.store import sqlite_statements as statements
 from jobproxy.store.interface import Listener, Message, NullListener, StoreUnreachable
+from jobproxy.store.sqlite_clock import StoreClock
 from jobproxy.store.sqlite_file import (
     BadStore,
     SqliteFile,
@@ -28,6 +29,9 @@ from jobproxy.store.transactions import InThread, Returned, Transactions, Work
 from jobproxy.util.histogram import Histogram
 
 _log = Logger()
+
+#: A part of a transaction, which also gets the store's time.
+TimedWork = Callable[[Connection, float], Returned]
 
 #: Seconds between two steps of the removal of what has expired.
 SWEEP_PAUSE = 0.05
@@ -56,9 +60,8 @@ class Session:
     #: Whether the listener has caught up since the file was opened.
     _is_current: bool = field(default=False, init=False)
     #: The work that came while the file is opened; None: it is not being opened.
-    _early: list[tuple[Work[Any], Deferred[Any]]] | None = field(default=None, init=False)
-    #: What to add to the time of the reactor's clock to get the store's.
-    _offset: float = field(default=0.0, init=False)
+    _early: list[tuple[TimedWork[Any], Deferred[Any]]] | None = field(default=None, init=False)
+    _store_clock: StoreClock = field(init=False)
     _listener: Listener = field(factory=NullListener, init=False)
     _beats: LoopingCall = field(init=False)
     _pause: Deferred[None] | None = field(default=None, init=False)
@@ -68,6 +71,7 @@ class Session:
     def __attrs_post_init__(self) -> None:
         self._beats = LoopingCall(self._beat)
         self._beats.clock = self._clock
+        self._store_clock = StoreClock(self._clock)
 
     @property
     def is_up(self) -> bool:
@@ -91,23 +95,21 @@ class Session:
             return succeed(None)
         return transactions.close().addCallback(lambda _: self._file.unlock())
 
-    def run(self, work: Work[Returned]) -> Deferred[Returned]:
+    def run(self, work: TimedWork[Returned]) -> Deferred[Returned]:
         """Do some work on the tables; what comes while the file is opened is done after that.
 
+        :param work: gets the time of this call, or of the opening if that is later.
         :return: fires once it is safe; fails with :class:`StoreUnreachable`.
         """
         if self._transactions is not None:
-            return self._transactions.add(work)
+            now = self._store_clock.time()
+            return self._transactions.add(lambda database: work(database, now))
         if self._early is not None:
             done: Deferred[Returned] = Deferred()
             self._early.append((work, done))
             return done
         self.calls["failed"] += 1
         return fail(StoreUnreachable())
-
-    def time(self) -> float:
-        """Return Unix time in seconds, which no step of the wall clock moves."""
-        return self._clock.seconds() + self._offset
 
     def receive_soon(self, message: Message) -> None:
         """Pass a message to the listener in a later turn of the reactor, as a network does."""
@@ -148,8 +150,6 @@ class Session:
 
     async def _connect(self) -> None:
         """Open the file, and then do the work that came meanwhile, unless that took too long."""
-        # The times in that work are read before it is done.
-        self._offset = self._now() - self._clock.seconds()
         self._early = []
         timer = self._clock.callLater(self._times.answer, self._refuse_early)
         try:
@@ -179,6 +179,7 @@ class Session:
             await self._in_thread(connection.close)
             self._file.unlock()
             return
+        self._store_clock.go_on(self._file.time)
         self._transactions = Transactions(
             self._clock,
             self._in_thread,
@@ -192,8 +193,9 @@ class Session:
         if transactions.error is not None and is_full(transactions.error):
             # What waits to be written would fill it again before the next removal.
             await self._sweep(transactions)
+        now, wall = self._store_clock.time(), self._now()
         try:
-            await transactions.add(partial(statements.touch, now=self.time()))
+            await transactions.add(lambda database: sqlite_clock.write(database, now, wall))
         except StoreUnreachable:
             return
         transactions.forget_error()
@@ -218,14 +220,9 @@ class Session:
     async def _sweep(self, transactions: Transactions) -> None:
         """Remove what has expired, in small steps, so that nothing waits for long."""
         while self._transactions is transactions:
-            now = self.time()
-
-            def clean(database: Connection, now: float = now) -> bool:
-                self._file.check_place()
-                return statements.remove_expired(database, now)
-
+            now = self._store_clock.time()
             try:
-                is_clean = await transactions.add(clean)
+                is_clean = await transactions.add(self._make_step(now))
                 if is_clean or self._transactions is not transactions:
                     return
                 self._pause = deferLater(self._clock, SWEEP_PAUSE)
@@ -234,6 +231,19 @@ class Session:
                 return
             finally:
                 self._pause = None
+
+    def _make_step(self, now: float) -> Work[bool]:
+        """Return one step of the removal, which also writes the time if that is due."""
+        wall = self._now() if self._store_clock.take_due(now) else None
+
+        def clean(database: Connection) -> bool:
+            self._file.check_place()
+            is_clean = statements.remove_expired(database, now)
+            if wall is not None:
+                sqlite_clock.write(database, now, wall)
+            return is_clean
+
+        return clean
 
     def _report(self, trouble: str | None) -> None:
         """Log once what is wrong, and once that it is right again."""

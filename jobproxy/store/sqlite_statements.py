@@ -162,11 +162,6 @@ def remove_expired(connection: sqlite3.Connection, now: float) -> bool:
     return len(removed) == len(rows) < SWEEP_ROWS and claims < SWEEP_ROWS
 
 
-def touch(connection: sqlite3.Connection, now: float) -> None:
-    """Write something, to see whether that is possible."""
-    connection.execute("INSERT OR REPLACE INTO meta VALUES ('touched', ?)", (now,))
-
-
 def put_claims(
     connection: sqlite3.Connection,
     claims: Sequence[tuple[bytes, Claim]],

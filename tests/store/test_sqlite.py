@@ -187,7 +187,7 @@ class StoreTests(FileTestCase):
     def spoil(self) -> None:
         """Have some work fail as it does if the file is damaged."""
 
-        def fail(_: object) -> None:
+        def fail(*_: object) -> None:
             raise sqlite3.DatabaseError("database disk image is malformed")
 
         self.failureResultOf(self.store._session.run(fail), StoreUnreachable)
@@ -264,7 +264,7 @@ class StoreTests(FileTestCase):
     def set_limit(self, pages: str) -> None:
         """Set how many pages the file may have; it keeps those that it has."""
 
-        def limit(connection: object) -> None:
+        def limit(connection: object, _: float) -> None:
             ask(connection, f"PRAGMA max_page_count = {pages}")  # type: ignore[arg-type]
 
         self.successResultOf(self.store._session.run(limit))
@@ -295,7 +295,7 @@ class StoreTests(FileTestCase):
         return self.count("claims")
 
     def count(self, table: str) -> int:
-        counting = self.store._session.run(lambda db: ask(db, f"SELECT count(*) FROM {table}"))
+        counting = self.store._session.run(lambda db, _: ask(db, f"SELECT count(*) FROM {table}"))
         return int(self.successResultOf(counting))
 
     def test_step_of_the_wall_clock_ends_nothing(self) -> None:

@@ -94,7 +94,7 @@ class FormatTests(FileTestCase):
         """G12: a file that a newer version has written is not touched."""
         later = (*MIGRATIONS, ("CREATE TABLE more (x)",))
         self.connect(SqliteFile(self.file.address, later)).close()
-        self.check_refused("was written by a newer version of jobproxy: its format is 3")
+        self.check_refused("was written by a newer version of jobproxy: its format is 4")
 
     def test_database_of_another_program_is_refused(self) -> None:
         """G12: a database that this program has not made is not touched."""
