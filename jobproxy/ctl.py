@@ -16,7 +16,7 @@ from jobproxy.ctl_client import Failed, Proxy
 from jobproxy.ctl_parser import make_parser
 from jobproxy.ctl_profiles import FailedTrial, check_profiles, run_trial
 from jobproxy.store.inspection import export, inspect
-from jobproxy.store.sqlite_file import BadStore
+from jobproxy.store.sqlite_errors import BadStore
 from jobproxy.util.tables import list_counts, make_table
 from jobproxy.util.terminal import escape, write_output
 

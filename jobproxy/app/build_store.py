@@ -18,7 +18,8 @@ from jobproxy.store.key_file import read_or_make_keys
 from jobproxy.store.redis_address import RedisAddress
 from jobproxy.store.sqlite import SqliteStore
 from jobproxy.store.sqlite_address import SqliteAddress
-from jobproxy.store.sqlite_file import BadStore, SqliteFile, StoreInUse
+from jobproxy.store.sqlite_errors import BadStore, StoreInUse
+from jobproxy.store.sqlite_file import SqliteFile
 from jobproxy.store.sqlite_session import Session
 from jobproxy.store.times import TIMES
 

@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from jobproxy.store.sqlite_clock import read_lag
-from jobproxy.store.sqlite_file import BadStore, ask, check, check_format, explain
+from jobproxy.store.sqlite_errors import BadStore, explain
+from jobproxy.store.sqlite_file import ask, check, check_format
 
 _COUNTS = {
     "claims": "SELECT count(*) FROM claims",

@@ -1,10 +1,9 @@
 """The SQLite file of a store: who may use it, whether it is sound, and its tables."""
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from attrs import define, field
 
 from jobproxy.store import sqlite_clock
 from jobproxy.store.sqlite_address import SqliteAddress
+from jobproxy.store.sqlite_errors import REPLACED, UNLOCKED, BadStore, StoreInUse, explain
+from jobproxy.store.sqlite_lock import FileLock, read_owner
 
 #: ``jobp``: marks the files of this program ("PRAGMA application_id").
 APPLICATION = 0x6A6F6270
@@ -47,49 +48,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 
 
-class BadStore(Exception):
-    """The file cannot be used; the message says why, and follows its name."""
-
-
-class StoreInUse(BadStore):
-    """Another process has the file."""
-
-
-_REPLACED = "the file was replaced"
-_DAMAGE = {
-    "file is not a database": "is not a database of SQLite, or is damaged",
-    "database disk image is malformed": "is damaged",
-}
-_FULL = "database or disk is full"
-_REASONS = _DAMAGE | {
-    _REPLACED: "was removed or replaced while it was in use; restart the process",
-    _FULL: "has reached its max-size, or the disk is full",
-    "attempt to write a readonly database": "cannot be written",
-    "unable to open database file": "cannot be opened",
-    "database is locked": "is locked by another program",
-}
-
-
-def explain(error: sqlite3.Error) -> str:
-    """Return what an error of SQLite means for an operator."""
-    return _REASONS.get(str(error), f"cannot be used: {error}")
-
-
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file seems to be damaged, so that it has to be checked anew."""
-    return str(error) in _DAMAGE
-
-
-def is_full(error: sqlite3.Error) -> bool:
-    """Whether there is no room in the file, or on the disk."""
-    return str(error) == _FULL
-
-
-def is_replaced(error: sqlite3.Error) -> bool:
-    """Whether the file is not the one that was opened, whose keys are promises."""
-    return str(error) == _REPLACED
-
-
 @define(eq=False)
 class SqliteFile:
     """One process's access to the file. All methods touch the disk, and may block.
@@ -100,7 +58,7 @@ class SqliteFile:
 
     address: SqliteAddress
     _migrations: Sequence[Sequence[str]] = MIGRATIONS
-    _lock: int | None = field(default=None, init=False)
+    _lock: FileLock = field(factory=FileLock, init=False)
     #: The file system's numbers of the file that was opened, and of its write-ahead log.
     _numbers: tuple[int, int] = field(default=(0, 0), init=False)
     #: Bytes of the file, which never shrinks.
@@ -117,71 +75,55 @@ class SqliteFile:
         try:
             return self.connect(now)
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
 
     def lock(self) -> bool:
         """Lock the file for this process; return whether that succeeded, without waiting.
 
-        The lock ends with the process, however it ends.
-
-        :raises BadStore: if there can be no lock.
+        :raises BadStore: if there can be no lock, or the one that was taken is lost.
         """
-        if self._lock is not None:
+        if self._lock.is_held:
+            if not self._lock.is_kept():
+                raise BadStore(self.explain(sqlite3.OperationalError(UNLOCKED)))
             return True
         try:
-            found = os.open(self.address.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return self._lock.take(self.address.lock_path)
         except OSError as error:
             raise BadStore(_explain_folder(self.address.path, error)) from None
-        try:
-            fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(found)
-            return False
-        except OSError as error:
-            os.close(found)
-            raise BadStore(f"cannot be locked: {error.strerror}") from None
-        self._lock = found
-        # The number is for people; a full disk has no room for it.
-        with suppress(OSError):
-            os.truncate(found, 0)
-            os.pwrite(found, b"%d\n" % os.getpid(), 0)
-        return True
 
     def unlock(self) -> None:
         """Forget the file, and release the lock, so that another process can use it."""
         self._size = 0
-        self._release()
+        self._lock.release()
 
-    def _release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def read_owner(self) -> str:
+        """Return the number of the process that has locked the file."""
+        return read_owner(self.address.lock_path)
+
+    def explain(self, error: sqlite3.Error) -> str:
+        """Return what an error means for an operator; it follows the name of the file."""
+        return explain(error, Path(self.address.lock_path).name)
 
     def check_place(self) -> None:
-        """Check that the file and its log are still those that were opened.
+        """Check that the lock, the file and its log are still those that were taken and opened.
 
         What is written to a file that has no name any more is lost with the process, and so is what
         is only in a log that has none.
 
-        :raises sqlite3.OperationalError: if it is not.
+        :raises sqlite3.OperationalError: if one is not.
         """
+        if not self._lock.is_kept():
+            raise sqlite3.OperationalError(UNLOCKED)
         numbers, size = self._look()
         if numbers != self._numbers or size < self._size:
-            raise sqlite3.OperationalError(_REPLACED)
+            raise sqlite3.OperationalError(REPLACED)
         self._size = size
 
     def _look(self) -> tuple[tuple[int, int], int]:
         """Return the numbers of the file and its log, and the bytes of the file; 0: not there."""
         file, log = (_find(path) for path in (self.address.path, self.address.log_path))
         return (file[0], log[0]), file[1]
-
-    def read_owner(self) -> str:
-        """Return the number of the process that has locked the file."""
-        try:
-            return Path(self.address.lock_path).read_text(encoding="ascii").strip() or "?"
-        except (OSError, UnicodeDecodeError):
-            return "?"
 
     def connect(self, now: float) -> sqlite3.Connection:
         """Open the file, which is made if there is none; any one thread may use it at a time.
@@ -197,6 +139,11 @@ class SqliteFile:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise BadStore(_explain_folder(path, error)) from None
+        names = Path(path).stat().st_nlink
+        if names > 1:
+            # Each of them would have a lock, a log and a key of its own.
+            others = "the other one" if names == 2 else "the others"
+            raise BadStore(f"has {names} names (hard links): remove {others}, or copy the file")
         try:
             connection = sqlite3.connect(
                 path, BUSY_TIMEOUT, isolation_level=None, check_same_thread=False

@@ -16,14 +16,8 @@ from jobproxy.store import sqlite_clock
 from jobproxy.store import sqlite_statements as statements
 from jobproxy.store.interface import Listener, Message, NullListener, StoreUnreachable
 from jobproxy.store.sqlite_clock import StoreClock
-from jobproxy.store.sqlite_file import (
-    BadStore,
-    SqliteFile,
-    explain,
-    is_damage,
-    is_full,
-    is_replaced,
-)
+from jobproxy.store.sqlite_errors import BadStore, is_damage, is_full, is_loss
+from jobproxy.store.sqlite_file import SqliteFile
 from jobproxy.store.times import Times
 from jobproxy.store.transactions import InThread, Returned, Transactions, Work
 from jobproxy.util.histogram import Histogram
@@ -136,8 +130,9 @@ class Session:
         if transactions is None:
             return
         if transactions.error is not None:
-            self._report(f"the store {self._file.address.path} {explain(transactions.error)}")
-            if is_replaced(transactions.error):
+            why = self._file.explain(transactions.error)
+            self._report(f"the store {self._file.address.path} {why}")
+            if is_loss(transactions.error):
                 transactions.refuse()
             elif is_damage(transactions.error):
                 await self._let_go(transactions)

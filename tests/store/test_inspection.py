@@ -6,7 +6,8 @@ from contextlib import closing
 from jobproxy.store import sqlite_statements as statements
 from jobproxy.store.inspection import export, inspect
 from jobproxy.store.interface import Claim
-from jobproxy.store.sqlite_file import MIGRATIONS, BadStore
+from jobproxy.store.sqlite_errors import BadStore
+from jobproxy.store.sqlite_file import MIGRATIONS
 from tests.store.test_sqlite_file import NOW, FileTestCase
 
 CLAIM = Claim("job-1", b"\x01digest")

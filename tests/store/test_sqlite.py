@@ -2,6 +2,7 @@
 
 import errno
 import sqlite3
+from pathlib import Path
 from unittest import mock
 
 from attrs import evolve
@@ -260,6 +261,29 @@ class StoreTests(FileTestCase):
                 path.unlink()
             self.store = self.make_store(self.file)
         self.store.open(self.listener)
+
+    def test_lock_that_is_removed_or_replaced_is_noticed(self) -> None:
+        """G13: once another process can lock the store, this one does not own it any more."""
+        lock = Path(self.file.address.lock_path)
+        other = lock.with_name("other")
+        for harm in (lock.unlink, lambda: other.write_bytes(b"") or other.replace(lock)):
+            self.assertEqual(self.read_log(), [])
+            harm()
+            (line,) = self.beat(3)
+            self.assertIn("has lost its lock: store.db.lock was removed or replaced", line)
+            self.assertFalse(self.store.is_up)
+            self.failureResultOf(self.store.claim(b"k", CLAIM), StoreUnreachable)
+            self.successResultOf(self.store.close())
+            self.store = self.make_store(self.file)
+        self.store.open(self.listener)
+
+    def test_lock_that_is_lost_while_the_file_is_damaged_is_noticed(self) -> None:
+        """G13: a process that has lost its lock does not open the file again."""
+        self.assertEqual(self.read_log(), [])
+        self.spoil()
+        Path(self.file.address.lock_path).unlink()
+        self.assertIn("has lost its lock", self.beat(4)[-1])
+        self.failureResultOf(self.store.find_claim(b"k"), StoreUnreachable)
 
     def set_limit(self, pages: str) -> None:
         """Set how many pages the file may have; it keeps those that it has."""

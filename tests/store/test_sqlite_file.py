@@ -1,16 +1,19 @@
 """The file of a store: its lock, its format, its damage, and its key."""
 
+import fcntl
 import os
 import sqlite3
 import stat
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.store.key_file import read_or_make_keys
 from jobproxy.store.sqlite_address import MAX_SIZE, SqliteAddress, read_sqlite_address
-from jobproxy.store.sqlite_file import MIGRATIONS, BadStore, SqliteFile, ask
+from jobproxy.store.sqlite_errors import BadStore
+from jobproxy.store.sqlite_file import MIGRATIONS, SqliteFile, ask
 
 NOW = 1_435_592_056.0
 
@@ -51,6 +54,17 @@ class LinkTests(FileTestCase):
         self.assertTrue(self.file.lock())
         self.assertFalse(other.lock())
         self.assertEqual(other.address.key_path, self.file.address.key_path)
+
+    def test_file_with_a_second_hard_link_is_refused(self) -> None:
+        """G13: a second name that cannot be told from the first would have a lock of its own."""
+        self.connect().close()
+        link = self.path.with_name("link.db")
+        link.hardlink_to(self.path)
+        for path in (self.path, link):
+            file = SqliteFile(SqliteAddress(str(path)))
+            self.check_refused("has 2 names (hard links): remove the other one", file)
+        link.unlink()
+        self.connect()
 
 
 class FormatTests(FileTestCase):
@@ -159,6 +173,21 @@ class LockTests(FileTestCase):
         self.file.unlock()
         self.assertTrue(other.lock())
         other.unlock()
+
+    def test_lock_that_was_removed_before_it_was_taken_is_none(self) -> None:
+        """G13: a process that opened the lock's file just before its removal locks the new one."""
+        path, flock = Path(self.file.address.lock_path), fcntl.flock
+        calls: list[int] = []
+
+        def lock(number: int, operation: int) -> None:
+            calls.append(number)
+            if len(calls) == 1:
+                path.unlink()
+            flock(number, operation)
+
+        with mock.patch("fcntl.flock", lock):
+            self.assertTrue(self.file.lock())
+        self.assertFalse(SqliteFile(self.file.address).lock())
 
 
 class KeyFileTests(FileTestCase):
