@@ -68,14 +68,18 @@ class SqliteFile:
     def open(self, now: float) -> sqlite3.Connection:
         """Lock the file and open it; see :meth:`connect`.
 
+        A process that has the lock already keeps it, also if the file cannot be opened again.
+
         :raises StoreInUse: if another process has locked it.
         """
+        is_owner = self._lock.is_held
         if not self.lock():
             raise StoreInUse(f"is used by process {self.read_owner()}; waiting until it has ended")
         try:
             return self.connect(now)
         except BaseException:
-            self._lock.release()
+            if not is_owner:
+                self._lock.release()
             raise
 
     def lock(self) -> bool:

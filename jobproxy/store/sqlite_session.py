@@ -53,6 +53,7 @@ class Session:
     _transactions: Transactions | None = field(default=None, init=False)
     #: Whether the listener has caught up since the file was opened.
     _is_current: bool = field(default=False, init=False)
+    _is_opening: bool = field(default=False, init=False)
     #: The work that came while the file is opened; None: it is not being opened.
     _early: list[tuple[TimedWork[Any], Deferred[Any]]] | None = field(default=None, init=False)
     _store_clock: StoreClock = field(init=False)
@@ -86,6 +87,9 @@ class Session:
         if self._pause is not None:
             self._pause.cancel()
         if transactions is None:
+            # What is being opened in the thread is closed after that.
+            if not self._is_opening:
+                self._file.unlock()
             return succeed(None)
         return transactions.close().addCallback(lambda _: self._file.unlock())
 
@@ -145,12 +149,13 @@ class Session:
 
     async def _connect(self) -> None:
         """Open the file, and then do the work that came meanwhile, unless that took too long."""
-        self._early = []
+        self._early, self._is_opening = [], True
         timer = self._clock.callLater(self._times.answer, self._refuse_early)
         try:
             await self._open_file()
         finally:
             early, self._early = self._early or [], None
+            self._is_opening = False
             if timer.active():
                 timer.cancel()
             for work, done in early:
@@ -163,16 +168,18 @@ class Session:
             done.errback(StoreUnreachable())
 
     async def _open_file(self) -> None:
-        address = self._file.address
+        connection = None
         try:
             connection = await self._in_thread(lambda: self._file.open(self._now()))
         except BadStore as error:
-            self._report(f"the store {address.path} {error}")
-            return
+            self._report(f"the store {self._file.address.path} {error}")
         if not self._beats.running:
             # The store was closed meanwhile.
-            await self._in_thread(connection.close)
+            if connection is not None:
+                await self._in_thread(connection.close)
             self._file.unlock()
+            return
+        if connection is None:
             return
         self._store_clock.go_on(self._file.time)
         self._transactions = Transactions(

@@ -2,6 +2,7 @@
 
 import errno
 import sqlite3
+from contextlib import nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -14,6 +15,7 @@ from twisted.python.failure import Failure
 from jobproxy.store.interface import Claim, StoreUnreachable
 from jobproxy.store.orphans import START
 from jobproxy.store.sqlite import SqliteStore
+from jobproxy.store.sqlite_errors import BadStore
 from jobproxy.store.sqlite_file import SqliteFile, ask
 from jobproxy.store.sqlite_session import Session
 from jobproxy.store.sqlite_statements import SWEEP_ROWS, SWEEP_SIZE
@@ -211,6 +213,42 @@ class StoreTests(FileTestCase):
         self.assertIn("can be used again", again)
         self.assertTrue(self.store.is_up)
         self.assertEqual(self.successResultOf(self.store.find_claim(b"before")), CLAIM)
+
+    def test_lock_is_kept_while_the_file_cannot_be_opened_again(self) -> None:
+        """G13: a process that waits does not get the file of one that mends it, until that ends."""
+        other = SqliteFile(self.file.address)
+        self.assertEqual(self.read_log(), [])
+        with mock.patch.object(SqliteFile, "connect", side_effect=BadStore("is damaged (a page)")):
+            self.spoil()
+            self.assertIn("is damaged (a page)", self.beat(3)[-1])
+            self.assertFalse(other.lock())
+            self.successResultOf(self.store.close())
+        self.assertTrue(other.lock())
+        other.unlock()
+        self.store.open(self.listener)
+
+    def test_lock_is_released_when_the_process_ends_while_it_opens_the_file_again(self) -> None:
+        """G13: a file that is just being opened when the process ends is left to the next one."""
+        other = SqliteFile(self.file.address)
+        for is_bad in (False, True):
+            self.assertEqual(self.read_log(), [])
+            self.spoil()
+            self.clock.advance(TIMES.beat)
+            self.thread.hangs = True
+            self.clock.advance(TIMES.beat)
+            self.successResultOf(self.store.close())
+            self.assertFalse(other.lock())
+            refusal = BadStore("is damaged (a page)")
+            with (
+                mock.patch.object(SqliteFile, "connect", side_effect=refusal)
+                if is_bad
+                else (nullcontext())
+            ):
+                self.thread.go_on()
+            self.assertTrue(other.lock())
+            other.unlock()
+            self.store = self.make_store(self.file)
+        self.store.open(self.listener)
 
     def test_backup_of_a_damaged_file_can_be_restored_while_the_process_runs(self) -> None:
         """K5: as long as the file is damaged, all that needs it is refused; then it is used."""
