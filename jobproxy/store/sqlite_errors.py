@@ -11,6 +11,7 @@ class StoreInUse(BadStore):
     """Another process has the file."""
 
 
+OTHER_PROGRAM = "is a database of another program; name another file"
 #: Errors of this program's own, raised where SQLite raises its errors.
 REPLACED = "the file was replaced"
 UNLOCKED = "the lock was removed"

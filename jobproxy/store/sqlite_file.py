@@ -11,7 +11,14 @@ from attrs import define, field
 
 from jobproxy.store import sqlite_clock
 from jobproxy.store.sqlite_address import SqliteAddress
-from jobproxy.store.sqlite_errors import REPLACED, UNLOCKED, BadStore, StoreInUse, explain
+from jobproxy.store.sqlite_errors import (
+    OTHER_PROGRAM,
+    REPLACED,
+    UNLOCKED,
+    BadStore,
+    StoreInUse,
+    explain,
+)
 from jobproxy.store.sqlite_lock import FileLock, read_owner
 
 #: ``jobp``: marks the files of this program ("PRAGMA application_id").
@@ -197,7 +204,7 @@ def check_format(connection: sqlite3.Connection, newest: int = len(MIGRATIONS)) 
     version: int = ask(connection, "PRAGMA user_version")
     is_empty = not ask(connection, "SELECT count(*) FROM sqlite_master")
     if ask(connection, "PRAGMA application_id") != APPLICATION and not (is_empty and not version):
-        raise BadStore("is a database of another program; name another file")
+        raise BadStore(OTHER_PROGRAM)
     if version > newest:
         raise BadStore(
             f"was written by a newer version of jobproxy: its format is {version}, and this "
