@@ -37,6 +37,9 @@ MAX_TRACEBACK = 8_000
 #: The logger of job events. Their number is bounded by that of jobs, so they are not limited.
 JOB_EVENTS = "jobproxy.jobs"
 
+#: Why lines are dropped: the buffer was full, writing failed, or there were too many of their kind.
+DROP_REASONS = ("full", "failed", "limited")
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 #: Fields that Twisted's legacy log adds to events for its own observers.
 _LEGACY = frozenset({"format", "isError", "message", "printed", "system", "time"})
@@ -53,8 +56,7 @@ class LineWriter:
 
     The descriptor stays in blocking mode, since other processes may share it.
 
-    :ivar dropped: the numbers of lines that were dropped: ``full``: the buffer was full;
-        ``failed``: writing failed; ``limited``: there were too many of their kind.
+    :ivar dropped: the numbers of lines that were dropped, by :data:`DROP_REASONS`.
     """
 
     _descriptor: int

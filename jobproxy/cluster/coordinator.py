@@ -13,9 +13,19 @@ from twisted.internet.defer import Deferred
 
 from jobproxy.jobs.delivery import Delivery
 from jobproxy.jobs.record import JobRecord
+from jobproxy.store.interface import Placement
 from jobproxy.store.orphans import OrphanPage, Position
 from jobproxy.util.histogram import Histogram
 from jobproxy.wire.reports import Report
+
+#: What becomes of calls to the store, and of callbacks of other nodes' jobs.
+CALL_RESULTS = ("ok", "failed")
+RELAY_RESULTS = (
+    *(placement.value for placement in Placement),
+    "progress",
+    "store-unreachable",
+    "cut-off",
+)
 
 
 @frozen(eq=False)

@@ -1,6 +1,24 @@
 """Requests that are refused before they reach a route, and why."""
 
+from typing import Literal
+
 from attrs import frozen
+
+#: Why a request is refused before it reaches a route.
+RequestFault = Literal[
+    "malformed-request",
+    "not-implemented",
+    "version-not-supported",
+    "body-too-large",
+    "expectation-failed",
+    "headers-too-large",
+    "overloaded",
+    "request-timeout",
+]
+#: Why a connection is closed because of its client: it sends nothing, does not read its response,
+#: is one too many, or one too many of its address, or has no complete request when the server
+#: stops.
+ConnectionFault = Literal["silent", "stalled", "crowded", "address", "drained"]
 
 
 @frozen
@@ -8,13 +26,13 @@ class HttpError:
     """Why a request is refused before it reaches a route.
 
     :param status: of the response.
-    :param reason: one word for the counters.
+    :param reason: for the counters.
     :param detail: one sentence for a person, which says what to change if that is known.
     :param retry_after: seconds after which to try again; :data:`None`: that would not help.
     """
 
     status: int
-    reason: str
+    reason: RequestFault
     detail: str
     retry_after: int | None = None
 

@@ -7,7 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
 from jobproxy.http1.body_budget import BodyBudget
-from jobproxy.http1.errors import HttpError
+from jobproxy.http1.errors import ConnectionFault, HttpError, RequestFault
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.phases import Phase
 from jobproxy.http1.request_parser import NeedsBody
@@ -31,14 +31,11 @@ class ServerObserver(Protocol):
     def client_left(self) -> None:
         """A client has left before its response was sent."""
 
-    def request_refused(self, status: int, reason: str, request_id: bytes) -> None:
+    def request_refused(self, status: int, reason: RequestFault, request_id: bytes) -> None:
         """An error has been sent to a request before it reached a route."""
 
-    def connection_refused(self, reason: str) -> None:
-        """A connection has been closed because of its client.
-
-        :param reason: one word.
-        """
+    def connection_refused(self, reason: ConnectionFault) -> None:
+        """A connection has been closed because of its client."""
 
 
 class RequestServer(Protocol):

@@ -7,7 +7,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from jobproxy.http1.eager_writer import EagerWriter, Send, find_send, set_socket_options
-from jobproxy.http1.errors import BadRequest, HttpError, request_timeout
+from jobproxy.http1.errors import BadRequest, ConnectionFault, HttpError, request_timeout
 from jobproxy.http1.heads import write_error
 from jobproxy.http1.interfaces import ConnectionServer
 from jobproxy.http1.parsed_request import ParsedRequest
@@ -153,7 +153,7 @@ class ServerConnection(EagerWriter, Protocol):
         if not is_busy and self._phase not in DEAF:
             self._close()
 
-    def make_room(self, reason: str = "crowded") -> bool:
+    def make_room(self, reason: ConnectionFault = "crowded") -> bool:
         """Reset the connection unless it has a complete request; return whether it is reset."""
         if self._current or self._queue or self._phase in DEAF:
             return False
@@ -255,7 +255,7 @@ class ServerConnection(EagerWriter, Protocol):
         if self._send is None:
             self.transport.unregisterProducer()
 
-    def _abort(self, reason: str) -> None:
+    def _abort(self, reason: ConnectionFault) -> None:
         self.factory.observer.connection_refused(reason)
         self.transport.abortConnection()
 

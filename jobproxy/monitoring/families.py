@@ -1,15 +1,19 @@
 """Metric families, made of what is counted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from jobproxy.util.histogram import Histogram
 
 
-def by_label(counts: Mapping[str, int]) -> dict[tuple[str, ...], int]:
-    """Return counts by the values of their one label."""
-    return {(name,): count for name, count in counts.items()}
+def by_label(counts: Mapping[str, int], known: Iterable[str]) -> dict[tuple[str, ...], int]:
+    """Return counts by the values of their one label.
+
+    :param known: the values that are there from the start: Prometheus takes no count of a series
+        that it first sees as 1 for an increase.
+    """
+    return {(name,): counts.get(name, 0) for name in dict.fromkeys((*known, *counts))}
 
 
 def counter(

@@ -18,6 +18,7 @@ from jobproxy.cluster.coordinator import ClusterStatus
 from jobproxy.monitoring.families import by_label, counter, histogram
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.server_metrics import ServerCollector
+from jobproxy.monitoring.words import LOG_DROPPED, REFUSED, RELAYS, RESPONSES, STORE_CALLS
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -41,7 +42,7 @@ class ProxyCollector(Collector):
         yield histogram(
             "jobproxy_reactor_lag_seconds", "Delay of the reactor's timers.", self._probes.lag
         )
-        dropped = by_label(self._probes.count_dropped())
+        dropped = by_label(self._probes.count_dropped(), LOG_DROPPED)
         yield counter("jobproxy_log_dropped", "Log lines that were dropped.", ("reason",), dropped)
 
     def _collect_jobs(self) -> Iterator[Metric]:
@@ -89,10 +90,10 @@ class ProxyCollector(Collector):
         upstream.add_metric(["active"], probes.agent.active)
         upstream.add_metric(["idle"], probes.agent.idle)
         yield upstream
-        responses: Counter[tuple[str, ...]] = Counter()
+        responses: Counter[tuple[str, ...]] = Counter(dict.fromkeys(RESPONSES, 0))
         for (status, outcome), count in probes.traffic.responses.items():
             responses[f"{status // 100}xx", outcome] += count
-        refused = by_label(probes.traffic.refused)
+        refused = by_label(probes.traffic.refused, REFUSED)
         yield counter(
             "jobproxy_responses",
             "Responses by class of status and outcome.",
@@ -115,10 +116,10 @@ def _collect_cluster(cluster: ClusterStatus) -> Iterator[Metric]:
         "jobproxy_store_calls",
         "Calls to the store by result.",
         ("result",),
-        by_label(cluster.calls),
+        by_label(cluster.calls, STORE_CALLS),
     )
     yield histogram("jobproxy_store_seconds", "Duration of a call to the store.", cluster.durations)
-    relays = by_label(cluster.relays)
+    relays = by_label(cluster.relays, RELAYS)
     yield counter(
         "jobproxy_relays", "Callbacks of other nodes' jobs by result.", ("result",), relays
     )

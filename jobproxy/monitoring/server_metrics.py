@@ -7,7 +7,8 @@ from attrs import define, field
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from jobproxy.gateway import Gateway
-from jobproxy.monitoring.families import counter
+from jobproxy.monitoring.families import by_label, counter
+from jobproxy.monitoring.words import CALLBACKS, STARTS
 from jobproxy.upstream.circuit import Phase
 
 #: How the job server without a profile is called beside those with one.
@@ -30,10 +31,13 @@ class ServerCollector:
 
     def collect(self) -> Iterator[Metric]:
         yield from self._collect_gauges()
-        yield self._count("jobproxy_callbacks", "Callbacks by result.", lambda each: each.callbacks)
+        yield self._count(
+            "jobproxy_callbacks", "Callbacks by result.", CALLBACKS, lambda each: each.callbacks
+        )
         yield self._count(
             "jobproxy_starts",
             "Start requests by result.",
+            STARTS,
             lambda each: each.starter.job_server.results,
         )
         durations = HistogramMetricFamily(
@@ -70,12 +74,16 @@ class ServerCollector:
             yield family
 
     def _count(
-        self, name: str, documentation: str, read: Callable[[Gateway], Counter[str]]
+        self,
+        name: str,
+        documentation: str,
+        known: Sequence[str],
+        read: Callable[[Gateway], Counter[str]],
     ) -> Metric:
         counts = {
-            (*self._values(gateway), result): count
+            (*self._values(gateway), *result): count
             for gateway in self._gateways
-            for result, count in read(gateway).items()
+            for result, count in by_label(read(gateway), known).items()
         }
         return counter(name, documentation, (*self._labels, "result"), counts)
 

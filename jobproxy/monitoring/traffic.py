@@ -6,6 +6,8 @@ from time import time
 
 from attrs import define, field, frozen
 
+from jobproxy.http1.errors import ConnectionFault, RequestFault
+
 #: How many of the last refusals are kept.
 MAX_REFUSALS = 20
 
@@ -57,9 +59,9 @@ class Traffic:
     def client_left(self) -> None:
         self.responses[499, "client-left"] += 1
 
-    def request_refused(self, status: int, reason: str, request_id: bytes) -> None:
+    def request_refused(self, status: int, reason: RequestFault, request_id: bytes) -> None:
         self.refused[reason] += 1
         self.refusals.append(Refusal(self._now(), status, reason, request_id))
 
-    def connection_refused(self, reason: str) -> None:
+    def connection_refused(self, reason: ConnectionFault) -> None:
         self.refused[reason] += 1

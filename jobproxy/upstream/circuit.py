@@ -116,7 +116,7 @@ class Circuit:
                 "server responds to a probe; the job was not started.",
                 retry_after=max(1, math.ceil(left)),
             )
-            raise NotStarted(problem, "circuit-open", Health.UNKNOWN, may_retry=True)
+            raise NotStarted(problem, "unreachable", Health.UNKNOWN, may_retry=True)
 
     def before_call(self, account: str) -> bool:
         """Admit a start request; exactly one of the ``record_`` methods has to follow.

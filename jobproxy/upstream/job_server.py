@@ -25,7 +25,7 @@ from jobproxy.http1.response import BodyTooBig
 from jobproxy.http1.tunnel import TunnelRefused
 from jobproxy.upstream.circuit import Circuit
 from jobproxy.upstream.keepalive import Call, KeepAlivePolicy
-from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
+from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted, StartResult
 from jobproxy.upstream.start_responses import read_ack
 from jobproxy.util.deadline import Deadline
 from jobproxy.util.histogram import Histogram
@@ -44,7 +44,7 @@ _NEVER_SENT = (
     RequestNotSent,
 )
 _MAYBE_SENT = (CancelledError, RequestGenerationFailed, RequestTransmissionFailed, ResponseFailed)
-_CAUSES = {
+_CAUSES: dict[type[Exception], StartResult] = {
     errors.ConnectionRefusedError: "refused",
     errors.DNSLookupError: "dns",
     errors.TimeoutError: "no-connection",
@@ -113,7 +113,9 @@ class JobServer:
         self.results[_name_ack(report)] += 1
         return report
 
-    def _record_failure(self, result: str, health: Health, call: Call, is_probe: bool) -> None:
+    def _record_failure(
+        self, result: StartResult, health: Health, call: Call, is_probe: bool
+    ) -> None:
         """Count a failed start request, and report it to the circuit."""
         self.results[result] += 1
         if health is Health.ALIVE:
@@ -137,7 +139,7 @@ class JobServer:
             headers=(*common, *headers, *self._headers),
             data=start.body,
         )
-        kind = "lost"
+        kind: StartResult = "lost"
         response: IResponse | None = None
 
         def give_up() -> None:
@@ -170,7 +172,7 @@ class JobServer:
             deadline.cancel()
 
 
-def _name_ack(report: Report) -> str:
+def _name_ack(report: Report) -> StartResult:
     if report.is_ended:
         return "inline"
     return "acknowledged" if report.upstream_id is not None else "no-id"

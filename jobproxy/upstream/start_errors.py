@@ -1,8 +1,30 @@
 """How a start request can fail, and what that means for the job and the job server."""
 
 from enum import Enum
+from typing import Literal
 
 from jobproxy.wire.problems import Problem
+
+#: How a start request can end, a label of the metrics.
+StartResult = Literal[
+    "acknowledged",
+    "no-id",
+    "inline",
+    "refused",
+    "dns",
+    "no-connection",
+    "busy",
+    "unreachable",
+    "no-socket",
+    "rejected",
+    "auth",
+    "redirect",
+    "untrusted",
+    "lost",
+    "timeout",
+    "error",
+    "crash",
+]
 
 
 class Health(Enum):
@@ -23,12 +45,11 @@ class NotStarted(Exception):
     """The start request certainly was not read, or it was refused.
 
     :param problem: the job's outcome, if the request is not sent again.
-    :param result: a label of the metrics.
     :param may_retry: whether sending it again can help.
     """
 
     def __init__(
-        self, problem: Problem, result: str, health: Health, *, may_retry: bool = False
+        self, problem: Problem, result: StartResult, health: Health, *, may_retry: bool = False
     ) -> None:
         super().__init__(problem.detail)
         self.problem = problem
@@ -38,12 +59,9 @@ class NotStarted(Exception):
 
 
 class AmbiguousStart(Exception):
-    """The start request may have reached the job server, although no usable ack came back.
+    """The start request may have reached the job server, although no usable ack came back."""
 
-    :param result: a label of the metrics.
-    """
-
-    def __init__(self, reason: str, result: str, health: Health) -> None:
+    def __init__(self, reason: str, result: StartResult, health: Health) -> None:
         super().__init__(reason)
         self.result = result
         self.health = health

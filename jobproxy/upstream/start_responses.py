@@ -9,7 +9,7 @@ from typing import cast
 from twisted.web.iweb import IResponse
 
 from jobproxy.http1.response import Response
-from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted
+from jobproxy.upstream.start_errors import AmbiguousStart, Health, NotStarted, StartResult
 from jobproxy.wire.jobs import AnyJob
 from jobproxy.wire.problems import Kind, Problem
 from jobproxy.wire.refusals import REFUSALS
@@ -27,6 +27,12 @@ _DETAILS = {
         "The job server does not permit this proxy to start jobs; inform the proxy's operator."
     ),
     Kind.UPSTREAM_BUSY: "The job server accepts no jobs at the moment; the job was not started.",
+}
+_RESULTS: dict[Kind, StartResult] = {
+    Kind.UPSTREAM_REDIRECT: "redirect",
+    Kind.UPSTREAM_REJECTED: "rejected",
+    Kind.UPSTREAM_AUTH: "auth",
+    Kind.UPSTREAM_BUSY: "busy",
 }
 
 
@@ -68,8 +74,7 @@ def _refused(kind: Kind, response: IResponse, body: bytes, now: Callable[[], flo
         upstream_body=body if kind is Kind.UPSTREAM_REJECTED else b"",
         retry_after=read_retry_after(response, now) if is_busy else None,
     )
-    result = kind.slug.removeprefix("upstream-")
-    return NotStarted(problem, result, Health.ALIVE, may_retry=is_busy)
+    return NotStarted(problem, _RESULTS[kind], Health.ALIVE, may_retry=is_busy)
 
 
 def read_retry_after(response: IResponse, now: Callable[[], float]) -> int | None:

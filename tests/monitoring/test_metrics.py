@@ -8,6 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.monitoring.reactor_lag import ReactorLag
+from jobproxy.wire.problems import Kind
 from tests.support.programs import needs
 from tests.support.proxy import ProxyTestCase, result_of
 
@@ -147,6 +148,20 @@ class MetricsTests(ProxyTestCase):
         self.assertAlmostEqual(self.read("job_seconds_sum"), 0.04)
         self.connect().send(b"nonsense\r\n\r\n")
         self.assertEqual(self.read("refused_total", reason="malformed-request"), 1)
+
+    def test_every_count_is_there_before_its_first_event(self) -> None:
+        """What can be counted is 0 from the start: Prometheus sees no rise from nothing to 1."""
+        text = self.scrape()
+        for name, label, values in (
+            ("starts", "result", ("acknowledged", "lost", "auth", "crash", "busy")),
+            ("callbacks", "result", ("accepted", "late", "conflict", "malformed", "forged")),
+            ("refused", "reason", ("overloaded", "silent", "crowded", "malformed-request")),
+            ("log_dropped", "reason", ("full", "failed", "limited")),
+        ):
+            for value in values:
+                self.assertIn(f'jobproxy_{name}_total{{{label}="{value}"}} 0.0\n', text)
+        for kind in Kind:
+            self.assertRegex(text, f'jobproxy_responses_total{{.*outcome="{kind.slug}".*}} 0.0')
 
     def test_circuit_is_in_one_state(self) -> None:
         """S23: the circuit is in one state at a time."""
