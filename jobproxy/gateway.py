@@ -165,7 +165,9 @@ class Gateway:
             if preferences.wait is None:
                 return succeed(record)
             self._check_room(record)
-        return self.table.clients.wait(record, self.hold_times.of(preferences), is_poll=True)
+        seconds = self.hold_times.of(preferences)
+        waiting = self.table.clients.wait(record, seconds, is_poll=True)
+        return waiting.addErrback(job_problems.mark_own_wait)
 
     def verify(self, token: str) -> str:
         """Return the job id in a token; to be called before a callback's body is read.
@@ -337,6 +339,8 @@ class Gateway:
             ack_is_enough=is_async and preferences.wait is None,
             takes_state=is_async,
         )
+        if preferences.wait is not None and preferences.wait < self.hold_times.longest:
+            waiting.addErrback(job_problems.mark_own_wait)
         if not self.callbacks:
             waiting.addErrback(self._silence.explain, self.callbacks)
         if self.starter.follow_ups is not None:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from attrs import define, field
 from klein import Klein
@@ -35,6 +35,7 @@ Parameter = TypeVar("Parameter")
 class HealthRoutes:
     """Serves the health and the readiness of the process."""
 
+    side: ClassVar = "admin"
     _probes: Probes
 
     def add_to(self, app: Klein) -> None:
@@ -58,6 +59,7 @@ class HealthRoutes:
 class MetricsRoutes:
     """Serves the metrics for Prometheus."""
 
+    side: ClassVar = "admin"
     _registry: CollectorRegistry
 
     def add_to(self, app: Klein) -> None:
@@ -72,6 +74,7 @@ class MetricsRoutes:
 class StatusRoutes:
     """Serves the status, once or as server-sent events."""
 
+    side: ClassVar = "admin"
     _status: Status
     _feed: Feed
 
@@ -95,6 +98,7 @@ class StatusRoutes:
 class PageRoutes:
     """Serves the live page, which shows the events of the status."""
 
+    side: ClassVar = "admin"
     _page: bytes = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -117,6 +121,7 @@ class PageRoutes:
 class JobListRoutes:
     """Serves the list of jobs that have not ended."""
 
+    side: ClassVar = "admin"
     _gateway: Gateway
     _clock: IReactorTime
 
@@ -155,6 +160,7 @@ class DrainRoutes:
     :param stop: stops the process as the first SIGTERM does; is called once.
     """
 
+    side: ClassVar = "admin"
     _gateway: Gateway
     _stop: Callable[[], object]
     _is_stopping: bool = field(default=False, init=False)
@@ -177,6 +183,7 @@ class DrainRoutes:
 class OrphanRoutes:
     """Serves the orphans."""
 
+    side: ClassVar = "admin"
     _gateway: Gateway
 
     def add_to(self, app: Klein) -> None:

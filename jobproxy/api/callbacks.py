@@ -1,6 +1,7 @@
 """The route for the job server: callbacks."""
 
 import json
+from typing import ClassVar
 
 from attrs import define
 from klein import Klein
@@ -23,6 +24,7 @@ class CallbackRoutes:
     :param has_tokens: whether each job's URL ends with its token.
     """
 
+    side: ClassVar = "callback"
     _gateway: Gateway
     _path: str
     _has_tokens: bool = True

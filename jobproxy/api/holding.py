@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 from attrs import define
 from klein import Klein
@@ -56,6 +57,7 @@ class ClientHolder:
 class JobRoutes:
     """Serves clients that ask for a job by its job id."""
 
+    side: ClassVar = "client"
     _gateways: Sequence[Gateway]
     _origins: Origins = NO_PAGES
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 from attrs import define, evolve
 from klein import Klein
@@ -32,6 +33,7 @@ class ClientRoutes:
     :param forwarded: names of headers, in lower case, that go on with the start request.
     """
 
+    side: ClassVar = "client"
     _holder: ClientHolder
     _clock: IReactorTime
     _allows_callbacks: bool = False

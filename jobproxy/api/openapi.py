@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from copy import deepcopy
 from importlib.resources import files
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import define, field
 from klein import Klein
@@ -76,6 +76,7 @@ class OpenApiRoutes:
     :param profiles: see :func:`read_document`.
     """
 
+    side: ClassVar = "admin"
     _profiles: Sequence[Profile] = ()
     _has_sample: bool = True
     _document: bytes = field(init=False, repr=False)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import ClassVar
 
 from attrs import define
 from klein import Klein
@@ -38,6 +39,7 @@ class ProfileRoutes:
     :param max_body: bytes of a request's body.
     """
 
+    side: ClassVar = "client"
     _profile: Profile
     _holder: ClientHolder
     _clock: IReactorTime
@@ -85,6 +87,7 @@ class ProfileCallbackRoutes:
     :param now: returns Unix time in seconds.
     """
 
+    side: ClassVar = "callback"
     _profile: Profile
     _gateway: Gateway
     _path: str

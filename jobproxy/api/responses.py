@@ -1,7 +1,7 @@
 """What all routes share: how they become a resource, and how they respond."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from klein import Klein
 from twisted.logger import Logger
@@ -13,6 +13,7 @@ from jobproxy.api.documents import describe_problem
 from jobproxy.api.routing import RoutedResource
 from jobproxy.http1.errors import HttpError
 from jobproxy.http1.request import Request
+from jobproxy.monitoring.words import OWN_WAIT_OVER
 from jobproxy.wire.problems import Kind, Problem, ProblemError, not_found
 from jobproxy.wire.reports import Report
 
@@ -33,7 +34,13 @@ _HTTP_PROBLEMS = {
 
 
 class Routes(Protocol):
-    """A group of routes."""
+    """A group of routes.
+
+    :cvar side: who sends requests to them: a client, a job server (``callback``), or the operator
+        and his monitoring (``admin``).
+    """
+
+    side: ClassVar[str]
 
     def add_to(self, app: Klein) -> None:
         """Add the routes to a Klein app."""
@@ -50,8 +57,11 @@ def make_resource(
     :param report: is called with each refused request.
     """
     app = Klein()
+    sides: dict[str, str] = {}
     for group in routes:
         group.add_to(app)
+        for rule in app.url_map.iter_rules():
+            sides.setdefault(rule.endpoint, group.side)
 
     def refuse_with(
         find: Callable[[Request, Failure], Problem],
@@ -70,7 +80,7 @@ def make_resource(
     }
     for kind, find in handlers.items():
         app.handle_errors(kind)(cast(Any, refuse_with(find)))
-    return RoutedResource(app, is_token)
+    return RoutedResource(app, is_token, sides)
 
 
 def describe_error(error: HttpError, request_id: bytes) -> tuple[bytes, bytes]:
@@ -106,7 +116,7 @@ def send_problem(request: Request, problem: Problem) -> bytes:
     if problem.kind in (Kind.OVERLOADED, Kind.DRAINING):
         # There are too many connections, so this one is closed.
         request.keep_alive = False
-    request.outcome = problem.slug
+    request.outcome = OWN_WAIT_OVER if problem.is_own_wait else problem.slug
     request.setResponseCode(problem.status)
     request.setHeader(b"Content-Type", PROBLEM_TYPE)
     return describe_problem(problem, request.request_id.decode())

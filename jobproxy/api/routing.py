@@ -1,7 +1,8 @@
 """Klein's routing, with a cache of what is the same for every request."""
 
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -30,10 +31,14 @@ class RoutedResource(KleinResource):
     cancelled when its client leaves.
 
     :param is_token: whether the variable ``token`` of a route is good.
+    :param sides: who sends the requests of an endpoint, if not who sends those of the server.
     """
 
-    def __init__(self, app: Klein, is_token: Callable[[str], bool]) -> None:
+    def __init__(
+        self, app: Klein, is_token: Callable[[str], bool], sides: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(app)
+        self._sides = defaultdict(str, sides or {})
         self._is_token = is_token
         self._match = app.url_map.bind("").match
         #: All routes that are served.
@@ -71,7 +76,9 @@ class RoutedResource(KleinResource):
     def _handle(self, request: Any) -> Any:
         method, path = request.method, request.path
         if (method, path) in self._known:
-            return self._app.execute_endpoint(self._known[method, path], request)
+            endpoint = self._known[method, path]
+            request.side = self._sides[endpoint]
+            return self._app.execute_endpoint(endpoint, request)
         parent, _, last = path.rpartition(b"/")
         if (
             (method, parent) in self._known_parents
@@ -79,12 +86,14 @@ class RoutedResource(KleinResource):
             and _PLAIN.fullmatch(last)
         ):
             endpoint, name = self._known_parents[method, parent]
+            request.side = self._sides[endpoint]
             return self._app.execute_endpoint(endpoint, request, **{name: last.decode()})
         try:
             text = unquote_to_bytes(path).decode()
         except UnicodeDecodeError:
             raise ProblemError(Problem(Kind.MALFORMED_REQUEST, "The path is not UTF-8.")) from None
         endpoint, parts = self._match(normalize(text), method.decode("ascii"))
+        request.side = self._sides[endpoint]
         if path in self._fixed_paths:
             self._known[method, path] = endpoint
         elif parent in self._fixed_parents and len(parts) == 1:

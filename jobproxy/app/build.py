@@ -124,7 +124,10 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         return any(gateway.is_token(text) for gateway in gateways)
 
     def serve(
-        routes: Sequence[Routes], most: float = math.inf, of_address: float = math.inf
+        routes: Sequence[Routes],
+        side: str,
+        most: float = math.inf,
+        of_address: float = math.inf,
     ) -> ServerFactory:
         resource = make_resource(*routes, is_token=is_token, report=refused.report)
         return ServerFactory(
@@ -136,6 +139,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
             make_id=environment.make_request_id,
             limits=limits,
             budget=budget,
+            side=side,
             needs_body=resource.needs_body,
             max_connections=most,
             max_per_address=of_address,
@@ -148,10 +152,11 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         signer=signer,
         probes=probes,
         feed=feed,
-        callbacks=serve(callbacks) if callbacks else None,
-        admin=serve(admin) if admin else None,
+        callbacks=serve(callbacks, "callback") if callbacks else None,
+        admin=serve(admin, "admin") if admin else None,
         clients=serve(
             clients,
+            "client",
             _count_connections(settings, environment),
             settings.max_connections_per_address or math.inf,
         ),

@@ -22,13 +22,14 @@ class ServerObserver(Protocol):
     def connection_closed(self) -> None:
         """A connection has ended for any reason."""
 
-    def response_sent(self, status: int, outcome: str, request_id: bytes) -> None:
+    def response_sent(self, side: str, status: int, outcome: str, request_id: bytes) -> None:
         """A response has been sent.
 
+        :param side: who sends such requests, one word.
         :param outcome: one word, ``ok`` if nothing failed.
         """
 
-    def client_left(self) -> None:
+    def client_left(self, side: str) -> None:
         """A client has left before its response was sent."""
 
     def request_refused(self, status: int, reason: RequestFault, request_id: bytes) -> None:
@@ -41,10 +42,12 @@ class ServerObserver(Protocol):
 class RequestServer(Protocol):
     """The interface of a server for its requests.
 
+    :ivar side: of the requests whose route has none of its own.
     :ivar is_draining: whether each connection is closed after its response.
     """
 
     observer: ServerObserver
+    side: str
     is_draining: bool
     make_id: Callable[[], bytes]
 

@@ -50,6 +50,7 @@ class Request:
         "method",
         "outcome",
         "path",
+        "side",
         "uri",
     )
 
@@ -66,6 +67,7 @@ class Request:
         self.code = 200
         self.finished = 0
         self.outcome = "ok"
+        self.side = ""
         self.is_gone = False
         self._on_gone: Callable[[], object] | None = None
         self._lines: dict[bytes, bytes] | None = None
@@ -161,7 +163,7 @@ class Request:
         self.finished = 1
         server, lines = self.channel.factory, self._lines or {}
         request_id = self.request_id
-        server.observer.response_sent(self.code, self.outcome, request_id)
+        server.observer.response_sent(self.side or server.side, self.code, self.outcome, request_id)
         if b"content-length" in lines:
             del lines[b"content-length"]
         lines[b"x-request-id"] = b"X-Request-Id: %b\r\n" % request_id
@@ -177,6 +179,7 @@ class Request:
         """Stop all work on this request, as its client has left; called by the connection."""
         self.is_gone = True
         if not self.finished:
-            self.channel.factory.observer.client_left()
+            server = self.channel.factory
+            server.observer.client_left(self.side or server.side)
         if self._on_gone is not None:
             self._on_gone()

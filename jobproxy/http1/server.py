@@ -32,6 +32,7 @@ class ServerFactory(Factory):
     :param now: returns Unix time in seconds.
     :param make_id: returns an id for a request that has none.
     :param budget: for bodies that have not arrived completely; several servers may share one.
+    :param side: who sends its requests, for the counts; a route can have another one.
     :param needs_body: whether a request can use its body.
     :param max_connections: how many connections may be open.
     :param max_per_address: how many of them may be of one IP address.
@@ -54,6 +55,7 @@ class ServerFactory(Factory):
         make_id: Callable[[], bytes],
         limits: ServerLimits | None = None,
         budget: BodyBudget | None = None,
+        side: str = "client",
         needs_body: NeedsBody = lambda *_: True,
         max_connections: float = math.inf,
         max_per_address: float = math.inf,
@@ -67,6 +69,7 @@ class ServerFactory(Factory):
         self.timeouts = timeouts_of(self.limits)
         self.describe_error = describe_error
         self.observer = observer
+        self.side = side
         self.make_id = make_id
         self.has_left = has_left
         self.count_acked = count_acked

@@ -1,9 +1,12 @@
 """Problems about a job: the responses that its clients get instead of a result."""
 
+from typing import cast
+
 from attrs import evolve
+from twisted.python.failure import Failure
 
 from jobproxy.jobs.record import JobRecord
-from jobproxy.wire.problems import Kind, Problem, Started
+from jobproxy.wire.problems import Kind, Problem, ProblemError, Started
 
 
 def about(record: JobRecord, problem: Problem) -> Problem:
@@ -40,6 +43,15 @@ def for_one_of_many(record: JobRecord, problem: Problem) -> Problem:
     if record.is_wanted and problem.started == "no":
         return evolve(problem, started="unknown")
     return problem
+
+
+def mark_own_wait(failure: Failure) -> Failure:
+    """Mark the problem of a client that is held no longer than it has asked for."""
+    if failure.check(ProblemError):
+        problem = cast(ProblemError, failure.value).problem
+        if problem.kind in (Kind.WAIT_OVER, Kind.START_UNKNOWN):
+            raise ProblemError(evolve(problem, is_own_wait=True))
+    return failure
 
 
 def stopped(record: JobRecord) -> Problem:

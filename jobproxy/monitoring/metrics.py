@@ -18,7 +18,15 @@ from jobproxy.cluster.coordinator import ClusterStatus
 from jobproxy.monitoring.families import by_label, counter, histogram
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.server_metrics import ServerCollector
-from jobproxy.monitoring.words import LOG_DROPPED, REFUSED, RELAYS, RESPONSES, STORE_CALLS
+from jobproxy.monitoring.words import (
+    LOG_DROPPED,
+    REFUSED,
+    RELAYS,
+    RESPONSES,
+    RUNNING,
+    SIDES,
+    STORE_CALLS,
+)
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -90,14 +98,17 @@ class ProxyCollector(Collector):
         upstream.add_metric(["active"], probes.agent.active)
         upstream.add_metric(["idle"], probes.agent.idle)
         yield upstream
-        responses: Counter[tuple[str, ...]] = Counter(dict.fromkeys(RESPONSES, 0))
-        for (status, outcome), count in probes.traffic.responses.items():
-            responses[f"{status // 100}xx", outcome] += count
+        responses: Counter[tuple[str, ...]] = Counter(
+            {(side, *response): 0 for side in SIDES for response in RESPONSES}
+        )
+        for (side, status, outcome), count in probes.traffic.responses.items():
+            word = RUNNING if (side, status, outcome) == ("client", 202, "ok") else outcome
+            responses[side, f"{status // 100}xx", word] += count
         refused = by_label(probes.traffic.refused, REFUSED)
         yield counter(
             "jobproxy_responses",
-            "Responses by class of status and outcome.",
-            ("code", "outcome"),
+            "Responses by side, class of status and outcome.",
+            ("side", "code", "outcome"),
             responses,
         )
         yield counter(

@@ -55,6 +55,9 @@ class Status:
         starts = sum((each.job_server.results for each in starters), Counter())
         reasons = probes.reasons_not_ready()
         cluster = gateway.coordinator.status()
+        responses: Counter[tuple[int, str]] = Counter()
+        for (_, status, outcome), count in probes.traffic.responses.items():
+            responses[status, outcome] += count
         return {
             **({} if cluster is None else {"cluster": _describe_cluster(cluster)}),
             **_describe_profiles(probes.gateways),
@@ -79,7 +82,7 @@ class Status:
             },
             "responses": [
                 {"status": status, "outcome": outcome, "count": count}
-                for (status, outcome), count in sorted(probes.traffic.responses.items())
+                for (status, outcome), count in sorted(responses.items())
             ],
             "starts": dict(starts),
             "callbacks": dict(probes.callbacks),

@@ -32,8 +32,8 @@ class Traffic:
 
     :param now: Unix time in seconds.
     :ivar connections: how many are open.
-    :ivar responses: how many responses there were, by status and outcome; with status 499 those
-        that the client did not wait for.
+    :ivar responses: how many responses there were, by side, status and outcome; with status 499
+        those that the client did not wait for.
     :ivar refused: how many requests and connections were refused before there was a request, by
         reason.
     :ivar refusals: the last responses whose outcome was not ``ok``, the newest last.
@@ -41,7 +41,7 @@ class Traffic:
 
     _now: Callable[[], float] = time
     connections: int = field(default=0, init=False)
-    responses: Counter[tuple[int, str]] = field(factory=Counter, init=False)
+    responses: Counter[tuple[str, int, str]] = field(factory=Counter, init=False)
     refused: Counter[str] = field(factory=Counter, init=False)
     refusals: deque[Refusal] = field(factory=lambda: deque(maxlen=MAX_REFUSALS), init=False)
 
@@ -51,13 +51,13 @@ class Traffic:
     def connection_closed(self) -> None:
         self.connections -= 1
 
-    def response_sent(self, status: int, outcome: str, request_id: bytes) -> None:
-        self.responses[status, outcome] += 1
+    def response_sent(self, side: str, status: int, outcome: str, request_id: bytes) -> None:
+        self.responses[side, status, outcome] += 1
         if outcome != "ok":
             self.refusals.append(Refusal(self._now(), status, outcome, request_id))
 
-    def client_left(self) -> None:
-        self.responses[499, "client-left"] += 1
+    def client_left(self, side: str) -> None:
+        self.responses[side, 499, "client-left"] += 1
 
     def request_refused(self, status: int, reason: RequestFault, request_id: bytes) -> None:
         self.refused[reason] += 1

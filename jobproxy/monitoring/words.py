@@ -24,9 +24,16 @@ REFUSED: tuple[str, ...] = (*get_args(RequestFault), *get_args(ConnectionFault))
 LOG_DROPPED = DROP_REASONS
 STORE_CALLS = CALL_RESULTS
 RELAYS = RELAY_RESULTS
+SIDES = ("client", "callback", "admin")
+#: The outcome of 202 to a client: its job has not ended.
+RUNNING = "running"
+#: The outcome of a client that got no result within a time of its own choice.
+OWN_WAIT_OVER = "own-wait-over"
 #: The class of status and the outcome of responses.
 RESPONSES: tuple[tuple[str, str], ...] = (
     ("2xx", "ok"),
+    ("2xx", RUNNING),
+    ("5xx", OWN_WAIT_OVER),
     ("4xx", "client-left"),
     *((f"{(kind.status or 400) // 100}xx", kind.slug) for kind in Kind),
     ("5xx", Kind.UPSTREAM_BUSY.slug),

@@ -127,6 +127,7 @@ class Problem:
         :data:`MAX_QUOTE` bytes.
     :param job_id: of the job that it is about.
     :param upstream_id: the job server's name of that job.
+    :param is_own_wait: whether it got so late because the client chose how long to wait.
     """
 
     kind: Kind
@@ -139,6 +140,7 @@ class Problem:
     upstream_body: bytes = field(default=b"", kw_only=True, repr=False)
     job_id: str | None = field(default=None, kw_only=True)
     upstream_id: str | None = field(default=None, kw_only=True)
+    is_own_wait: bool = field(default=False, kw_only=True)
 
     @property
     def slug(self) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import tracemalloc
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from klein import Klein
 from twisted.internet.defer import Deferred
@@ -24,6 +24,8 @@ from tests.support.proxy import result_of
 
 class CrashingRoutes:
     """A route whose handler fails."""
+
+    side: ClassVar = "client"
 
     def add_to(self, app: Klein) -> None:
         app.route("/proxy", methods=["POST"])(self.crash)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from jobproxy.monitoring.words import OWN_WAIT_OVER, RUNNING
 from jobproxy.wire.problems import Kind
 from tests.support.cluster import ClusterTestCase
 from tests.support.programs import needs
@@ -59,7 +60,7 @@ class MetricsTests(ClusterTestCase):
 
     def test_every_outcome_in_a_query_exists(self) -> None:
         """Every outcome in a query is the slug of a problem, or not a problem."""
-        known = list_problems() | {"ok", "client-left"}
+        known = list_problems() | {"ok", "client-left", RUNNING, OWN_WAIT_OVER}
         for query in find_queries():
             for names in re.findall(r'outcome!?=~?"([^"]*)"', query):
                 unknown = set(names.split("|")) - known

@@ -65,7 +65,9 @@ class MetricsTests(ProxyTestCase):
         for start in self.starts:
             start.respond(result_of("1"))
         self.assertEqual([client.response.status for client in clients].count(200), 100)
-        self.assertEqual(self.read("responses_total", code="5xx", outcome="draining"), 900)
+        self.assertEqual(
+            self.read("responses_total", side="client", code="5xx", outcome="draining"), 900
+        )
 
     def test_starts_are_counted_by_result_and_timed(self) -> None:
         """Start requests are counted by result, and timed."""
@@ -142,8 +144,12 @@ class MetricsTests(ProxyTestCase):
         self.starts[0].respond(result_of("1"))
         self.submit().leave()
         self.connect().request(body=b"[")
-        self.assertEqual(self.read("responses_total", code="4xx", outcome="client-left"), 1)
-        self.assertEqual(self.read("responses_total", code="4xx", outcome="invalid-json"), 1)
+        self.assertEqual(
+            self.read("responses_total", side="client", code="4xx", outcome="client-left"), 1
+        )
+        self.assertEqual(
+            self.read("responses_total", side="client", code="4xx", outcome="invalid-json"), 1
+        )
         self.assertEqual(self.read("job_seconds_count"), 1)
         self.assertAlmostEqual(self.read("job_seconds_sum"), 0.04)
         self.connect().send(b"nonsense\r\n\r\n")
@@ -162,6 +168,34 @@ class MetricsTests(ProxyTestCase):
                 self.assertIn(f'jobproxy_{name}_total{{{label}="{value}"}} 0.0\n', text)
         for kind in Kind:
             self.assertRegex(text, f'jobproxy_responses_total{{.*outcome="{kind.slug}".*}} 0.0')
+
+    def count_responses(self, side: str, code: str, outcome: str) -> float:
+        return self.read("responses_total", side=side, code=code, outcome=outcome)
+
+    def test_responses_are_counted_by_who_asks(self) -> None:
+        """Responses to callbacks and to the operator are not counted with those to clients."""
+        self.submit()
+        self.call_back(self.starts[0], result_of("1"))
+        self.operate().get("/healthz")
+        self.assertEqual(self.count_responses("client", "2xx", "ok"), 1)
+        self.assertEqual(self.count_responses("callback", "2xx", "ok"), 1)
+        self.assertEqual(self.count_responses("admin", "2xx", "ok"), 3)
+
+    def test_a_wait_that_the_client_chose_is_counted_apart(self) -> None:
+        """A client that asks for a short wait is not counted as one whose result is late."""
+        self.connect().request(headers={"Prefer": "wait=1"})
+        self.submit("other")
+        for start in self.starts:
+            start.ack("1")
+        self.clock.advance(1)
+        self.assertEqual(self.count_responses("client", "5xx", "own-wait-over"), 1)
+        self.clock.advance(29)
+        self.assertEqual(self.count_responses("client", "5xx", "wait-over"), 1)
+        self.assertEqual(self.count_responses("client", "5xx", "own-wait-over"), 1)
+        self.connect().request(headers={"Prefer": "respond-async"})
+        self.starts[-1].ack("2")
+        self.assertEqual(self.count_responses("client", "2xx", "running"), 1)
+        self.assertEqual(self.count_responses("client", "2xx", "ok"), 0)
 
     def test_circuit_is_in_one_state(self) -> None:
         """S23: the circuit is in one state at a time."""

@@ -15,18 +15,20 @@ class TrafficTests(SynchronousTestCase):
         self.traffic = Traffic(self.clock.seconds)
 
     def test_response_is_counted_by_status_and_outcome(self) -> None:
-        """Responses are counted by their status and outcome; a good one is no refusal."""
-        self.traffic.response_sent(200, "ok", b"1")
-        self.traffic.response_sent(200, "ok", b"2")
-        self.traffic.response_sent(404, "not-found", b"3")
-        self.assertEqual(self.traffic.responses, {(200, "ok"): 2, (404, "not-found"): 1})
+        """Responses are counted by their side, status and outcome; a good one is no refusal."""
+        self.traffic.response_sent("client", 200, "ok", b"1")
+        self.traffic.response_sent("client", 200, "ok", b"2")
+        self.traffic.response_sent("client", 404, "not-found", b"3")
+        self.assertEqual(
+            self.traffic.responses, {("client", 200, "ok"): 2, ("client", 404, "not-found"): 1}
+        )
         self.assertEqual(self.traffic.refused, {})
         self.assertEqual(list(self.traffic.refusals), [Refusal(0.0, 404, "not-found", b"3")])
 
     def test_client_that_left_is_counted_as_499(self) -> None:
         """A client that left is counted, although there is no such response."""
-        self.traffic.client_left()
-        self.assertEqual(self.traffic.responses, {(499, "client-left"): 1})
+        self.traffic.client_left("client")
+        self.assertEqual(self.traffic.responses, {("client", 499, "client-left"): 1})
         self.assertEqual(list(self.traffic.refusals), [])
 
     def test_refused_request_is_counted_apart_from_responses(self) -> None:
