@@ -51,6 +51,8 @@ class Retention:
     unattended: ExpiringMap[JobRecord] = field(init=False)
     outcomes: ExpiringMap[JobRecord] = field(init=False)
     orphans: ExpiringMap[JobRecord] = field(init=False)
+    #: How many results came when no client waited.
+    orphaned: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
         bounds = (self._bounds.number, self._bounds.size)
@@ -90,6 +92,7 @@ class Retention:
         """Move the record of a job that has just ended, and log an orphan."""
         self.move(record, self.orphans if record.is_orphan else self.outcomes)
         if record.is_orphan:
+            self.orphaned += 1
             when = "after its client had left"
             if record.overdue is not None and record.ended is not None:
                 when = f"{record.ended - record.overdue:.3f} s too late"

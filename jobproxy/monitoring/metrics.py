@@ -79,6 +79,11 @@ class ProxyCollector(Collector):
             kept.add_metric([part], size)
         yield kept
         yield CounterMetricFamily(
+            "jobproxy_orphaned",
+            "Results that came when no client waited.",
+            table.retention.orphaned,
+        )
+        yield CounterMetricFamily(
             "jobproxy_keys_dropped",
             "Idempotency keys that were forgotten for lack of room.",
             table.keys.dropped,

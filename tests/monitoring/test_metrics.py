@@ -55,6 +55,8 @@ class MetricsTests(ProxyTestCase):
             start.ack("1")
         self.check(held=0, jobs=0, accounts=0, starting=0, orphans=1, retained=5)
         self.assertGreater(self.read("retained_bytes"), 5 * len(result_of("1")))
+        self.clock.advance(300)
+        self.check(orphans=0, retained=0, orphaned_total=1)
 
     def test_a_thousand_held_clients_are_counted(self) -> None:
         """With a thousand held clients the numbers are right."""
