@@ -198,7 +198,7 @@ class Gateway:
         if circuit.is_in_doubt and job_id is not None:
             circuit.record_callback()
         if job_id is not None and self.coordinator.is_elsewhere(job_id):
-            return self.coordinator.relay(job_id, report).addCallback(_check_relayed)
+            return self.coordinator.relay(job_id, report).addCallback(self._count_relayed)
         delivery, record = self.table.complete(job_id, report, profile=self.profile)
         if delivery.is_refused:
             self.callbacks[REFUSED_RESULTS[delivery]] += 1
@@ -216,6 +216,11 @@ class Gateway:
         """Refuse a callback once the table is stopped: what it would keep is lost."""
         if self.table.is_stopped:
             raise ProblemError(evolve(job_problems.draining(), detail=_STOPPED, started="unknown"))
+
+    def _count_relayed(self, delivery: Delivery) -> Delivery:
+        """Count a callback of another node's job, as any that comes here."""
+        self.callbacks[delivery.value] += 1
+        return delivery
 
     def find_named(self, job_id: str | None, upstream_id: str | None) -> JobRecord | None:
         """Return the record of a callback, by its token's job id or by its upstream id."""
@@ -283,7 +288,8 @@ class Gateway:
     @property
     def is_unheard(self) -> bool:
         """Whether many jobs were acknowledged, and no callback has ever come."""
-        return self._silence.is_broken(self.callbacks)
+        is_heard = self.table.has_news_from_elsewhere or self.starter.polls
+        return not is_heard and self._silence.is_broken(self.callbacks)
 
     def reasons_not_ready(self) -> list[str]:
         """Return why a load balancer should send jobs to another proxy."""
@@ -353,10 +359,3 @@ def _refusal(problem: Problem, record: JobRecord | None) -> ProblemError:
     if record is not None:
         problem = evolve(job_problems.about(record, problem), started=record.started)
     return ProblemError(problem)
-
-
-def _check_relayed(delivery: Delivery) -> Delivery:
-    """Raise the problem of a callback that the store refused."""
-    if delivery.is_refused:
-        raise ProblemError(evolve(REFUSED_CALLBACKS[delivery], started="yes"))
-    return delivery

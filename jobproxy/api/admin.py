@@ -134,7 +134,7 @@ class JobListRoutes:
         found = [
             record
             for record in self._gateway.table.unended()
-            if state is None or record.state.word == state
+            if not record.is_copy and state in (None, record.state.word)
         ]
         jobs = [self._describe(record) for record in found[:limit]]
         return _respond_json(request, {"jobs": jobs, "total": len(found)})

@@ -44,6 +44,7 @@ class JobRecord:
     :ivar account: of the job, for its share of what is kept; empty if it is not known.
     :ivar profile: by which the job server is spoken to; empty: the built-in one.
     :ivar runs_unattended: whether the job is started, and its result kept, without any client.
+    :ivar is_copy: whether another node has the job, which counts it.
     :ivar starts: how many start requests may have reached the job server.
     :ivar ack: the ack, until the job ends.
     :ivar result: the callback or ack that ended the job.
@@ -67,6 +68,7 @@ class JobRecord:
     profile: str = ""
     state: State = field(default=State.QUEUED, init=False)
     runs_unattended: bool = field(default=False, init=False)
+    is_copy: bool = field(default=False, init=False)
     starts: int = field(default=0, init=False)
     upstream_id: str | None = field(default=None, init=False)
     ack: Report | None = field(default=None, init=False)

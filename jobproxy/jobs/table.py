@@ -59,6 +59,10 @@ class CorrelationTable(Service):
     retention: Retention = field(init=False, repr=False)
     clients: WaitingClients = field(init=False, repr=False)
     durations: Histogram = field(factory=Histogram, init=False, repr=False)
+    #: How many records are of jobs that other nodes have, and have not ended.
+    _copies: int = field(default=0, init=False)
+    #: Whether a callback of a job of this node has come through the store or another node.
+    has_news_from_elsewhere: bool = field(default=False, init=False)
     #: Bytes of the acks of all jobs that have not ended.
     ack_bytes: int = field(default=0, init=False)
     #: Whether all records were removed for good.
@@ -77,8 +81,8 @@ class CorrelationTable(Service):
         )
 
     def __len__(self) -> int:
-        """Return how many jobs have not ended, with or without clients."""
-        return len(self._records) - self.retention.retained
+        """Return how many jobs of this node have not ended, with or without clients."""
+        return len(self._records) - self.retention.retained - self._copies
 
     def create(
         self,
@@ -180,6 +184,9 @@ class CorrelationTable(Service):
         """
         if record.is_ended:
             return
+        if not record.is_copy:
+            record.is_copy = True
+            self._copies += 1
         record.runs_unattended, record.starts, record.cancel_start = True, 1, None
         if ack is not None:
             self._set_ack(record, ack)
@@ -204,6 +211,8 @@ class CorrelationTable(Service):
         :return: what the table did with it, and the job's record, which the table may have
             forgotten already for lack of room; nothing has changed if it is refused.
         """
+        if source is Source.ELSEWHERE:
+            self.has_news_from_elsewhere = True
         if job_id is None:
             index = self.indexes.of(profile)
             record = index.find(report.upstream_id)
@@ -241,6 +250,14 @@ class CorrelationTable(Service):
     def unended(self) -> Iterator[JobRecord]:
         """Return the records of jobs that have not ended, the oldest first."""
         return (record for record in self._records.values() if not record.is_ended)
+
+    def find_oldest_started(self) -> JobRecord | None:
+        """Return the oldest job of this node that was started and has not ended.
+
+        Copies of other nodes' jobs were not sent here. It looks at all that is kept, so it is for a
+        scrape, not for each job.
+        """
+        return next((each for each in self.unended() if each.sent is not None), None)
 
     def stopService(self) -> Any:
         """Fail the Deferred of every held client, as the proxy stops, and remove all records."""
@@ -293,6 +310,8 @@ class CorrelationTable(Service):
     ) -> None:
         """End a job. Clients get their response last: they may ask for the job again at once."""
         waiters, cancel_start = record.waiters, record.cancel_start
+        if record.is_copy and not record.is_ended:
+            self._copies -= 1
         record.on(Event.COMPLETE if problem is None else Event.FAIL)
         record.result, record.problem = result, problem
         record.is_orphan = result is not None and not (waiters or record.runs_unattended)
@@ -313,6 +332,8 @@ class CorrelationTable(Service):
         """Remove a record. A start that still has it sees the state ``FORGOTTEN``."""
         cancel_start, record.cancel_start = record.cancel_start, None
         was_ended = record.is_ended
+        if record.is_copy and not was_ended:
+            self._copies -= 1
         if record.ack is not None:
             self._drop_ack(record)
         record.on(Event.FORGET)

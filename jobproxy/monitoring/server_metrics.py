@@ -65,6 +65,10 @@ class ServerCollector:
                 lambda each: len(each.starter.limiter),
             ),
             "queued": ("Jobs that wait for a slot.", lambda each: each.starter.queued),
+            "unheard": (
+                "1 once many jobs were acknowledged, as long as no callback has ever come.",
+                lambda each: each.is_unheard,
+            ),
             "starting": ("Start requests under way.", lambda each: each.starter.limiter.running),
         }
         for name, (documentation, read) in gauges.items():

@@ -199,6 +199,27 @@ class MetricsTests(ProxyTestCase):
         self.assertEqual(self.count_responses("client", "2xx", "running"), 1)
         self.assertEqual(self.count_responses("client", "2xx", "ok"), 0)
 
+    def test_oldest_job_without_a_result_has_its_age(self) -> None:
+        """The oldest job that was started and has not ended has its age, with a client or not."""
+        self.check(oldest_started_seconds=0)
+        for number in range(2):
+            self.submit(f"account {number}")
+            self.starts[number].ack(str(number))
+            self.clock.advance(40)
+        self.check(oldest_started_seconds=80)
+        self.call_back(self.starts[0], result_of("0"))
+        self.check(oldest_started_seconds=40)
+
+    def test_twenty_acks_without_any_callback_are_told(self) -> None:
+        """That no callback has ever come is a metric, until one comes."""
+        for number in range(20):
+            self.check(unheard=0)
+            self.submit(f"account {number}").leave()
+            self.starts[number].ack(str(number))
+        self.check(unheard=1)
+        self.call_back(self.starts[0], result_of("0"))
+        self.check(unheard=0)
+
     def test_circuit_is_in_one_state(self) -> None:
         """S23: the circuit is in one state at a time."""
         self.assertEqual(self.read("circuit", state="closed"), 1)
