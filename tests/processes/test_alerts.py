@@ -6,6 +6,7 @@ of some minutes, so that names, labels and the births of series are the real one
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from jobproxy.sandbox.processes import find_free_port
 from tests.support.processes import ROOT
 from tests.support.programs import needs
+from tests.support.redis_server import RedisServer
 from tests.support.socket_client import request, result_of
 from tests.support.stage import Stage, run_stage
 from tests.support.waiting import wait_until
@@ -21,7 +23,13 @@ from tests.support.waiting import wait_until
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 #: Minutes of a history before the situation, and when it is looked at.
 QUIET, END = 10, 23
+#: How the names of counters end, and those of the parts of histograms.
+COUNTS = ("_total", "_sum", "_count", "_bucket")
 FIRING = 'count by (alertname) (ALERTS{alertstate="firing"})'
+
+HELD = 'jobproxy_held{instance="a",job="jobproxy"}'
+LAG = 'jobproxy_reactor_lag_seconds_sum{instance="a",job="jobproxy"}'
+UP = 'jobproxy_store_up{instance="a",job="jobproxy"}'
 
 Samples = dict[str, float]
 
@@ -47,7 +55,8 @@ def describe(name: str, before: Samples, after: Samples, alerts: set[str], rate:
     for key in {**before, **after}:
         old, new = before.get(key), after.get(key, 0.0)
         values = [f"_x{QUIET - 1}" if old is None else f"{old!r}x{QUIET - 1}"]
-        growth = (new - (old or 0.0)) * rate if "_total{" in key else 0.0
+        is_count = any(f"{end}{{" in key for end in COUNTS)
+        growth = (new - (old or 0.0)) * rate if is_count else 0.0
         values.append(f"{new!r}+{growth!r}x{END}" if growth else f"{new!r}x{END}")
         series.append({"series": key, "values": " ".join(values)})
     expected = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in sorted(alerts)]
@@ -87,6 +96,16 @@ def play_callbacks() -> list[Any]:
         short = [stage.send_job(number, Prefer="wait=1") for number in (7, 8, 9)]
         assert [client.receive().status for client in short] == [504] * 3
         play.end("clients that choose a short wait", rate=10)
+        for client in stage.hold(11, 12):
+            client.close()
+        wait_until(lambda: scrape(stage)[HELD] == 0)
+        for number in (11, 12):
+            stage.call_back(number)
+        play.end("clients leave before their results come", "JobproxyOrphans", rate=10)
+        with stage.stall():
+            time.sleep(2)
+        wait_until(lambda: scrape(stage)[LAG] > 1)
+        play.end("the loop stands for two seconds", "JobproxyLoopLate", rate=4)
         return play.tests
 
 
@@ -121,10 +140,32 @@ def play_dead_server() -> list[Any]:
         return play.tests
 
 
+def play_store(secrets: Path) -> list[Any]:
+    """Play a store that is full, and one that is away."""
+    with RedisServer() as redis, run_stage(store=redis.url, secret_file=str(secrets)) as stage:
+        wait_until(lambda: scrape(stage)[UP] == 1)
+        play = Play(stage)
+        (client,) = stage.hold(1, Idempotency_Key="one")
+        stage.call_back(1)
+        assert client.receive().status == 200
+        play.end("a store that is well", rate=5)
+        redis.ask("CONFIG", "SET", "maxmemory", "1")
+        full = [stage.send_job(n, Idempotency_Key=f"key-{n}") for n in (2, 3)]
+        assert [client.receive().status for client in full] == [503] * 2
+        play.end("the store is full", "JobproxyStoreDown", "JobproxyRefusing", rate=5)
+        redis.stop()
+        wait_until(lambda: scrape(stage)[UP] == 0)
+        play.end("the store is away", "JobproxyStoreDown")
+        return play.tests
+
+
 @needs("prometheus", "promtool")
 def test_alerts_fire_in_their_situations_and_in_no_others(tmp_path: Path) -> None:
     """With the real metrics of each situation its alerts fire, and no others."""
-    tests = [*play_callbacks(), *play_silence(), *play_dead_server()]
+    secrets = tmp_path / "secrets"
+    secrets.write_text("k" * 48)
+    secrets.chmod(0o600)
+    tests = [*play_callbacks(), *play_silence(), *play_dead_server(), *play_store(secrets)]
     cases = tmp_path / "cases.yml"
     document = {"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": tests}
     cases.write_text(json.dumps(document))
