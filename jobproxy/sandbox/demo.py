@@ -40,7 +40,7 @@ class Outcome:
 def run_client(url: str, jobs: int, limit: float) -> Outcome:
     """Run jobclient and print its output, with the proof cut short."""
     command = [find_script("jobclient"), "--url", url, "--account", ACCOUNT]
-    command += ["--jobs", str(jobs), "--concurrency", str(jobs), "--limit", str(limit)]
+    command += ["--jobs", str(jobs), "--concurrency", str(jobs), "--limit", str(limit), "--proof"]
     print(f"$ jobclient --url {url} --account {ACCOUNT}", flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     report, _, proof = done.stdout.partition("Proof:\n")

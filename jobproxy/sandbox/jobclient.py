@@ -1,195 +1,55 @@
-"""jobclient: runs many jobs at once through any URL, and passes if they end within a limit.
+"""jobclient: loads an HTTP API that holds its clients, by default as in the work sample.
 
-It uses the job server's own protocol with ``wait: true`` and knows nothing of jobproxy.
+It knows nothing of jobproxy. The work sample uses the job server's own protocol with
+``wait: true``.
 """
 
 import argparse
 import json
-import math
+import os
+import secrets
+import shutil
+import signal
 import sys
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 from attrs import define, field
 from tqdm import tqdm
-from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import react
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall, react
 
-from jobproxy import __version__
-from jobproxy.daemon.process import raise_file_limit
+from jobproxy.daemon.process import raise_file_limit, tune_collector
 from jobproxy.http1.agent import PooledAgent
-from jobproxy.http1.client import JSON, PlainClient, read_body
+from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ClientLimits
-from jobproxy.sandbox.jobs import Job
+from jobproxy.sandbox.load import MAX_BODY, LoadLoop
+from jobproxy.sandbox.load_lines import CsvWriter, LiveLine
+from jobproxy.sandbox.load_options import (
+    LIMIT,
+    check,
+    is_sample,
+    make_headers,
+    make_parser,
+    make_plan,
+    read_data,
+)
+from jobproxy.sandbox.load_outcomes import Outcome, accept_any_success, read_result
+from jobproxy.sandbox.load_report import Ending, LoadReport
+from jobproxy.sandbox.load_requests import LoadRequests
+from jobproxy.sandbox.load_tally import Tally
 from jobproxy.sandbox.proofs import BadProof, unpack_proof
-from jobproxy.sandbox.reports import Report
+from jobproxy.sandbox.reports import Collector
 from jobproxy.util.terminal import escape
 
-#: Exit codes.
-PASSED, FAILED = 0, 1
-#: Bytes of a response at most.
-MAX_BODY = 1_000_000
+#: Exit codes; that of an interrupted run is that of its signal, as in a shell.
+PASSED, FAILED, SIGNALLED = 0, 1, 128
+#: Seconds between two updates of the live line, and of the CSV.
+INTERVAL = 0.5
 
 _BAR = "{n_fmt} / {total_fmt} [{bar:58}] {percentage:.2f} % {elapsed_s:.0f}s"
-
-
-class JobFailed(Exception):
-    """A job did not succeed; equal messages are counted together."""
-
-
-@define(eq=False)
-class LoadClient:
-    """Runs jobs at once and measures them.
-
-    :param concurrency: the number of requests at once, each on a connection of its own.
-    :param timeout: seconds for one response.
-    """
-
-    _treq: PlainClient
-    _clock: IReactorTime
-    _url: str
-    _account: str
-    _concurrency: int
-    _timeout: float
-    _durations: list[float] = field(factory=list, init=False)
-    _jobs: list[Job] = field(factory=list, init=False)
-    _errors: Counter[str] = field(factory=Counter, init=False)
-
-    async def run(self, jobs: int, limit: float, advance: Callable[[], Any]) -> Report:
-        """Run so many jobs, and call ``advance`` after each.
-
-        :param limit: seconds within which they must end for the run to pass.
-        """
-        todo = iter(range(jobs))
-        begun = self._clock.seconds()
-
-        async def work() -> None:
-            for _ in todo:
-                await self._run_one()
-                advance()
-
-        workers = min(self._concurrency, jobs)
-        await gatherResults([Deferred.fromCoroutine(work()) for _ in range(workers)])
-        total = self._clock.seconds() - begun
-        return Report(self._durations, self._jobs, self._errors, total, limit)
-
-    async def _run_one(self) -> None:
-        begun = self._clock.seconds()
-        try:
-            job = await self._request()
-        except JobFailed as error:
-            self._errors[str(error)] += 1
-        else:
-            self._durations.append(self._clock.seconds() - begun)
-            self._jobs.append(job)
-
-    async def _request(self) -> Job:
-        exchange = Deferred.fromCoroutine(self._exchange())
-        exchange.addTimeout(self._timeout, self._clock, onTimeoutCancel=_time_out)
-        try:
-            status, body = await exchange
-        except Exception as error:  # any failure of a job is counted
-            raise JobFailed(_name_failure(error)) from error
-        if status != 200:
-            raise JobFailed(f"status {status}: {_name_refusal(body)}")
-        try:
-            result = json.loads(body)
-            job = Job(result["id"], result["startedAt"], result["proof"])
-            state = result["state"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise JobFailed("response is not a result") from error
-        if not all(isinstance(part, str) for part in (job.job_id, job.started_at, job.proof)):
-            raise JobFailed("response is not a result")
-        if state != "completed":
-            raise JobFailed(f"job ended with state {state}")
-        return job
-
-    async def _exchange(self) -> tuple[int, bytes]:
-        body = json.dumps({"account": self._account, "wait": True}).encode()
-        response = await self._treq.request("POST", self._url, headers=JSON, data=body)
-        return response.code, await read_body(response, MAX_BODY)
-
-
-def _time_out(_: object, seconds: float) -> None:
-    """Raise TimeoutError in place of the error of a cancelled request."""
-    raise TimeoutError(f"no response after {seconds} s")
-
-
-def _name_refusal(body: bytes) -> str:
-    """Return the title of a problem document, or the first characters of any other body."""
-    try:
-        text = str(json.loads(body)["title"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        text = body.decode("utf-8", "replace")
-    return " ".join(text.split())[:100]
-
-
-def _name_failure(error: BaseException) -> str:
-    """Return the name of the exception that Twisted has wrapped."""
-    reasons = getattr(error, "reasons", None)
-    return _name_failure(reasons[0].value) if reasons else type(error).__name__
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-
-    def count(text: str) -> int:
-        number = int(text)
-        if number < 1:
-            raise ValueError
-        return number
-
-    def seconds(text: str) -> float:
-        number = float(text)
-        if not 0 < number < math.inf:
-            raise ValueError
-        return number
-
-    parser = argparse.ArgumentParser(
-        prog="jobclient",
-        description="Run jobs and wait for their results; pass if all succeed within the limit.",
-        epilog="Exit codes: 0 passed, 1 failed, 2 usage error.",
-    )
-    parser.add_argument(
-        "--url",
-        default="http://jobs.asgateway.com/start",
-        help="where jobs are POSTed; %(default)s",
-    )
-    parser.add_argument("--account", help="account of the jobs; required to run jobs")
-    parser.add_argument(
-        "--jobs", type=count, default=50, metavar="N", help="number of jobs; %(default)s"
-    )
-    parser.add_argument(
-        "--concurrency", type=count, default=50, metavar="N", help="requests at once; %(default)s"
-    )
-    parser.add_argument(
-        "--limit",
-        type=seconds,
-        default=5.0,
-        metavar="S",
-        help="seconds for all jobs to pass; %(default)s",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=seconds,
-        default=120.0,
-        metavar="S",
-        help="seconds for one response; %(default)s",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print the report as JSON, with percentiles"
-    )
-    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
-    parser.add_argument(
-        "--check-proof",
-        metavar="FILE",
-        help="print the jobs of a proof instead (- for standard input)",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    return parser
 
 
 def check_proof(name: str, as_json: bool) -> int:
@@ -207,47 +67,216 @@ def check_proof(name: str, as_json: bool) -> int:
         for job in jobs:
             print(escape(f"{job.job_id:>16}  {job.started_at}  {job.proof}"))
         print(f"{len(jobs)} jobs, {len(set(jobs))} of them distinct")
+    sys.stdout.flush()
     return PASSED
 
 
-async def run_jobs(reactor: Any, arguments: argparse.Namespace) -> None:
-    """Run the jobs, print the report and end with its exit code."""
-    limits = ClientLimits(connections=arguments.concurrency, connect_time=arguments.timeout)
-    client = LoadClient(
-        PlainClient(PooledAgent(reactor, limits)),
-        reactor,
-        arguments.url,
-        arguments.account,
-        arguments.concurrency,
-        arguments.timeout,
-    )
-    is_quiet = arguments.json or arguments.no_progress
-    is_terminal = sys.stderr.isatty()
-    with tqdm(
-        total=arguments.jobs,
-        bar_format=_BAR,
-        ascii=" =",
-        disable=is_quiet,
-        mininterval=0.1 if is_terminal else math.inf,
-    ) as bar:
-        report = await client.run(arguments.jobs, arguments.limit, bar.update)
-    print(report.to_json() if arguments.json else f"\n{report.to_text()}")
-    sys.stdout.flush()
-    raise SystemExit(PASSED if report.passed else FAILED)
+@define(eq=False)
+class Run:
+    """One run of the command, with the real network.
+
+    :param data: the body of each request, if the command line has one.
+    :param csv: the file for a line of each job.
+    """
+
+    _reactor: Any
+    _arguments: argparse.Namespace
+    _data: bytes | None
+    _csv: TextIO | None
+    _recorders: list[Callable[[Outcome], object]] = field(factory=list, init=False)
+    _loop: LoadLoop = field(init=False)
+    _signal: int = field(default=0, init=False)
+    _unfinished: int | None = field(default=None, init=False)
+    _write_error: OSError | None = field(default=None, init=False)
+
+    async def run(self) -> None:
+        """Run the load, print the report and end with its exit code."""
+        try:
+            await self._run()
+        except BrokenPipeError:
+            end_silently()
+
+    async def _run(self) -> None:
+        arguments, begun = self._arguments, self._reactor.seconds()
+        self._loop = self._make_loop()
+        limit = arguments.limit
+        self._reactor.callWhenRunning(self._install_handlers)
+        with ExitStack() as stack:
+            if is_sample(arguments):
+                limit = limit or LIMIT
+                collector = Collector()
+                self._recorders.append(collector.record)
+                stack.enter_context(self._show_bar())
+                make_report: Callable[[Ending], Any] = collector.report
+            else:
+                tally = Tally()
+                self._recorders.append(tally.record)
+                stack.enter_context(self._show_line(tally, begun))
+
+                def make_report(ending: Ending) -> LoadReport:
+                    return LoadReport(tally, ending, arguments.rate)
+
+            if self._csv is not None:
+                stack.enter_context(self._write_csv(self._csv, begun))
+            total = await self._loop.run()
+        report = make_report(Ending(total, limit, self._unfinished))
+        if isinstance(self._write_error, BrokenPipeError):
+            raise self._write_error
+        # With the lines of all jobs on standard output, the report would be one of them.
+        output = sys.stderr if arguments.csv == "-" else sys.stdout
+        print(report.to_json() if arguments.json else f"\n{report.to_text()}", file=output)
+        output.flush()
+        if self._write_error is not None:
+            print(escape(f"jobclient: --csv: {self._write_error}"), file=sys.stderr)
+            raise SystemExit(FAILED)
+        if self._signal:
+            raise SystemExit(SIGNALLED + self._signal)
+        raise SystemExit(PASSED if report.passed else FAILED)
+
+    def _make_loop(self) -> LoadLoop:
+        arguments = self._arguments
+        plan = make_plan(arguments)
+        limits = ClientLimits(
+            body=MAX_BODY, connections=plan.concurrency, connect_time=arguments.timeout
+        )
+        requests = LoadRequests(
+            arguments.url,
+            tuple(arguments.account) or ("",),
+            make_headers(arguments),
+            self._data,
+            secrets.token_hex(8) if arguments.keys else "",
+        )
+        wants_result = self._data is None and arguments.prefer is None
+        client = PlainClient(PooledAgent(self._reactor, limits))
+        judge = read_result if wants_result else accept_any_success
+        return LoadLoop(client, self._reactor, plan, requests, judge, self._record)
+
+    def _record(self, outcome: Outcome) -> None:
+        for record in self._recorders:
+            record(outcome)
+
+    @contextmanager
+    def _show_bar(self) -> Iterator[None]:
+        arguments = self._arguments
+        is_terminal = sys.stderr.isatty()
+        with tqdm(
+            total=make_plan(arguments).jobs,
+            bar_format=_BAR,
+            ascii=" =",
+            disable=arguments.json or arguments.no_progress,
+            mininterval=0.1 if is_terminal else float("inf"),
+        ) as bar:
+            self._recorders.append(lambda _: bar.update())
+            yield
+
+    @contextmanager
+    def _show_line(self, tally: Tally, begun: float) -> Iterator[None]:
+        if self._arguments.no_progress or not sys.stderr.isatty():
+            yield
+            return
+
+        def write(text: str) -> None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+        line = LiveLine(write, lambda: shutil.get_terminal_size().columns, tally, self._loop, begun)
+        with self._repeat(lambda: line.show(self._reactor.seconds())):
+            yield
+        line.clear()
+
+    @contextmanager
+    def _write_csv(self, file: TextIO, begun: float) -> Iterator[None]:
+        def stop() -> None:
+            self._reactor.callFromThread(self._loop.stop)
+
+        writer = CsvWriter(file, begun, stop)
+        self._recorders.append(writer.record)
+        with self._repeat(writer.flush):
+            yield
+        writer.close()
+        self._write_error = writer.error
+
+    @contextmanager
+    def _repeat(self, function: Callable[[], object]) -> Iterator[None]:
+        call = LoopingCall(function)
+        call.clock = self._reactor
+        call.start(INTERVAL, now=False)
+        yield
+        call.stop()
+
+    def _install_handlers(self) -> None:
+        """Let the first signal end the load with its report, and the second one end the process.
+
+        A signal that is ignored stays ignored: a shell ignores SIGINT in what a script runs in the
+        background.
+        """
+
+        def handle(number: int, frame: Any) -> None:  # noqa: ARG001 - signal's
+            signal.signal(number, signal.SIG_DFL)
+            self._signal = number
+            self._reactor.callFromThread(self._interrupt)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, handle)
+
+    def _interrupt(self) -> None:
+        self._unfinished = self._loop.active
+        self._loop.stop()
 
 
-def main() -> None:
-    """Run the command."""
+def open_files(arguments: argparse.Namespace) -> tuple[bytes | None, TextIO | None]:
+    """Return the body of each request and the file for CSV, if the command line has them.
+
+    :raises ValueError: if one of them cannot be used; the message says what to change.
+    """
+    try:
+        data = read_data(arguments)
+    except OSError as error:
+        raise ValueError(f"--data-file: {error}") from error
+    if arguments.csv in (None, "-"):
+        return data, None if arguments.csv is None else sys.stdout
+    try:
+        return data, Path(arguments.csv).open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise ValueError(f"--csv: {error}") from error
+
+
+def end_silently() -> NoReturn:
+    """End the process because nobody reads its output any more."""
+    # Python flushes standard output once more as it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(SIGNALLED + signal.SIGPIPE) from None
+
+
+def run_command() -> None:
+    """Run the command; a closed output raises BrokenPipeError."""
     parser = make_parser()
     arguments = parser.parse_args()
     if arguments.check_proof is not None:
         raise SystemExit(check_proof(arguments.check_proof, arguments.json))
-    if not arguments.account:
-        parser.error("--account is required")
-    if not arguments.url.startswith(("http://", "https://")):
-        parser.error(f"--url must start with http:// or https://, not {arguments.url!r}")
+    mistake = check(arguments)
+    if mistake is not None:
+        parser.error(mistake)
+    try:
+        data, file = open_files(arguments)
+    except ValueError as error:
+        parser.error(escape(str(error)))
     raise_file_limit()
-    react(lambda reactor: Deferred.fromCoroutine(run_jobs(reactor, arguments)))
+    tune_collector()
+
+    def run(reactor: Any) -> Deferred[None]:
+        return Deferred.fromCoroutine(Run(reactor, arguments, data, file).run())
+
+    react(run)
+
+
+def main() -> None:
+    """Run the command; if nobody reads its output any more, end silently."""
+    try:
+        run_command()
+    except BrokenPipeError:
+        end_silently()
 
 
 if __name__ == "__main__":

@@ -12,15 +12,17 @@ from twisted.web.client import ResponseNeverReceived
 
 from jobproxy.http1.client import PlainClient
 from jobproxy.http1.sender import ISender
-from jobproxy.sandbox import jobclient
-from jobproxy.sandbox.jobclient import LoadClient
-from jobproxy.sandbox.reports import Report
+from jobproxy.sandbox.load import MAX_BODY, LoadLoop, Plan
+from jobproxy.sandbox.load_outcomes import Outcome, read_result
+from jobproxy.sandbox.load_report import Ending
+from jobproxy.sandbox.load_requests import LoadRequests
+from jobproxy.sandbox.reports import Collector, Report
 from tests.support.agents import AgentSender, FailingSender
 from tests.support.clients import JSON
 from tests.support.jobclient import FakeServer, make_job, result_of
 
 
-class LoadClientTests(SynchronousTestCase):
+class SampleTests(SynchronousTestCase):
     """Runs of jobs; when the test ends, no timer may be left."""
 
     def setUp(self) -> None:
@@ -37,16 +39,21 @@ class LoadClientTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def run_jobs(self, jobs: int, concurrency: int = 50, limit: float = 5.0) -> Deferred[Report]:
-        client = LoadClient(
+        collector = Collector()
+
+        def record(outcome: Outcome) -> None:
+            self.advanced.append(self.clock.seconds())
+            collector.record(outcome)
+
+        loop = LoadLoop(
             PlainClient(self.sender),
             self.clock,
-            "http://jobs.example/start",
-            "example",
-            concurrency,
-            120.0,
+            Plan(concurrency, 120.0, jobs),
+            LoadRequests("http://jobs.example/start", ("example",), ()),
+            read_result,
+            record,
         )
-        running = client.run(jobs, limit, lambda: self.advanced.append(self.clock.seconds()))
-        return Deferred.fromCoroutine(running)
+        return loop.run().addCallback(lambda total: collector.report(Ending(total, limit)))
 
     def count_errors(self, running: Deferred[Report]) -> dict[str, int]:
         """Return the errors of a run that has ended and did not pass."""
@@ -67,7 +74,7 @@ class LoadClientTests(SynchronousTestCase):
         self.assertEqual(sorted(report.durations), [0.5] * 50)
         self.assertEqual(list(report.jobs), [make_job(number) for number in range(50)])
         self.assertEqual(report.errors, Counter())
-        self.assertEqual((report.total, report.limit), (0.5, 5.0))
+        self.assertEqual(report.ending, Ending(0.5, 5.0))
         self.assertTrue(report.passed)
 
     def test_request_waits_and_has_the_account(self) -> None:
@@ -101,7 +108,7 @@ class LoadClientTests(SynchronousTestCase):
         report = self.successResultOf(running)
         self.assertEqual(len(self.server.jobs), 10)
         self.assertEqual(list(report.durations), [0.5, 1.0] + [1.5] * 8)
-        self.assertEqual(report.total, 5.0)
+        self.assertEqual(report.ending.total, 5.0)
         self.assertTrue(report.passed)
 
     def test_slow_job_does_not_block_others(self) -> None:
@@ -131,7 +138,7 @@ class LoadClientTests(SynchronousTestCase):
             self.clock.advance(seconds)
             self.server.respond(-1)
             report = self.successResultOf(running)
-            self.assertEqual((report.total, report.passed), (seconds, passed))
+            self.assertEqual((report.ending.total, report.passed), (seconds, passed))
             self.assertEqual(report.errors, Counter())
 
     def test_other_statuses_are_errors(self) -> None:
@@ -190,7 +197,7 @@ class LoadClientTests(SynchronousTestCase):
     def test_large_response_is_an_error(self) -> None:
         """A response above the maximum size is an error."""
         running = self.run_jobs(2)
-        self.server.respond(0, b" " * jobclient.MAX_BODY + result_of(0))
+        self.server.respond(0, b" " * MAX_BODY + result_of(0))
         self.server.respond(1, b" " * 10_000 + result_of(1))
         self.assertEqual(self.count_errors(running), {"BodyTooBig": 1})
 
@@ -218,7 +225,7 @@ class LoadClientTests(SynchronousTestCase):
         report = self.successResultOf(running)
         self.assertEqual(len(report.jobs), 2)
         self.assertEqual(report.errors, Counter({"TimeoutError": 1}))
-        self.assertEqual(report.total, 120)
+        self.assertEqual(report.ending.total, 120)
         self.assertFalse(report.passed)
 
     def test_next_job_starts_after_a_timeout(self) -> None:
@@ -229,5 +236,5 @@ class LoadClientTests(SynchronousTestCase):
         self.clock.advance(1)
         self.server.respond(1)
         report = self.successResultOf(running)
-        self.assertEqual((list(report.durations), report.total), ([1], 121))
+        self.assertEqual((list(report.durations), report.ending.total), ([1], 121))
         self.assertFalse(report.passed)

@@ -16,6 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobproxy import __version__
 from jobproxy.sandbox import jobclient
 from jobproxy.sandbox.jobs import Job
+from jobproxy.sandbox.load import Plan
+from jobproxy.sandbox.load_options import LIMIT, is_sample, make_parser, make_plan
 from jobproxy.sandbox.proofs import pack_proof
 from tests.support.jobclient import PROOF, make_report
 
@@ -51,7 +53,7 @@ class UsageTests(CommandTestCase):
     def check_refused(self, arguments: list[str], error: str) -> None:
         ended = self.run_command(*arguments)
         self.assertEqual((ended.code, ended.output), (2, ""))
-        self.assertEqual(ended.errors.splitlines()[-1], f"jobclient: error: {error}")
+        self.assertEqual(ended.errors, f"jobclient: error: {error}\n")
 
     def test_account_is_required(self) -> None:
         """Without an account no jobs can be run."""
@@ -72,16 +74,16 @@ class UsageTests(CommandTestCase):
             for value in ("0", "-1", "1.5", "many", ""):
                 self.check_refused(
                     ["--account=a", f"{name}={value}"],
-                    f"argument {name}: invalid count value: {value!r}",
+                    f"argument {name}: must be a whole number above 0, not {value!r}",
                 )
 
     def test_seconds_must_be_above_0_and_finite(self) -> None:
         """Seconds must be above 0 and finite."""
-        for name in ("--limit", "--timeout"):
+        for name in ("--limit", "--timeout", "--rate", "--duration"):
             for value in ("0", "-1", "nan", "inf", "soon", ""):
                 self.check_refused(
                     ["--account=a", f"{name}={value}"],
-                    f"argument {name}: invalid seconds value: {value!r}",
+                    f"argument {name}: must be a number above 0, not {value!r}",
                 )
 
     def test_unknown_argument_is_refused(self) -> None:
@@ -92,24 +94,75 @@ class UsageTests(CommandTestCase):
 
     def test_defaults_are_those_of_the_sample(self) -> None:
         """By default 50 jobs run at once on the real job server, within 5 seconds."""
-        self.assertEqual(
-            vars(jobclient.make_parser().parse_args(["--account=a"])),
-            {
-                "url": "http://jobs.asgateway.com/start",
-                "account": "a",
-                "jobs": 50,
-                "concurrency": 50,
-                "limit": 5.0,
-                "timeout": 120.0,
-                "json": False,
-                "no_progress": False,
-                "check_proof": None,
-            },
-        )
+        arguments = make_parser().parse_args(["--account=a"])
+        self.assertEqual(arguments.url, "http://jobs.asgateway.com/start")
+        self.assertEqual(make_plan(arguments), Plan(50, 120.0, 50))
+        self.assertTrue(is_sample(arguments))
+        self.assertEqual(LIMIT, 5.0)
+
+    def test_an_option_of_a_load_asks_for_its_report(self) -> None:
+        """Any option of a load asks for its report, and --proof for that of the work sample."""
+        for words in (
+            "--jobs=9",
+            "--concurrency=9",
+            "--duration=9",
+            "--data={account}",
+            "--header=A:b",
+            "--prefer=wait=1",
+            "--keys",
+            "--csv=-",
+            "--account=b",
+        ):
+            self.assertFalse(is_sample(make_parser().parse_args(["--account=a", words])), words)
+        self.assertTrue(is_sample(make_parser().parse_args(["--account=a", "--jobs=9", "--proof"])))
+        self.assertTrue(is_sample(make_parser().parse_args(["--account=a", "--limit=9", "--json"])))
+
+    def test_options_that_do_not_go_together(self) -> None:
+        """What does not go together is a usage error that says what to change."""
+        for words, error in (
+            ("--data=a --data-file=b", "give --data or --data-file, not both"),
+            (
+                "--account=a --rate=5",
+                "--rate needs --duration or --jobs, which end the load",
+            ),
+            (
+                "--data=x --proof",
+                "--proof needs results of the job server: leave out --data, --data-file, --prefer",
+            ),
+            (
+                "--account=a --json --csv=-",
+                "--json and --csv - both write to standard output: give --csv a file",
+            ),
+            (
+                "--account=a --data=x",
+                "--account has no effect: write {account} into the data, or leave it out",
+            ),
+            (
+                "--data=x --url=http://:1",
+                "--url must be like http://host:8080/path, not 'http://:1'",
+            ),
+            (
+                "--data-file=/nowhere/x",
+                "--data-file: [Errno 2] No such file or directory: '/nowhere/x'",
+            ),
+            (
+                "--data=x --csv=/nowhere/x",
+                "--csv: [Errno 2] No such file or directory: '/nowhere/x'",
+            ),
+            (
+                "--data=x --header=novalue",
+                "argument --header: must be 'Name: value' in one line, not 'novalue'",
+            ),
+            (
+                "--data=x --header=host:a",
+                "argument --header: cannot set host, which follows from the request",
+            ),
+        ):
+            self.check_refused(words.split(), error)
 
     def test_numbers_are_parsed(self) -> None:
         """Numbers are parsed."""
-        arguments = jobclient.make_parser().parse_args(
+        arguments = make_parser().parse_args(
             ["--jobs=7", "--concurrency=3", "--limit=.5", "--timeout=1e3", "--json"]
         )
         self.assertEqual((arguments.jobs, arguments.concurrency), (7, 3))

@@ -43,7 +43,9 @@ class TextReportTests(SynchronousTestCase):
             "Average Duration: 0.750000000 seconds\n"
             "Total Duration: 1.400000000 seconds\n"
             "\n"
-            "WORK SAMPLE RESULT: FAILED",
+            "WORK SAMPLE RESULT: FAILED\n"
+            "\n"
+            "FAILED: 4 of 6 jobs failed",
         )
 
     def test_there_is_no_average_without_a_success(self) -> None:
@@ -54,7 +56,9 @@ class TextReportTests(SynchronousTestCase):
             "Failed: 50 (ConnectionLost)\n"
             "Total Duration: 1.400000000 seconds\n"
             "\n"
-            "WORK SAMPLE RESULT: FAILED",
+            "WORK SAMPLE RESULT: FAILED\n"
+            "\n"
+            "FAILED: 50 of 50 jobs failed",
         )
 
     def test_slow_run_fails(self) -> None:
@@ -65,7 +69,9 @@ class TextReportTests(SynchronousTestCase):
             "Average Duration: 0.500000000 seconds\n"
             "Total Duration: 5.000000001 seconds\n"
             "\n"
-            "WORK SAMPLE RESULT: FAILED",
+            "WORK SAMPLE RESULT: FAILED\n"
+            "\n"
+            "FAILED: took 5.000000001 s, limit 5 s",
         )
 
 
@@ -79,6 +85,7 @@ class JsonReportTests(SynchronousTestCase):
             json.loads(report.to_json()),
             {
                 "result": "PASSED",
+                "reasons": [],
                 "succeeded": 100,
                 "failed": 0,
                 "errors": {},
@@ -100,6 +107,7 @@ class JsonReportTests(SynchronousTestCase):
             json.loads(report.to_json()),
             {
                 "result": "FAILED",
+                "reasons": ["4 of 5 jobs failed", "took 6.0 s, limit 5 s"],
                 "succeeded": 1,
                 "failed": 4,
                 "errors": {"TimeoutError": 1, "status 503: busy": 3},

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.http import Request
 
 from jobproxy.sandbox.jobs import Job
+from jobproxy.sandbox.load_report import Ending
 from jobproxy.sandbox.reports import Report
 
 PROOF = "078DC91F2980650231E94E67777078D5C926B9A3"
@@ -66,4 +67,4 @@ def make_report(
     limit: float = 5.0,
 ) -> Report:
     jobs = [make_job(number) for number in range(len(durations))]
-    return Report(durations, jobs, Counter(errors or {}), total, limit)
+    return Report(durations, jobs, Counter(errors or {}), Ending(total, limit))
