@@ -23,6 +23,9 @@ TEST = [
     *DOCS,
     *REDIS,
     "build>=1.2",
+    # These two are documented as clients.
+    "httpx>=0.27",
+    "requests>=2.31",
     "hypothesis>=6.100",
     "openapi-spec-validator>=0.7",
     "pytest>=8",
