@@ -36,6 +36,8 @@ ROW = re.compile(
 #: A section of the runbook: its heading and its text.
 SECTION = re.compile(r"^(\w+)\n-+\n((?:.|\n)*?)(?=\n\n\n|\Z)", re.MULTILINE)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+#: The name and the default of each option in the table.
+OPTION_ROWS = re.findall(r"   \* - :option:`--([\w-]+)`\n     - (.*)\n", PAGES["options"])
 DEFAULTS = {"callback-url": "required", "secret-file": "a random key"}
 
 
@@ -100,6 +102,24 @@ def test_every_option_is_documented_with_its_default(option: Option) -> None:
     expected = DEFAULTS.get(option.name, option.default or "none")
     assert default.strip("`") == expected, f"{place}: the default is {expected}"
     assert advice, f"{place}: say what it does"
+
+
+@pytest.mark.parametrize("option", tap.Options.table, ids=lambda option: option.name)
+def test_each_option_is_in_the_table(option: Option) -> None:
+    """Each option is in the table of all, with its default."""
+    place = f"docs/options.rst, table of options, --{option.name}"
+    default = dict(OPTION_ROWS).get(option.name)
+    assert default is not None, f"{place}: add a row"
+    expected = DEFAULTS.get(option.name, option.default or "none")
+    assert default.strip("`") == expected, f"{place}: the default is {expected}"
+
+
+def test_no_other_option_is_in_the_table() -> None:
+    """No option is in the table that does not exist, and none is there twice."""
+    names = [name for name, _ in OPTION_ROWS]
+    unknown = set(names) - {option.name for option in tap.Options.table}
+    assert not unknown, f"docs/options.rst: remove {unknown}, which jobproxy/app/options.py lacks"
+    assert len(names) == len(set(names)), "docs/options.rst: an option has two rows"
 
 
 def test_no_other_option_is_documented() -> None:

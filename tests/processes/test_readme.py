@@ -1,4 +1,4 @@
-"""README.rst: every command in it is run, and every option and problem in it exists."""
+"""README.rst: every command in it is run."""
 
 import os
 import re
@@ -8,19 +8,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pytest
-
-from jobproxy import tap
-from jobproxy.daemon.options import Option
 from jobproxy.sandbox.processes import find_free_port, wait_until_served
-from jobproxy.wire.problems import Kind
 from tests.support.processes import ROOT
 from tests.support.programs import needs
 from tests.support.waiting import DEADLINE, wait_for_exit
 
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
-#: The name and the default of each option.
-OPTION_ROWS = re.findall(r"   \* - ``--([\w-]+)``\n     - (.*)\n", README)
 
 
 def read_blocks(language: str) -> list[str]:
@@ -37,15 +30,12 @@ def read_commands() -> list[list[str]]:
 
 
 class Machine:
-    """Runs the README's commands, on ports of its own and with a tunnel that only takes notes."""
+    """Runs the README's commands, on ports of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ports = {"8080": find_free_port(), "9000": find_free_port()}
-        tunnel = folder / "ngrok"
-        tunnel.write_text("#!/bin/sh\nprintf '%s' \"$*\" > tunnel\n")
-        tunnel.chmod(0o755)
-        path = [str(folder), sysconfig.get_path("scripts"), os.environ["PATH"]]
+        path = [sysconfig.get_path("scripts"), os.environ["PATH"]]
         bare = {name: value for name, value in os.environ.items() if "JOB" not in name}
         self.environment = {**bare, "PATH": os.pathsep.join(path)}
 
@@ -75,9 +65,6 @@ class Machine:
     def keep_running(self, command: str) -> Iterator[None]:
         """Run a daemon in its terminal until the end."""
         port = self.ports["9000" if "jobserver" in command else "8080"]
-        if "CALLBACK_URL=" in command:
-            # The proxy of an earlier terminal still has its port.
-            port = find_free_port()
         listening = f"{self.translate(command)} --listen tcp:{port}:interface=127.0.0.1"
         process = subprocess.Popen(
             ["bash", "-c", f"exec env {listening}"],
@@ -97,7 +84,8 @@ class Machine:
 def test_each_command_does_what_the_readme_says(tmp_path: Path) -> None:
     """Each command does what the README says, in order, but for those that CI runs itself."""
     machine = Machine(tmp_path)
-    commands = [command for block in read_commands() for command in block]
+    # The first one shows what it is about; it is run in its turn, step by step.
+    first, *commands = [command for block in read_commands() for command in block]
     printed = {}
     with ExitStack() as terminals:
         for command in commands[2:]:
@@ -106,10 +94,19 @@ def test_each_command_does_what_the_readme_says(tmp_path: Path) -> None:
             else:
                 printed[command.split()[0]] = machine.run(command)
     assert commands[:2] == ["make demo", "make test"]
-    assert printed.keys() == {"curl", "jobclient", "ngrok"}
+    assert first in commands
+    assert printed.keys() == {"curl", "jobclient"}
     assert '"state":"completed"' in printed["curl"]
     assert "WORK SAMPLE RESULT: PASSED" in printed["jobclient"]
-    assert (tmp_path / "tunnel").read_text() == machine.translate("http 8080")
+
+
+def test_the_first_screen_has_the_commands_to_try_it() -> None:
+    """A request and the commands that try it are in the first 25 lines, and all is short."""
+    lines = README.splitlines()
+    first = "\n".join(lines[:25])
+    for command in ("$ curl ", "$ make demo", "$ make test"):
+        assert command in first
+    assert len(lines) < 150
 
 
 def test_ci_runs_the_commands_that_set_up_an_environment() -> None:
@@ -118,31 +115,3 @@ def test_ci_runs_the_commands_that_set_up_an_environment() -> None:
     assert "make demo" in script
     assert "make check\n" in script
     assert re.search("^check:.* test$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-
-
-@pytest.mark.parametrize("option", tap.Options.table, ids=lambda option: option.name)
-def test_each_option_is_in_the_readme(option: Option) -> None:
-    """Each option is in the README, with its default."""
-    place = f"README.rst, table of options, --{option.name}"
-    default = dict(OPTION_ROWS).get(option.name)
-    assert default is not None, f"{place}: add a row"
-    special = {"callback-url": "required", "secret-file": "a random key"}
-    expected = special.get(option.name, option.default or "none")
-    assert default.strip("`") == expected, f"{place}: the default is {expected}"
-
-
-def test_no_other_option_is_in_the_readme() -> None:
-    """No option is in the README that does not exist, and none is there twice."""
-    names = [name for name, _ in OPTION_ROWS]
-    unknown = set(names) - {option.name for option in tap.Options.table}
-    assert not unknown, f"README.rst: remove {unknown}, which jobproxy/app/options.py lacks"
-    assert len(names) == len(set(names)), "README.rst: an option has two rows"
-
-
-def test_each_problem_is_in_the_readme() -> None:
-    """Each problem that a client can be told of is in the README, and no other."""
-    table = README.partition("``urn:jobproxy:problem:…``")[2].partition("\nBy default a job")[0]
-    listed = set(re.findall(r"``([a-z]+(?:-[a-z]+)*)``", table)) - {"problem", "instance"}
-    slugs = {kind.slug for kind in Kind} - {Kind.CALLBACK_CONFLICT.slug}
-    wrong = listed ^ slugs
-    assert not wrong, f"README.rst: the table of problems differs from wire/problems.py: {wrong}"
