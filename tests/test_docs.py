@@ -19,6 +19,7 @@ from twisted.scripts._twistd_unix import ServerOptions
 
 from jobproxy import tap
 from jobproxy.daemon.options import Option
+from jobproxy.store.key_file import read_keys
 from jobproxy.wire.problems import Kind
 from tests.support.cluster import ClusterTestCase
 from tests.support.programs import needs
@@ -240,6 +241,20 @@ def test_scripts_accept_the_options_in_commands(words: list[str]) -> None:
     assert not unknown, f"docs/: {words[0]} has no {unknown}"
 
 
+@pytest.mark.parametrize(("number", "kept"), [(0, True), (1, False)])
+def test_commands_replace_the_key(number: int, kept: bool, tmp_path: Path) -> None:
+    """Of the two commands that make a new key, the first keeps the old one, the other does not."""
+    command = [each for each in COMMANDS if "token_urlsafe" in each][number]
+    key = tmp_path / "store.db.key"
+    key.write_text("o" * 32 + "\n")
+    command = command.replace("sudo ", "").replace("/var/lib/jobproxy", str(tmp_path))
+    subprocess.run(["bash", "-ec", command], timeout=DEADLINE, check=True)
+    new, *rest = read_keys(str(key))
+    assert new != b"o" * 32
+    assert rest == [b"o" * 32] * kept
+    assert key.stat().st_mode & 0o777 == 0o600
+
+
 def test_targets_and_files_in_commands_exist() -> None:
     """Each target of make and each file of ours in a command exists."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -247,7 +262,7 @@ def test_targets_and_files_in_commands_exist() -> None:
         found = re.search(rf"^{target}:", makefile, re.MULTILINE)
         assert found, f"docs/: make {target} is not in the Makefile"
     named = {word for command in COMMANDS for word in shlex.split(command)}
-    files = {name for name in named if re.match(r"(benchmarks|deploy|tests)/", name)}
+    files = {name for name in named if re.match(r"(benchmarks|deploy|docs|tests)/", name)}
     missing = [name for name in sorted(files) if not (ROOT / name).exists()]
     assert not missing, f"docs/: a command names files that do not exist: {missing}"
 
