@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from attrs import define, field
 from twisted.application.service import IService
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -19,7 +18,7 @@ from twisted.logger import Logger
 from jobproxy.daemon.systemd import Notifier
 from jobproxy.gateway import Gateway
 from jobproxy.http1.server import ServerFactory
-from jobproxy.util.deadline import TURNS
+from jobproxy.util.deadline import TURNS, Deadline
 
 _log = Logger()
 
@@ -138,10 +137,13 @@ class Drain:
                 factory.drain()
 
     async def _wait(self, event: Deferred[None], seconds: float) -> None:
-        self._waiting = event.addTimeout(seconds, self._clock)
+        self._waiting = event
+        # After a stall of the process, the callbacks that have arrived are read first.
+        deadline = Deadline(self._clock, seconds, event.cancel)
         try:
-            await self._waiting
-        except (CancelledError, DeferredTimeoutError):
+            await event
+        except CancelledError:
             pass
         finally:
+            deadline.cancel()
             self._waiting = None

@@ -26,6 +26,7 @@ from jobproxy.upstream.retries import RetryPolicy
 from jobproxy.upstream.slots import Slots
 from jobproxy.upstream.start_errors import AmbiguousStart, NotStarted
 from jobproxy.upstream.waiting_starts import WaitingStarts
+from jobproxy.util.deadline import when_due
 from jobproxy.wire.jobs import AnyJob
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 from jobproxy.wire.reports import Report
@@ -325,7 +326,9 @@ class Start:
         """Pause before the next start request; return whether to send one."""
         clock = self._starter.clock
         while seconds > 0:
-            self._waiting = deferLater(clock, seconds)
+            # The callback of a job that runs may have arrived already.
+            wait = when_due if record.state is State.RUNNING else deferLater
+            self._waiting = wait(clock, seconds)
             try:
                 await self._waiting
             except CancelledError:

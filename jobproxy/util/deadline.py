@@ -6,6 +6,7 @@ the reactor loop turns some more times before the deadline calls its function.
 
 from collections.abc import Callable
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 #: Turns of the reactor loop between the time and the call. Twisted runs timers first. After a
@@ -21,6 +22,13 @@ MIN_TURNS = 3
 
 def do_nothing() -> None:
     """Do nothing: in place of a function that is not needed."""
+
+
+def when_due(clock: IReactorTime, seconds: float) -> Deferred[None]:
+    """Return a Deferred that fires at a :class:`Deadline`; cancel it if that does not matter."""
+    due: Deferred[None] = Deferred(lambda _: deadline.cancel())
+    deadline = Deadline(clock, seconds, lambda: due.callback(None))
+    return due
 
 
 class Deadline:

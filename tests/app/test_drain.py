@@ -9,6 +9,8 @@ from jobproxy.util.deadline import TURNS
 from tests.support.clients import Client
 from tests.support.proxy import ProxyTestCase, result_of
 
+RESULT = result_of("1")
+
 
 class ClosingTests(ProxyTestCase):
     """G1: the drain leaves new clients to other processes, and serves its own."""
@@ -47,6 +49,18 @@ class ClosingTests(ProxyTestCase):
         self.call_back(self.starts[0], result_of("1"))
         self.assertEqual(client.response.body, result_of("1"))
         self.successResultOf(drained)
+
+    def test_callback_that_has_arrived_when_the_time_is_over_counts(self) -> None:
+        """G1, T3: a callback that is read just after a stall ends its job before the drain ends."""
+        client = self.submit()
+        self.starts[0].ack("1")
+        drained = self.drain()
+        self.clock.pump([0.1, *TURNS * [0]])
+        self.clock.callLater(20, self.clock.callLater, 0, self.call_back, self.starts[0], RESULT)
+        drained.addCallback(lambda _: self.gateway.table.stopService())
+        self.clock.advance(20)
+        self.successResultOf(drained)
+        self.assertEqual((client.response.status, client.response.body), (200, RESULT))
 
     def test_connections_for_callbacks_stay_open_to_the_end(self) -> None:
         """G1: no connection of the job server is closed while a callback is expected."""

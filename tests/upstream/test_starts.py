@@ -258,6 +258,14 @@ class LostTests(ProxyTestCase):
         self.starts[1].respond(result_of("1"))
         self.assertEqual(client.response.status, 200)
 
+    def test_job_whose_callback_has_arrived_is_not_lost(self) -> None:
+        """T3, B11: a callback that is read just after a stall keeps its job from being lost."""
+        client, start = self.begin()
+        self.clock.callLater(5, self.clock.callLater, 0, self.call_back, start, result_of("0"))
+        self.clock.advance(5)
+        self.assertEqual(client.response.body, result_of("0"))
+        self.assertEqual(len(self.starts), 1)
+
     def test_ended_job_is_not_started_again(self) -> None:
         """B11: a job that has ended is not started again."""
         client, start = self.begin()
