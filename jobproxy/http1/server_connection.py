@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -27,6 +27,9 @@ from jobproxy.http1.request import Request
 from jobproxy.http1.request_parser import RequestParser
 from jobproxy.http1.timeout import Timeout
 
+#: Requests of a connection that are handed to the resource in one turn of the reactor.
+MAX_STARTED = 128
+
 
 class ServerConnection(EagerWriter, Protocol):
     """A connection of a client; for its phases see :mod:`jobproxy.http1.phases`.
@@ -47,6 +50,7 @@ class ServerConnection(EagerWriter, Protocol):
         "_send",
         "_surplus",
         "_timeout",
+        "_turn",
         "connected",
         "factory",
         "transport",
@@ -71,6 +75,8 @@ class ServerConnection(EagerWriter, Protocol):
         self._error: HttpError | None = None
         #: Bytes received while a request had no response; when lingering, bytes dropped.
         self._surplus = 0
+        #: Goes on with the queue in the next turn of the reactor.
+        self._turn: IDelayedCall | None = None
         #: Whether the resource is being called with a request, to which it may respond at once.
         self._is_starting = False
 
@@ -89,6 +95,8 @@ class ServerConnection(EagerWriter, Protocol):
         self._timeout.close()
         if self._backlog is not None:
             self._backlog.stop()
+        if self._turn is not None:
+            self._turn.cancel()
         self._close_parser()
         current, self._current, self._queue, self._error = self._current, None, None, None
         if current is not None:
@@ -117,7 +125,7 @@ class ServerConnection(EagerWriter, Protocol):
         if self._phase in DEAF:
             self._discard(len(data))
             return
-        if self._current is not None:
+        if self._current is not None or self._turn is not None:
             self._surplus += len(data)
             if self._surplus > self.factory.limits.ahead and self._backlog is None:
                 self._backlog = Backlog(self.transport, self.factory.clock, self.factory.has_left)
@@ -195,8 +203,17 @@ class ServerConnection(EagerWriter, Protocol):
 
     def _start_next(self) -> None:
         """Call the resource with queued requests, as long as each gets its response at once."""
+        if self._turn is not None:
+            return
         self._is_starting = True
+        left = MAX_STARTED
         while self._queue and self._phase in READY:
+            if not left:
+                # Other connections wait for their turn too.
+                self._is_starting = False
+                self._turn = self.factory.clock.callLater(0, self._go_on)
+                return
+            left -= 1
             parsed = self._queue.pop(0)
             if self._surplus:
                 self._surplus = max(0, self._surplus - parsed.size)
@@ -219,6 +236,10 @@ class ServerConnection(EagerWriter, Protocol):
             self._follow_parser()
             if wanted_continue:
                 self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _go_on(self) -> None:
+        self._turn = None
+        self._start_next()
 
     def _read_on(self) -> None:
         """Read again what the client has sent ahead."""

@@ -1,5 +1,6 @@
 """Clients that send a request before the one before has its response, or that leave."""
 
+from jobproxy.http1.server_connection import MAX_STARTED
 from tests.support.http1_server import (
     GET,
     JOB,
@@ -66,6 +67,20 @@ class PipelineTests(ServerTestCase):
             self.assertEqual(self.traffic.refused, {})
             self.starts.clear()
             client.leave()
+
+    def test_many_requests_at_once_leave_turns_to_others(self) -> None:
+        """Q32: of thousands of tiny requests at once, only some get their response in one turn."""
+        client, gone = self.connect(), self.connect()
+        for each in (client, gone):
+            each.send(GET * 2_000)
+            self.assertEqual(len(each.statuses), MAX_STARTED)
+        gone.leave()
+        client.send(GET * 2_000)
+        self.assertEqual(len(client.statuses), MAX_STARTED)
+        self.assertEqual(client.transport.producerState, "paused")
+        self.clock.pump([0])
+        self.assertEqual(client.statuses, [404] * 4_000)
+        self.assertEqual(client.transport.producerState, "producing")
 
     def test_client_that_is_always_one_request_ahead_is_served(self) -> None:
         """Q20: a client that is ever one request ahead is served on: little of it is waiting."""

@@ -192,6 +192,7 @@ class UnreadTests(ServerTestCase):
         client.transport.is_read = False
         client.send(GET * 500 + b"FROB\r\n\r\n")
         client.transport.drain()
+        self.clock.pump(4 * [0])
         self.assertEqual(client.statuses, [404] * 500 + [400])
 
     def test_client_that_never_reads_is_cut_off(self) -> None:
@@ -219,6 +220,7 @@ class UnreadTests(ServerTestCase):
         client.send(GET * 500)
         self.clock.advance(20)
         client.transport.drain()
+        self.clock.pump(4 * [0])
         self.clock.advance(29.9)
         self.assertTrue(client.is_open)
         self.clock.advance(0.1)

@@ -39,6 +39,7 @@ class UpgradeTests(ServerTestCase):
         for size in (11, 1_000_000):
             client = self.connect()
             client.send_all(cut(stream, size))
+            self.clock.pump(3 * [0])
             self.assertEqual(client.statuses, [404] * 300)
             for _ in range(2):
                 self.starts.pop().respond(result_of("1"))
