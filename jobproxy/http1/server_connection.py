@@ -223,6 +223,10 @@ class ServerConnection(EagerWriter, Protocol):
         self._is_starting = False
         if not self._queue:
             self._queue = None
+        self._rest()
+
+    def _rest(self) -> None:
+        """Read on once nothing, or little, is queued that could be handed to the resource."""
         if self._phase in READY:
             self._surplus = 0
         if self._backlog is not None and self._surplus <= self.factory.limits.ahead:

@@ -50,10 +50,13 @@ class _Run:
 
     :ivar since: when the first of them was sent.
     :ivar accounts: some of the accounts whose start requests they were.
+    :ivar is_out_of_reach: whether some of them could not even be sent, for which no account is the
+        reason.
     """
 
     since: float
     count: int = 0
+    is_out_of_reach: bool = False
     accounts: set[str] = field(factory=set, repr=False)
 
 
@@ -79,7 +82,9 @@ class Circuit:
     #: Start requests without a complete response, and those with a server error.
     _silence: _Run | None = field(default=None, init=False)
     _errors: _Run | None = field(default=None, init=False)
-    #: The accounts whose server errors opened the circuit.
+    #: What opened the circuit, and some of the accounts whose start requests did; none if nothing
+    #: could be sent, for which no account is the reason.
+    _opened_by: Health = field(default=Health.UNKNOWN, init=False)
     _openers: frozenset[str] = field(default=frozenset(), init=False, repr=False)
     _failures: int = field(default=0, init=False)
     _failed_probes: int = field(default=0, init=False)
@@ -158,7 +163,7 @@ class Circuit:
         run = self._count(health, account, since)
         if is_probe and self._is_probing:
             self._is_probing = False
-            if health is Health.ERROR and not self._openers:
+            if health is Health.ERROR and self._opened_by is not Health.ERROR:
                 # It was out of reach, and is not any more.
                 self._close()
             else:
@@ -180,6 +185,9 @@ class Circuit:
             self._is_probing = False
 
     def _may_probe(self, account: str) -> bool:
+        if 0 < len(self._openers) < MIN_ACCOUNTS and account not in self._openers:
+            # Perhaps only the jobs of those accounts fail; the others need not wait for that.
+            return True
         at = self._retry_at + (RESERVED if account in self._openers else 0.0)
         return not self._is_probing and at <= self._clock.seconds()
 
@@ -191,6 +199,7 @@ class Circuit:
             run = self._silence = self._silence or _Run(since)
         run.count += 1
         run.since = min(run.since, since)
+        run.is_out_of_reach |= health is Health.DEAD
         if len(run.accounts) < MIN_ACCOUNTS:
             run.accounts.add(account)
         return run
@@ -205,7 +214,8 @@ class Circuit:
 
     def _open(self, health: Health, run: _Run) -> None:
         self._is_open = True
-        self._openers = frozenset(run.accounts if health is Health.ERROR else ())
+        self._opened_by = health
+        self._openers = frozenset(() if run.is_out_of_reach else run.accounts)
         self._retry_at = self._clock.seconds() + self._backoff.pause(self._failed_probes + 1)
 
     def _close(self) -> None:

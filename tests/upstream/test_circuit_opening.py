@@ -57,9 +57,11 @@ class OpeningTests(CircuitTestCase):
             self.starts[-1].begin(status, 1_000)
             self.starts[-1].lose()
         self.check_closed()
-        self.fail_times(9, LOST)
+        self.sender.failures = [LOST] * 10
+        for number in range(9):
+            self.submit(f"account {number}")
         self.clock.advance(PATIENCE)
-        self.fail_times(1, LOST)
+        self.submit("account 9")
         self.check_open()
 
     def test_acks_that_never_end_open_it(self) -> None:

@@ -166,3 +166,23 @@ class LostTests(SynchronousTestCase):
             self.circuit.record_callback()
             self.assertFalse(self.circuit.is_in_doubt)
         self.assertIs(self.circuit.phase, Phase.CLOSED)
+
+    def test_others_may_probe_at_once_if_one_account_opened_it(self) -> None:
+        """S32: perhaps only that account's starts hang: nobody else waits for it or its probes."""
+        self.lose(PATIENCE)
+        with self.assertRaises(NotStarted):
+            self.circuit.check_allowed("a")
+        self.clock.advance(1 + RESERVED)
+        self.assertTrue(self.circuit.before_call("a"))
+        self.assertTrue(self.circuit.before_call("b"))
+        self.circuit.record_success()
+        self.assertIs(self.circuit.phase, Phase.CLOSED)
+
+    def test_probes_of_others_that_fail_keep_it_open(self) -> None:
+        """S32: once the starts of several accounts are lost, all wait for the pause."""
+        self.lose(PATIENCE)
+        for account in "bc":
+            self.assertTrue(self.circuit.before_call(account))
+            self.circuit.record_failure(Health.LOST, account, 0.0, is_probe=True)
+        with self.assertRaises(NotStarted):
+            self.circuit.check_allowed("d")
