@@ -25,7 +25,7 @@ from jobproxy.wire.jobs import AnyJob, key_digest_of
 from jobproxy.wire.preferences import Preferences
 from jobproxy.wire.problems import Kind, Problem, ProblemError, job_unknown, not_found
 from jobproxy.wire.reports import ENDED, Report
-from jobproxy.wire.tokens import TokenSigner, is_job_id
+from jobproxy.wire.tokens import JOB_ID_LENGTH, TokenSigner, is_job_id
 
 #: Characters of a path that could be a secret; shorter ones occur in what job servers say.
 MIN_SECRET = 16
@@ -190,7 +190,8 @@ class Gateway:
             does not change; or if the result is not safe in the store, so that the job server has
             to send it again. The Deferred can fail with the same.
         """
-        if job_id is not None and reveals(report.upstream_id or "", f"{job_id}."):
+        upstream_id = report.upstream_id or ""
+        if job_id and len(upstream_id) > JOB_ID_LENGTH and reveals(upstream_id, f"{job_id}."):
             # The id of a job is shown and logged; its token must not be.
             report = evolve(report, upstream_id=None)
         self._check_stopped()

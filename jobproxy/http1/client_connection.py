@@ -1,5 +1,6 @@
 """A connection to a server, with one request at a time."""
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from zope.interface import implementer
 
 from jobproxy.http1.eager_writer import EagerWriter, Send, find_send
 from jobproxy.http1.limits import ClientLimits
-from jobproxy.http1.peers import is_silent
+from jobproxy.http1.peers import find_socket, is_silent
 from jobproxy.http1.response import BadResponse, Response, ResponseParser
 from jobproxy.util.tls_names import WRONG_NAME, check_name
 
@@ -34,6 +35,7 @@ class ClientConnection(EagerWriter, Protocol):
         self.ready: Deferred[None] = Deferred()
         self.is_open = True
         self._send: Send | None = None
+        self._socket: socket.socket | None = None
         self._parser: ResponseParser | None = None
         self._responding: Deferred[Response] | None = None
         self._has_response_begun = False
@@ -42,6 +44,7 @@ class ClientConnection(EagerWriter, Protocol):
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         self._send = find_send(self.transport)
+        self._socket = find_socket(self.transport)
         if not self.factory.is_secure:
             self.ready.callback(None)
 
@@ -58,7 +61,7 @@ class ClientConnection(EagerWriter, Protocol):
 
         It may be here but unread, and would be mistaken for the response (RFC 9112, section 9.3.1).
         """
-        return self.is_open and is_silent(self.transport)
+        return self.is_open and (self._socket is None or is_silent(self._socket))
 
     def exchange(self, data: bytes) -> Deferred[Response]:
         """Send a request; must not be called while another one is in progress.

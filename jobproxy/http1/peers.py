@@ -18,7 +18,7 @@ _BYTES_ACKED = slice(120, 128)
 
 def count_acked(transport: Any) -> int | None:
     """Return how many bytes the client's end has taken so far; :data:`None`: that is not known."""
-    handle = _find_socket(transport)
+    handle = find_socket(transport)
     if handle is None or handle.family == socket.AF_UNIX or not platform.isLinux():
         return None
     try:
@@ -33,7 +33,7 @@ def has_left(transport: Any) -> bool:
 
     That is known once all that it has sent is here: it does not come if there is no room for it.
     """
-    handle = _find_socket(transport)
+    handle = find_socket(transport)
     if handle is None or not hasattr(select, "POLLRDHUP"):
         return False
     poller = select.poll()
@@ -41,11 +41,8 @@ def has_left(transport: Any) -> bool:
     return bool(poller.poll(0))
 
 
-def is_silent(transport: Any) -> bool:
+def is_silent(handle: socket.socket) -> bool:
     """Whether nothing is here that was not read yet, not even the end of the connection."""
-    handle = _find_socket(transport)
-    if handle is None:
-        return True
     try:
         handle.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
@@ -55,7 +52,8 @@ def is_silent(transport: Any) -> bool:
     return False
 
 
-def _find_socket(transport: Any) -> socket.socket | None:
+def find_socket(transport: Any) -> socket.socket | None:
+    """Return the socket of a transport, with TLS or without; one in memory has none."""
     get_handle = getattr(getattr(transport, "transport", transport), "getHandle", None)
     handle = None if get_handle is None else get_handle()
     return handle if isinstance(handle, socket.socket) else None

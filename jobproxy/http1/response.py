@@ -63,7 +63,11 @@ class Response:
 
         Several of one name are one list (RFC 9110, section 5.3).
         """
-        return b", ".join([value for other, value in self._lines if other == name])
+        found = b""
+        for other, value in self._lines:
+            if other == name:
+                found = found + b", " + value if found else value
+        return found
 
     def deliverBody(self, protocol: Any) -> None:
         protocol.makeConnection(None)

@@ -9,7 +9,7 @@ from functools import lru_cache, reduce
 from attrs import define, evolve, field
 from twisted.logger import Logger
 
-from jobproxy.wire.bodies import inflate
+from jobproxy.wire.bodies import JSON_TYPE, inflate
 from jobproxy.wire.reports import Report
 
 _log = Logger()
@@ -24,8 +24,9 @@ _ESCAPE = re.compile(
 #: How often a text may have been escaped.
 MAX_ROUNDS = 6
 #: What a body has that may have the secret in it, although not as it is: escapes, the zeros of
-#: UTF-16, or a run that is long enough to be in Base64 or in hexadecimal.
-_UNCLEAR = re.compile(rb"[\\%&\0]|[A-Za-z0-9]{28}")
+#: UTF-16, a run that is long enough to be in Base64 or in hexadecimal, the first bytes of gzip and
+#: of zlib.
+_UNCLEAR = re.compile(rb"[\\%&\0\x1f]|[A-Za-z0-9]{28}|\Ax[\x01\x5e\x9c\xda]")
 #: A run in Base64, for URLs or not, or in hexadecimal.
 _RUN = re.compile(rb"[A-Za-z0-9+/_-]{28,}=*")
 #: The first bytes of what is compressed: gzip, and zlib at all its levels.
@@ -89,6 +90,14 @@ class Redactor:
 
     def hide(self, ack: Report, secrets: Sequence[str]) -> Report:
         """Hide the secrets in an ack that quotes its start request: clients may get the ack."""
+        # Mostly everything that a client may get of an ack is in its body, as it is.
+        is_all = ack.status is None and not ack.coding and ack.content_type == JSON_TYPE
+        if is_all and not _UNCLEAR.search(ack.body):
+            for secret in secrets:
+                if secret.encode() in ack.body:
+                    break
+            else:
+                return ack
         hidden = reduce(hide_in_ack, secrets, ack)
         if hidden is not ack and not self._has_hidden:
             self._has_hidden = True

@@ -67,6 +67,11 @@ def count_jobs(server: DaemonProcess) -> int:
     return started
 
 
+def has_counted(label: str, metrics: str) -> bool:
+    """Whether a count with a label, which is a pattern, is more than 0."""
+    return re.search(rf"{label}.* [1-9]", metrics) is not None
+
+
 @each_client
 def test_a_documented_client_survives_a_bad_day(name: str, tmp_path: Path) -> None:
     """A job server that is down, a killed proxy, a job longer than --wait: one job, one result."""
@@ -83,7 +88,7 @@ def test_a_documented_client_survives_a_bad_day(name: str, tmp_path: Path) -> No
     with run_client(name, f"{first.url}/proxy", job, tmp_path / "cache") as client:
         with first:
             refused = 'outcome="upstream-unreachable"'
-            wait_until(lambda: refused in request(f"{first.url}/metrics").body.decode())
+            wait_until(lambda: has_counted(refused, request(f"{first.url}/metrics").body.decode()))
             server.__enter__()
             wait_until(lambda: count_jobs(server))
             first.process.kill()
@@ -97,7 +102,7 @@ def test_a_documented_client_survives_a_bad_day(name: str, tmp_path: Path) -> No
     assert (client.returncode, errors) == (0, "")
     assert '"state":"completed"' in printed.replace(" ", "")
     # Which of them depends on whether the ack was stored before the end.
-    assert re.search('outcome="(wait-over|start-unknown)"', metrics)
+    assert has_counted('outcome="(wait-over|start-unknown)"', metrics)
 
 
 @each_client
@@ -114,7 +119,7 @@ def test_a_documented_client_repeats_no_job_that_is_refused(name: str, tmp_path:
     counts = re.findall(
         r"^jobproxy_responses_total\{.*invalid-request.* (.*)$", metrics, re.MULTILINE
     )
-    assert [float(count) for count in counts] == [1]
+    assert sum(float(count) for count in counts) == 1
 
 
 @each_client
@@ -131,7 +136,7 @@ def test_a_documented_client_asks_for_a_job_whose_start_is_unknown(
         assert count_jobs(server) == 1
     assert (client.returncode, errors) == (0, "")
     assert '"state":"completed"' in printed.replace(" ", "")
-    assert 'outcome="start-unknown"' in metrics
+    assert has_counted('outcome="start-unknown"', metrics)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
