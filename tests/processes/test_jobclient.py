@@ -88,5 +88,6 @@ def test_terminal_has_a_live_line(url: str) -> None:
     finally:
         os.close(ours)
     assert " jobs/s " in shown
-    assert " p99 " in shown
+    # A narrow terminal shows the first percentile only.
+    assert " p50 " in shown
     assert shown.endswith("\r\x1b[K")
