@@ -194,7 +194,8 @@ class Gateway:
         if job_id and len(upstream_id) > JOB_ID_LENGTH and reveals(upstream_id, f"{job_id}."):
             # The id of a job is shown and logged; its token must not be.
             report = evolve(report, upstream_id=None)
-        self._check_stopped()
+        if self.table.is_stopped:
+            raise _stopped()
         circuit = self.starter.job_server.circuit
         if circuit.is_in_doubt and job_id is not None:
             circuit.record_callback()
@@ -212,11 +213,6 @@ class Gateway:
     def _secure(self, record: JobRecord, delivery: Delivery) -> Delivery | Deferred[Delivery]:
         securing = self.coordinator.secure(record)
         return delivery if securing is None else securing.addCallback(lambda _: delivery)
-
-    def _check_stopped(self) -> None:
-        """Refuse a callback once the table is stopped: what it would keep is lost."""
-        if self.table.is_stopped:
-            raise ProblemError(evolve(job_problems.draining(), detail=_STOPPED, started="unknown"))
 
     def _count_relayed(self, delivery: Delivery) -> Delivery:
         """Count a callback of another node's job, as any that comes here."""
@@ -245,7 +241,8 @@ class Gateway:
         can_fetch = messages_of(record) is not None and reading.result_url is not None
         if follow_ups is None or not (is_early or can_fetch):
             return self.deliver(record.job_id, reading.report)
-        self._check_stopped()
+        if self.table.is_stopped:
+            raise _stopped()
         return follow_ups.thin.receive(
             record, message, lambda report: self._deliver_fetched(record, report), is_early=is_early
         )
@@ -254,7 +251,8 @@ class Gateway:
         if record.result is None:
             return self.deliver(record.job_id, report)
         # A thin callback only announces the result, so that it contradicts none.
-        self._check_stopped()
+        if self.table.is_stopped:
+            raise _stopped()
         self.callbacks[Delivery.DUPLICATE.value] += 1
         return self._secure(record, Delivery.DUPLICATE)
 
@@ -360,3 +358,8 @@ def _refusal(problem: Problem, record: JobRecord | None) -> ProblemError:
     if record is not None:
         problem = evolve(job_problems.about(record, problem), started=record.started)
     return ProblemError(problem)
+
+
+def _stopped() -> ProblemError:
+    """Return the refusal of a callback after the table's end: what it would keep is lost."""
+    return ProblemError(evolve(job_problems.draining(), detail=_STOPPED, started="unknown"))

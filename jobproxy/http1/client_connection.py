@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from jobproxy.http1.eager_writer import EagerWriter, Send, find_send
 from jobproxy.http1.limits import ClientLimits
-from jobproxy.http1.peers import find_socket, is_silent
+from jobproxy.http1.peers import find_socket
 from jobproxy.http1.response import BadResponse, Response, ResponseParser
 from jobproxy.util.tls_names import WRONG_NAME, check_name
 
@@ -61,7 +61,15 @@ class ClientConnection(EagerWriter, Protocol):
 
         It may be here but unread, and would be mistaken for the response (RFC 9112, section 9.3.1).
         """
-        return self.is_open and (self._socket is None or is_silent(self._socket))
+        if not self.is_open or self._socket is None:
+            return self.is_open
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def exchange(self, data: bytes) -> Deferred[Response]:
         """Send a request; must not be called while another one is in progress.

@@ -41,17 +41,6 @@ def has_left(transport: Any) -> bool:
     return bool(poller.poll(0))
 
 
-def is_silent(handle: socket.socket) -> bool:
-    """Whether nothing is here that was not read yet, not even the end of the connection."""
-    try:
-        handle.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 def find_socket(transport: Any) -> socket.socket | None:
     """Return the socket of a transport, with TLS or without; one in memory has none."""
     get_handle = getattr(getattr(transport, "transport", transport), "getHandle", None)
