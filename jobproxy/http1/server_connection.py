@@ -202,31 +202,13 @@ class ServerConnection(EagerWriter, Protocol):
             self._handle(Event.BEGIN)
 
     def _start_next(self) -> None:
-        """Call the resource with queued requests, as long as each gets its response at once."""
+        """Call the resource with queued requests; read on once none is left that can be started."""
         if self._turn is not None:
             return
-        self._is_starting = True
-        left = MAX_STARTED
-        while self._queue and self._phase in READY:
-            if not left:
-                # Other connections wait for their turn too.
-                self._is_starting = False
-                self._turn = self.factory.clock.callLater(0, self._go_on)
-                return
-            left -= 1
-            parsed = self._queue.pop(0)
-            if self._surplus:
-                self._surplus = max(0, self._surplus - parsed.size)
-            self._handle(Event.START)
-            self._current = request = Request(self, parsed)
-            self.factory.resource.render(request)
-        self._is_starting = False
-        if not self._queue:
-            self._queue = None
-        self._rest()
-
-    def _rest(self) -> None:
-        """Read on once nothing, or little, is queued that could be handed to the resource."""
+        if self._queue:
+            self._start_some()
+        if self._turn is not None:
+            return
         if self._phase in READY:
             self._surplus = 0
         if self._backlog is not None and self._surplus <= self.factory.limits.ahead:
@@ -240,6 +222,27 @@ class ServerConnection(EagerWriter, Protocol):
             self._follow_parser()
             if wanted_continue:
                 self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _start_some(self) -> None:
+        """Call the resource as long as each request gets its response at once.
+
+        After :data:`MAX_STARTED` of them, other connections have their turn.
+        """
+        self._is_starting = True
+        for _ in range(MAX_STARTED):
+            if not (self._queue and self._phase in READY):
+                break
+            parsed = self._queue.pop(0)
+            if self._surplus:
+                self._surplus = max(0, self._surplus - parsed.size)
+            self._handle(Event.START)
+            self._current = request = Request(self, parsed)
+            self.factory.resource.render(request)
+        self._is_starting = False
+        if not self._queue:
+            self._queue = None
+        elif self._phase in READY:
+            self._turn = self.factory.clock.callLater(0, self._go_on)
 
     def _go_on(self) -> None:
         self._turn = None
