@@ -79,7 +79,7 @@ class FollowUps:
 
     def __attrs_post_init__(self) -> None:
         self._pauses = Backoff(first=0.5, maximum=10.0, random=self._random, least=0.5)
-        self.thin = ThinCallbacks(self._clock, self.fetch_thin)
+        self.thin = ThinCallbacks(self._clock, self._fetch_thin, self._read_thin)
 
     @property
     def polls(self) -> bool:
@@ -148,15 +148,11 @@ class FollowUps:
                 return reading.report
             await deferLater(self._clock, max(answer.retry_after, self._pauses.pause(failures)))
 
-    def fetch_thin(self, record: JobRecord, message: Message) -> Deferred[Report]:
+    def _fetch_thin(self, record: JobRecord, message: Message) -> Deferred[Report]:
         """Return the result that a thin callback has announced."""
         scope = messages_of(record) or Scope()
         reading = read_message(self._profile, self._profile.callback, scope.with_message(message))
         return Deferred.fromCoroutine(self.fetch(record, scope, reading))
-
-    def settle_early(self, record: JobRecord) -> bool:
-        """End a job with the thin callback that came before what is no ack, if there is one."""
-        return self.thin.settle(record, self._read_thin)
 
     def _read_thin(self, message: Message) -> Report:
         return read_message(self._profile, self._profile.callback, Scope(message=message)).report

@@ -275,7 +275,7 @@ class Start:
     def _settle_early(self, record: JobRecord) -> bool:
         """End a job with the thin callback that came before its ack, if there is one."""
         follow_ups = self._starter.follow_ups
-        return follow_ups is not None and follow_ups.settle_early(record)
+        return follow_ups is not None and follow_ups.thin.settle(record)
 
     def _doubt(self, record: JobRecord) -> float | None:
         """Record an ambiguous start; return the pause before another one, if there is one."""

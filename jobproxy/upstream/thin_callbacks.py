@@ -59,11 +59,13 @@ class ThinCallbacks:
     """Fetches a job's result once, however often its thin callback comes.
 
     :param fetch: returns the result that a thin callback has announced.
+    :param read: returns what a thin callback itself says.
     :ivar is_stopped: whether nothing is fetched any more.
     """
 
     _clock: IReactorTime
     _fetch: Fetch
+    _read: Callable[[Message], Report]
     _open: dict[str, ThinCallback] = field(factory=dict, init=False, repr=False)
     _idle: IdleNotifier = field(factory=IdleNotifier, init=False, repr=False)
     is_stopped: bool = field(default=False, init=False)
@@ -92,26 +94,25 @@ class ThinCallbacks:
             thin = self._open[record.job_id] = ThinCallback(record, message, deliver)
         waiting: Deferred[Delivery] = Deferred(thin.waiting.remove)
         thin.waiting.append(waiting)
-        if thin.working is None and not is_early:
-            self._work(thin, self._fetch(record, thin.message))
+        if not is_early:
+            self.begin(record)
         return waiting.addTimeout(RESPONSE_TIME, self._clock).addErrback(_explain_timeout)
 
     def begin(self, record: JobRecord) -> None:
-        """Fetch the result of a job whose thin callback came before its ack, if one did."""
+        """Fetch the result of a job if its thin callback has come."""
         thin = self._open.get(record.job_id)
         if thin is not None and thin.working is None:
             self._work(thin, self._fetch(record, thin.message))
 
-    def settle(self, record: JobRecord, read: Callable[[Message], Report]) -> bool:
-        """End a job with such a callback itself, as there will be no ack.
+    def settle(self, record: JobRecord) -> bool:
+        """End a job with the thin callback that came before what is no ack, if there is one.
 
-        :param read: returns what the callback says.
         :return: whether there was one.
         """
         thin = self._open.get(record.job_id)
         if thin is None or thin.working is not None:
             return False
-        self._work(thin, maybeDeferred(read, thin.message))
+        self._work(thin, maybeDeferred(self._read, thin.message))
         return True
 
     def when_idle(self) -> Deferred[None]:
