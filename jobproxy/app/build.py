@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 from twisted.application.service import IService
-from twisted.internet.interfaces import IReactorTime
 
 from jobproxy.api.admin import (
     DrainRoutes,
@@ -40,7 +39,6 @@ from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.server import ServerFactory
 from jobproxy.jobs.end_watch import EndWatch
 from jobproxy.jobs.events import JobEvents
-from jobproxy.jobs.table import CorrelationTable
 from jobproxy.monitoring.metrics import ProxyCollector, make_registry
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.reactor_lag import ReactorLag
@@ -111,7 +109,6 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         traffic,
         environment.pool,
         lag.lag,
-        lambda: _find_oldest_age(table, reactor),
         environment.count_dropped,
         lambda: _count_kept(gateways, budget, outbox),
         environment.has_descriptors,
@@ -173,12 +170,6 @@ def _count_connections(settings: Settings, environment: Environment) -> int:
         return settings.max_connections
     files = environment.file_limit
     return files - min(settings.max_starts + RESERVED_FILES, files // 2)
-
-
-def _find_oldest_age(table: CorrelationTable, clock: IReactorTime) -> float:
-    """Return the age of the oldest job that was started here and has not ended."""
-    oldest = table.find_oldest_started()
-    return 0.0 if oldest is None else clock.seconds() - oldest.created
 
 
 def _count_kept(

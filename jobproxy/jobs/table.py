@@ -251,13 +251,16 @@ class CorrelationTable(Service):
         """Return the records of jobs that have not ended, the oldest first."""
         return (record for record in self._records.values() if not record.is_ended)
 
-    def find_oldest_started(self) -> JobRecord | None:
-        """Return the oldest job of this node that was started and has not ended.
+    def find_oldest_age(self) -> float:
+        """Return the age in seconds of the oldest job that was started here and has not ended; 0 if
+        there is none.
 
         Copies of other nodes' jobs were not sent here. It looks at all that is kept, so it is for a
         scrape, not for each job.
         """
-        return next((each for each in self.unended() if each.sent is not None), None)
+        started = (each.created for each in self.unended() if each.sent is not None)
+        now = self._clock.seconds()
+        return now - next(started, now)
 
     def stopService(self) -> Any:
         """Fail the Deferred of every held client, as the proxy stops, and remove all records."""

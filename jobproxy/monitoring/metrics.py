@@ -69,7 +69,7 @@ class ProxyCollector(Collector):
             "orphans": ("Orphans that are retained.", len(orphans)),
             "oldest_started_seconds": (
                 "Age of the oldest job that was started here and has not ended.",
-                self._probes.find_oldest_age(),
+                table.find_oldest_age(),
             ),
             "keys": ("Idempotency keys that are known.", table.keys.number),
             "draining": ("1 from when the proxy is about to stop.", gateway.is_leaving),

@@ -52,8 +52,6 @@ class Probes:
     :param traffic: the observer of all servers.
     :param agent: the connections to the job server.
     :param lag: the reactor lag.
-    :param find_oldest_age: returns how long ago the oldest job came that was started here and has
-        not ended, in seconds; 0: there is none.
     :param count_dropped: returns the numbers of dropped log lines by reason.
     :param count_kept: returns the bytes of all that is kept in memory, by what it is.
     :param has_descriptors: returns whether there are free file descriptors.
@@ -63,7 +61,6 @@ class Probes:
     traffic: Traffic
     agent: Pool
     lag: Histogram
-    find_oldest_age: Callable[[], float] = lambda: 0.0
     count_dropped: Callable[[], dict[str, int]] = dict
     count_kept: Callable[[], dict[str, int]] = dict
     has_descriptors: Callable[[], bool] = has_descriptors
