@@ -19,10 +19,10 @@ _COUNTS = {
     "orphans": "SELECT count(*) FROM jobs WHERE is_orphan",
 }
 #: The columns of a table that are exported; the last one is about the size of the row.
-_CLAIMS = "key_digest, job_id, request_digest, has_ended, expires, 0 FROM claims"
+_CLAIMS = "key_digest, job_id, request_digest, has_ended, expires, 0"
 _JOBS = (
     "job_id, ack, result, upstream_id, came, is_orphan, expires, "
-    "ifnull(length(result), 0) + ifnull(length(ack), 0) FROM jobs"
+    "ifnull(length(result), 0) + ifnull(length(ack), 0)"
 )
 
 #: What an export reads at once at most: rows, and about the bytes of their bodies.
@@ -58,21 +58,24 @@ def export(path: str) -> Iterator[dict[str, Any]]:
     """
     with closing(View(path)) as view:
         lag = view.read(read_lag)
-        for row in _read_rows(view, _CLAIMS):
+        for row in _read_rows(view, "claims", _CLAIMS):
             yield _write_claim(row, lag)
-        for row in _read_rows(view, _JOBS):
+        for row in _read_rows(view, "jobs", _JOBS):
             yield _write_job(row, lag)
 
 
-def _read_rows(view: View, columns: str) -> Iterator[tuple[Any, ...]]:
+def _read_rows(view: View, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
     """Return all rows that a table has now, in pages, so that no log has to wait for the caller.
 
     A row that is changed or removed until its page is read is exported like that, or not at all.
     """
-    newest = f"SELECT max(rowid) FROM {columns.rpartition(' ')[2]}"  # noqa: S608 - a constant
+    newest = f"SELECT max(rowid) FROM {table}"  # noqa: S608 - a constant
     last = view.read(lambda connection: ask(connection, newest))
     # Not by an index: if one is damaged, the rows can still be saved.
-    page = f"SELECT rowid, {columns} NOT INDEXED WHERE rowid > ? AND rowid <= ? ORDER BY rowid"
+    page = (
+        f"SELECT rowid, {columns} FROM {table} NOT INDEXED "  # noqa: S608 - constants
+        "WHERE rowid > ? AND rowid <= ? ORDER BY rowid"
+    )
     at = 0
     while last is not None and at < last:
         read = partial(_read_page, page=page, bounds=(at, last))

@@ -44,6 +44,16 @@ class SqliteAddress:
         return f"{self._own_path}-wal"
 
     @property
+    def index_path(self) -> str:
+        """The index of that log, which the processes share that have the file open."""
+        return f"{self._own_path}-shm"
+
+    @property
+    def journal_path(self) -> str:
+        """The rollback journal, which SQLite keeps instead of the log in files of other modes."""
+        return f"{self._own_path}-journal"
+
+    @property
     def _own_path(self) -> Path:
         """The same for all names of the file: a link must not give it a second owner."""
         return Path(self.path).resolve()

@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 from urllib.parse import quote
 
-from attrs import define, field, frozen
+from attrs import define, field
 
+from jobproxy.store.sqlite_address import SqliteAddress
 from jobproxy.store.sqlite_errors import OTHER_PROGRAM, BadStore, explain
 from jobproxy.store.sqlite_file import APPLICATION, check_format
 
@@ -30,29 +31,6 @@ TRIES = 5
 _Look = tuple[tuple[int, int, int], ...]
 
 
-@frozen
-class _Files:
-    """A file and those that SQLite keeps beside it, by whatever link it was named."""
-
-    path: str
-
-    @property
-    def log(self) -> str:
-        return f"{self.path}-wal"
-
-    @property
-    def index(self) -> str:
-        return f"{self.path}-shm"
-
-    @property
-    def journal(self) -> str:
-        return f"{self.path}-journal"
-
-    def look(self) -> _Look:
-        """Return what changes when something is written."""
-        return tuple(_look(path) for path in (self.path, self.log, self.journal))
-
-
 @define(eq=False)
 class View:
     """Reads a file and its log, which a process may use, or have left when it was killed.
@@ -66,11 +44,11 @@ class View:
     _connection: sqlite3.Connection | None = field(default=None, init=False)
     #: What the files were like, if no lock keeps them so.
     _seen: _Look | None = field(default=None, init=False)
-    _files: _Files = field(init=False)
+    _files: SqliteAddress = field(init=False)
     _copy: "TemporaryDirectory[str] | None" = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._files = _Files(os.path.realpath(self._path))
+        self._files = SqliteAddress(os.path.realpath(self._path))
 
     def read(self, work: Callable[[sqlite3.Connection], Found]) -> Found:
         """Do some work in one transaction, which has ended when this returns.
@@ -110,23 +88,23 @@ class View:
         return _in_transaction(self._connection, work)
 
     def _is_current(self) -> bool:
-        return self._seen is None or self._seen == self._files.look()
+        return self._seen is None or self._seen == _look_at(self._files)
 
     def _open(self) -> sqlite3.Connection:
         files, self._seen = self._files, None
         check_header(files.path)
-        self._seen = files.look()
+        self._seen = _look_at(files)
         has_journal = bool(self._seen[2][1])
-        if not has_journal and not _has_frames(files.log):
+        if not has_journal and not _has_frames(files.log_path):
             return _connect(files.path, "mode=ro&immutable=1")
-        if has_journal or Path(files.index).exists():
+        if has_journal or Path(files.index_path).exists():
             self._seen = None
             return _connect(files.path, "mode=ro&readonly_shm=1")
         self._copy = TemporaryDirectory()
-        copy = _Files(f"{self._copy.name}/copy")
+        copy = SqliteAddress(f"{self._copy.name}/copy")
         try:
             shutil.copyfile(files.path, copy.path)
-            shutil.copyfile(files.log, copy.log)
+            shutil.copyfile(files.log_path, copy.log_path)
         except OSError as error:
             raise BadStore(f"cannot be copied to {self._copy.name}: {error.strerror}") from None
         if not self._is_current():
@@ -190,6 +168,11 @@ def _in_transaction(
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def _look_at(files: SqliteAddress) -> _Look:
+    """Return what changes when something is written."""
+    return tuple(_look(path) for path in (files.path, files.log_path, files.journal_path))
 
 
 def _look(path: str) -> tuple[int, int, int]:
