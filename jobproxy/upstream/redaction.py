@@ -23,14 +23,13 @@ _ESCAPE = re.compile(
 )
 #: How often a text may have been escaped.
 MAX_ROUNDS = 6
+#: How a body begins that is compressed: with gzip, or with zlib at any of its levels.
+_COMPRESSED = re.compile(rb"\x1f\x8b|x[\x01\x5e\x9c\xda]")
 #: What a body has that may have the secret in it, although not as it is: escapes, the zeros of
-#: UTF-16, a run that is long enough to be in Base64 or in hexadecimal, the first bytes of gzip and
-#: of zlib.
-_UNCLEAR = re.compile(rb"[\\%&\0\x1f]|[A-Za-z0-9]{28}|\Ax[\x01\x5e\x9c\xda]")
+#: UTF-16, a run that is long enough to be in Base64 or in hexadecimal, or compression.
+_UNCLEAR = re.compile(rb"[\\%%&\0]|[A-Za-z0-9]{28}|\A(?:%b)" % _COMPRESSED.pattern)
 #: A run in Base64, for URLs or not, or in hexadecimal.
 _RUN = re.compile(rb"[A-Za-z0-9+/_-]{28,}=*")
-#: The first bytes of what is compressed: gzip, and zlib at all its levels.
-_COMPRESSED = (b"\x1f\x8b", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
 
 
 def hide(body: bytes, secret: str) -> bytes:
@@ -41,8 +40,7 @@ def hide(body: bytes, secret: str) -> bytes:
     :param secret: in ASCII, as callback URLs and tokens are.
     """
     plain = secret.encode()
-    if plain in body:
-        body = body.replace(plain, HIDDEN)
+    body = body.replace(plain, HIDDEN)
     if not _UNCLEAR.search(body):
         return body
     # In UTF-16 or UTF-32 the characters have zeros between them.
@@ -62,7 +60,7 @@ def hide_in_ack(ack: Report, secret: str) -> Report:
     """
     body, coding = hide(ack.body, secret), ack.coding
     is_coded = coding and coding.lower() != b"identity"
-    if is_coded or body.startswith(_COMPRESSED):
+    if is_coded or _COMPRESSED.match(body):
         inflated = _inflate(ack.body, coding if is_coded else b"")
         hidden = HIDDEN if inflated is None else hide(inflated, secret)
         if hidden != inflated:
@@ -93,8 +91,9 @@ class Redactor:
         # Mostly everything that a client may get of an ack is in its body, as it is.
         is_all = ack.status is None and not ack.coding and ack.content_type == JSON_TYPE
         if is_all and not _UNCLEAR.search(ack.body):
+            text = ack.body.decode("latin-1")
             for secret in secrets:
-                if secret.encode() in ack.body:
+                if secret in text:
                     break
             else:
                 return ack
