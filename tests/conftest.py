@@ -1,7 +1,6 @@
 """What holds for every test: it ends, leaves no file descriptor behind, and tells no secret."""
 
 import gc
-import time
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -65,10 +64,6 @@ def open_reactor() -> None:
     pytest_twisted.blockon(Deferred.fromCoroutine(listen()))
 
 
-#: Seconds for what a thread is just closing.
-CLOSING_TIME = 5.0
-
-
 def list_descriptors() -> dict[str, str]:
     """Return what is open, by number; the look itself takes a descriptor, which is left out."""
     found = {}
@@ -82,17 +77,16 @@ def list_descriptors() -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def no_leaked_descriptors() -> Iterator[None]:
-    """Compare what is open before and after; a thread of a test may take a moment to close it."""
+    """Compare what is open before and after."""
     before = list_descriptors()
     yield
     release_ports()
-    end = time.monotonic() + CLOSING_TIME
-    while leaked := list_descriptors().keys() - before.keys():
+    leaked = list_descriptors().keys() - before.keys()
+    if leaked:
         gc.collect()
         after = list_descriptors()
-        is_late = time.monotonic() > end
-        assert not is_late, f"left open: {[after.get(number) for number in leaked]}"
-        time.sleep(0.01)
+        leaked = after.keys() - before.keys()
+        assert not leaked, f"left open: {[after[number] for number in leaked]}"
 
 
 @pytest.fixture(autouse=True)

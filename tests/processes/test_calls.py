@@ -7,7 +7,7 @@ import pytest
 from tests.support.processes import ROOT, run
 
 #: Function calls a job, those written in C included.
-MOST = 730
+MOST = 717
 
 
 @pytest.mark.timeout(600)

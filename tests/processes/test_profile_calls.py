@@ -51,12 +51,25 @@ class Api(ThreadingHTTPServer):
     """A job server whose jobs do what their input says.
 
     :ivar cancelled: the ids of the jobs that were cancelled.
+    :ivar busy: how many threads still have a request, or a callback to send.
     """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Connection)
         self.cancelled: list[str] = []
         self.jobs: dict[str, dict[str, Any]] = {}
+        self.busy = 0
+        self._lock = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self.busy += 1
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        super().process_request_thread(request, client_address)
+        with self._lock:
+            self.busy -= 1
 
     def call_back(self, url: str, body: dict[str, Any], *, is_signed: bool = True) -> int:
         """Send a callback; return the status of the response."""
@@ -146,6 +159,13 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, DaemonP
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture(autouse=True)
+def settled(api: tuple[Api, DaemonProcess]) -> Iterator[None]:
+    """Wait until the job server's threads have closed what they opened."""
+    yield
+    wait_until(lambda: not api[0].busy)
 
 
 def ask(daemon: DaemonProcess, plan: object, **headers: str) -> tuple[int, dict[str, Any]]:
