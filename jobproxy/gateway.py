@@ -262,7 +262,7 @@ class Gateway:
         return succeed(None) if follow_ups is None else follow_ups.thin.when_idle()
 
     def stop_fetches(self) -> None:
-        """Tell the job server to send all callbacks again whose result is being fetched."""
+        """Give up all fetches; the job server is told to send those callbacks again."""
         if self.starter.follow_ups is not None:
             self.starter.follow_ups.thin.stop()
 

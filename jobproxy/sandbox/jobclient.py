@@ -25,7 +25,7 @@ from jobproxy.daemon.process import raise_file_limit, tune_collector
 from jobproxy.http1.agent import PooledAgent
 from jobproxy.http1.client import PlainClient
 from jobproxy.http1.limits import ClientLimits
-from jobproxy.sandbox.load import MAX_BODY, LoadLoop
+from jobproxy.sandbox.load import MAX_BODY, LoadLoop, Plan
 from jobproxy.sandbox.load_lines import CsvWriter, LiveLine
 from jobproxy.sandbox.load_options import (
     LIMIT,
@@ -84,6 +84,7 @@ class Run:
     _data: bytes | None
     _csv: TextIO | None
     _recorders: list[Callable[[Outcome], object]] = field(factory=list, init=False)
+    _plan: Plan = field(init=False)
     _loop: LoadLoop = field(init=False)
     _signal: int = field(default=0, init=False)
     _unfinished: int | None = field(default=None, init=False)
@@ -98,6 +99,7 @@ class Run:
 
     async def _run(self) -> None:
         arguments, begun = self._arguments, self._reactor.seconds()
+        self._plan = make_plan(arguments)
         self._loop = self._make_loop()
         limit = arguments.limit
         self._reactor.callWhenRunning(self._install_handlers)
@@ -134,8 +136,7 @@ class Run:
         raise SystemExit(PASSED if report.passed else FAILED)
 
     def _make_loop(self) -> LoadLoop:
-        arguments = self._arguments
-        plan = make_plan(arguments)
+        arguments, plan = self._arguments, self._plan
         limits = ClientLimits(
             body=MAX_BODY, connections=plan.concurrency, connect_time=arguments.timeout
         )
@@ -160,7 +161,7 @@ class Run:
         arguments = self._arguments
         is_terminal = sys.stderr.isatty()
         with tqdm(
-            total=make_plan(arguments).jobs,
+            total=self._plan.jobs,
             bar_format=_BAR,
             ascii=" =",
             disable=arguments.json or arguments.no_progress,
@@ -205,7 +206,7 @@ class Run:
         call.stop()
 
     def _install_handlers(self) -> None:
-        """Let the first signal end the load with its report, and the second one end the process.
+        """End the load and print its report at the first signal; end the process at the second one.
 
         A signal that is ignored stays ignored: a shell ignores SIGINT in what a script runs in the
         background.

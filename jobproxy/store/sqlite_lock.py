@@ -58,7 +58,7 @@ class FileLock:
         return self._found is not None and _is_at(self._found, self._path)
 
     def release(self) -> None:
-        """Let another process take the lock."""
+        """Release the lock, if it is held."""
         if self._found is not None:
             os.close(self._found)
             self._found = None
