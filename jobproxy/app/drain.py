@@ -75,7 +75,7 @@ class Drain:
             await deferLater(self._clock, LAST_REQUESTS_TIME)
         for gateway in self._gateways:
             gateway.drain()
-        await self._close_idle(but=self._callbacks)
+        await self._close_idle(is_last=False)
         end = self._clock.seconds() + self._timeout
         if clients.held and not self._is_hurried:
             await self._wait(clients.when_idle(), self._timeout)
@@ -95,7 +95,7 @@ class Drain:
 
         Who has begun a request, and does not end it, does not hold up the end of the process.
         """
-        await self._close_idle()
+        await self._close_idle(is_last=True)
         seconds = HURRIED_FLUSH_TIME if self._is_hurried else FLUSH_TIME
         end = self._clock.seconds() + seconds
         await self._wait_until_sent(min(end, self._clock.seconds() + REST_TIME))
@@ -128,13 +128,13 @@ class Drain:
                 factory.leave()
         await self._wait(Deferred(), self._delay)
 
-    async def _close_idle(self, but: ServerFactory | None = None) -> None:
+    async def _close_idle(self, *, is_last: bool) -> None:
         # Requests that have arrived by now still get a response.
         for _ in range(TURNS):
             await deferLater(self._clock, 0)
         for factory in self._factories:
-            if factory is not but:
-                factory.drain()
+            if is_last or factory is not self._callbacks:
+                factory.drain(spare_silent=not is_last)
 
     async def _wait(self, event: Deferred[None], seconds: float) -> None:
         self._waiting = event

@@ -91,11 +91,17 @@ class ServerFactory(Factory):
         """Close every connection after its next response; those without a request stay open."""
         self.is_draining = True
 
-    def drain(self) -> None:
-        """Close all connections; those with a request after its response has been sent."""
+    def drain(self, *, spare_silent: bool = False) -> None:
+        """Close all connections; those with a request after its response has been sent.
+
+        :param spare_silent: leave open those on which nothing was received yet, for one request
+            each. A client may send a request again if a kept connection was closed, but few do so
+            on a connection that they have just made.
+        """
         self.leave()
         for connection in list(self.connections):
-            connection.leave_if_idle()
+            if not (spare_silent and connection.is_silent):
+                connection.leave_if_idle()
 
     def drop_unread(self) -> None:
         """Reset all connections whose request has not arrived as a whole."""

@@ -155,6 +155,11 @@ class ServerConnection(EagerWriter, Protocol):
         self._current = self._queue = self._error = None
         self._close()
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing has been received yet."""
+        return self._phase is Phase.SILENT
+
     def leave_if_idle(self) -> None:
         """Close the connection unless a request is received or has no response."""
         is_busy = self._current or self._queue or self._parser or self._error

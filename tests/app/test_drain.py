@@ -78,13 +78,30 @@ class ClosingTests(ProxyTestCase):
         self.successResultOf(flushed)
         self.assertFalse(idle.transport.connected)
 
-    def test_silent_connection_is_closed_soon(self) -> None:
-        """G2: a connection on which nothing comes is closed soon after the drain began."""
+    def test_silent_connection_is_closed_when_no_client_is_held(self) -> None:
+        """G2: a connection on which nothing comes does not hold up the end of the process."""
         client = self.connect()
         drained = self.drain()
-        self.assertTrue(client.transport.connected)
         self.clock.pump([0.1, *TURNS * [0]])
+        self.successResultOf(drained)
+        self.assertTrue(client.transport.connected)
+        flushed = Deferred.fromCoroutine(self.shutdown.flush())
+        self.clock.pump(TURNS * [0])
         self.assertFalse(client.transport.connected)
+        self.successResultOf(flushed)
+
+    def test_first_request_of_a_connection_gets_a_response_while_clients_are_held(self) -> None:
+        """G2: who has connected and is slow to send is refused in words, not by a close."""
+        held, idle, slow = self.submit(), self.connect().get("/elsewhere"), self.connect()
+        self.starts[0].ack("1")
+        drained = self.drain()
+        self.clock.pump([0.1, *TURNS * [0], 1])
+        self.assertFalse(idle.transport.connected)
+        slow.request()
+        self.assertEqual(slow.response.status, 503)
+        self.assertEqual(slow.response.headers["connection"], "close")
+        self.call_back(self.starts[0], RESULT)
+        self.assertEqual(held.response.body, RESULT)
         self.successResultOf(drained)
 
 
