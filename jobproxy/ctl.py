@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -18,7 +19,7 @@ from jobproxy.ctl_profiles import FailedTrial, check_profiles, run_trial
 from jobproxy.store.inspection import export, inspect
 from jobproxy.store.sqlite_errors import BadStore
 from jobproxy.util.tables import list_counts, make_table
-from jobproxy.util.terminal import escape, write_output
+from jobproxy.util.terminal import clear_screen, escape, write_output
 
 #: Seconds between two checks whether a draining proxy still runs.
 INTERVAL = 0.5
@@ -41,7 +42,16 @@ class Command:
 
         :raises Failed: if it fails.
         """
-        await getattr(self, self._arguments.action)()
+        action, pause = getattr(self, self._arguments.action), self._arguments.watch
+        await action()
+        while pause:
+            await _sleep(self._reactor, pause)
+            clear_screen()
+            try:
+                await action()
+            except Failed as error:
+                # The proxy may be restarted at the moment.
+                self._write(f"{error}\n".encode())
 
     async def show_status(self) -> None:
         status = await self._proxy.read("/status")
@@ -54,6 +64,11 @@ class Command:
         listed = await self._proxy.read(f"/jobs?{urlencode(query)}")
         columns = ("job", "state", "age", "waiting", "id", "requestId", "account")
         self._print(listed, lambda: make_table(columns, listed["jobs"]))
+
+    async def show_job(self) -> None:
+        name = self._arguments.name
+        job = await self._proxy.read(f"/timelines/{quote(name, safe='')}")
+        self._print(job, lambda: describe_job(job))
 
     async def list_orphans(self) -> None:
         orphans: list[dict[str, Any]] = []
@@ -125,8 +140,7 @@ class Command:
                 await self._proxy.call("GET", "/healthz")
             except Failed:
                 return
-            pause: Deferred[None] = deferLater(self._reactor, INTERVAL)
-            await pause
+            await _sleep(self._reactor, INTERVAL)
 
     @property
     def _orphan(self) -> str:
@@ -163,6 +177,23 @@ def describe_status(status: dict[str, Any]) -> str:
         *((each["name"], _describe_profile(each)) for each in status.get("profiles", ())),
     ]
     return "".join(f"{name:10} {value}\n" for name, value in rows)
+
+
+def describe_job(job: dict[str, Any]) -> str:
+    """Return the timeline of a job as text."""
+    hidden = ("events", "outcome", "bytes")
+    rows = [(name, value) for name, value in job.items() if name not in hidden]
+    if job["bytes"] is not None:
+        rows.append(("result", f"{job['bytes']} bytes"))
+    lines = [f"{name:10} {'-' if value is None else value}\n" for name, value in rows]
+    for event in job["events"]:
+        at = datetime.fromtimestamp(event["time"], tz=timezone.utc).isoformat(" ", "milliseconds")
+        lines.append(f"{at[:-6]}Z  {event['after']:+10.3f} s  {event['event']}\n")
+    return "".join(lines)
+
+
+def _sleep(reactor: Any, seconds: float) -> Deferred[None]:
+    return deferLater(reactor, seconds)
 
 
 def _describe_profile(found: dict[str, Any]) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import shtab
 
+from jobproxy import __version__
+
 DEFAULT_ADMIN = "http://127.0.0.1:8082"
 
 
@@ -19,29 +21,56 @@ def read_admin(text: str) -> str:
     return text
 
 
+def read_seconds(text: str) -> float:
+    """Return a pause between two looks, in seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3_600:
+        raise argparse.ArgumentTypeError(f"must be seconds from 0.1 to 3600, not {text!r}")
+    return seconds
+
+
 def read_path(text: str) -> str:
     """Return the path of a store, which may also be written as for ``--store``."""
     return text.removeprefix("sqlite:").partition("?")[0] if text.startswith("sqlite:") else text
 
 
+def _make_common(admin: Any, is_json: Any, *, is_local: bool) -> argparse.ArgumentParser:
+    """Return a parser of the options that all commands have.
+
+    :param admin: the default of ``--admin``; :data:`argparse.SUPPRESS`: what was given before the
+        command counts.
+    :param is_local: whether the commands ask no proxy.
+    """
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", default=is_json, help="print JSON")
+    if not is_local:
+        common.add_argument(
+            "--admin",
+            metavar="URL",
+            type=read_admin,
+            default=admin,
+            help="where the proxy's --admin-listen is: a URL or unix:PATH "
+            f"[JOBPROXY_ADMIN; default {DEFAULT_ADMIN}]",
+        )
+    return common
+
+
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    # For commands that ask no proxy.
-    local = argparse.ArgumentParser(add_help=False)
-    local.add_argument("--json", action="store_true", help="print JSON")
-    local.set_defaults(admin="")
-    common = argparse.ArgumentParser(add_help=False, parents=[local])
-    common.add_argument(
-        "--admin",
-        metavar="URL",
-        type=read_admin,
-        default=os.environ.get("JOBPROXY_ADMIN", DEFAULT_ADMIN),
-        help="where the proxy's --admin-listen is: a URL or unix:PATH "
-        f"[JOBPROXY_ADMIN; default {DEFAULT_ADMIN}]",
-    )
+    """Return the parser of the command line, whose general options may also follow the command."""
+    before = argparse.SUPPRESS
+    local = _make_common(before, before, is_local=True)
+    common = _make_common(before, before, is_local=False)
+    admin = os.environ.get("JOBPROXY_ADMIN") or DEFAULT_ADMIN
     parser = argparse.ArgumentParser(
-        prog="jobproxyctl", description="Show the state of a running jobproxy, or drain it."
+        prog="jobproxyctl",
+        description="Show the state of a running jobproxy, or drain it.",
+        parents=[_make_common(admin, False, is_local=False)],
     )
+    parser.set_defaults(watch=None)
+    parser.add_argument("--version", action="version", version=f"jobproxyctl {__version__}")
     shtab.add_argument_to(parser, "--print-completion", help="print the completions for a shell")
     commands = parser.add_subparsers(metavar="command", required=True)
 
@@ -67,7 +96,7 @@ def read_web_url(text: str) -> str:
 
 def _add_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add all commands to the parser, each with the function ``add``."""
-    add(commands, "status", "show_status", "show the status of the proxy")
+    status = add(commands, "status", "show_status", "show the status of the proxy")
     jobs = add(commands, "jobs", "list_jobs", "list the jobs that have not ended, the oldest first")
     jobs.add_argument(
         "--state",
@@ -80,6 +109,20 @@ def _add_commands(commands: Any, add: Callable[..., argparse.ArgumentParser]) ->
         default=100,
         metavar="N",
         help="list at most N jobs; default %(default)s",
+    )
+    for watched in (status, jobs):
+        watched.add_argument(
+            "--watch",
+            type=read_seconds,
+            nargs="?",
+            const=2.0,
+            metavar="SECONDS",
+            help="show it again and again, every two seconds if none are given; end with Ctrl-C",
+        )
+    of_jobs = jobs.add_subparsers(metavar="command")
+    show = add(of_jobs, "show", "show_job", "show what has become of a job, and when")
+    show.add_argument(
+        "name", metavar="NAME", help="its job id, its request id, or the job server's id of it"
     )
     orphans = commands.add_parser(
         "orphans", help="list, show or drop orphans: results that nobody waited for"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.ctl import describe_status
+from jobproxy.ctl import describe_job, describe_status
 from jobproxy.ctl_parser import DEFAULT_ADMIN, make_parser
 from jobproxy.util.tables import make_table
 from tests.support.proxy import ProxyTestCase
@@ -27,6 +27,19 @@ class TableTests(SynchronousTestCase):
         table = make_table(("id",), [{"id": "\x1b[2J\nforged"}])
         self.assertNotIn("\x1b", table)
         self.assertEqual(len(table.splitlines()), 2)
+
+
+class JobTests(ProxyTestCase):
+    def test_text_has_the_timeline(self) -> None:
+        """``jobs show`` prints what is known of a job, and each event in a line."""
+        client = self.connect().request(headers={"X-Request-Id": "mine"})
+        self.clock.advance(1.5)
+        self.starts[0].respond(b'{"error": "no"}', 402)
+        self.assertEqual(client.response.status, 402)
+        text = describe_job(self.operate().get("/timelines/mine").response.json)
+        self.assertIn("requestId  mine\n", text)
+        self.assertRegex(text, r"\n[-0-9]{10} [:.0-9]{12}Z +\+0\.000 s  queued\n")
+        self.assertIn("+1.500 s  ended: upstream-rejected\n", text)
 
 
 class StatusTests(ProxyTestCase):
@@ -53,6 +66,8 @@ class StatusTests(ProxyTestCase):
         "jobs --limit many",
         "drain now",
         "status --admin 127.0.0.1:8082",
+        "status --watch 0",
+        "jobs show",
         "store check --admin http://127.0.0.1:8082 s.db",
     ],
 )
@@ -71,6 +86,21 @@ def test_flag_beats_environment_beats_default(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("JOBPROXY_ADMIN", "unix:/run/admin")
     assert make_parser().parse_args(["status"]).admin == "unix:/run/admin"
     assert make_parser().parse_args(["status", "--admin", "unix:x"]).admin == "unix:x"
+
+
+def test_general_options_may_come_before_or_after_the_command() -> None:
+    """``--json`` and ``--admin`` may come before or after the command, ``--version`` alone."""
+    for words in (
+        "--json --admin unix:x jobs show name",
+        "jobs --json --admin unix:x show name",
+        "jobs show name --json --admin unix:x",
+    ):
+        arguments = make_parser().parse_args(words.split())
+        assert (arguments.action, arguments.json, arguments.admin) == ("show_job", True, "unix:x")
+    assert not make_parser().parse_args(["store", "check", "x"]).json
+    with pytest.raises(SystemExit) as caught:
+        make_parser().parse_args(["--version"])
+    assert caught.value.code == 0
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

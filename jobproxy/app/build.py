@@ -28,6 +28,7 @@ from jobproxy.api.origins import Origins
 from jobproxy.api.profiles import ProfileCallbackRoutes, ProfileRoutes
 from jobproxy.api.refused_callbacks import RefusedCallbacks
 from jobproxy.api.responses import Routes, describe_error, make_resource
+from jobproxy.api.timelines import TimelineRoutes
 from jobproxy.app.build_gateway import Shared, build_gateways
 from jobproxy.app.build_table import build_table
 from jobproxy.app.environment import Environment
@@ -209,6 +210,7 @@ def _choose_routes(
         PageRoutes(),
         StatusRoutes(status, feed),
         JobListRoutes(gateway, environment.reactor),
+        TimelineRoutes(gateway, environment.reactor, environment.now),
         OrphanRoutes(gateway),
         DrainRoutes(gateway, environment.stop),
     ]

@@ -46,6 +46,7 @@ class JobRecord:
     :ivar runs_unattended: whether the job is started, and its result kept, without any client.
     :ivar is_copy: whether another node has the job, which counts it.
     :ivar starts: how many start requests may have reached the job server.
+    :ivar failed_starts: when the last start requests failed, and how.
     :ivar ack: the ack, until the job ends.
     :ivar result: the callback or ack that ended the job.
     :ivar problem: why there is no result.
@@ -70,6 +71,7 @@ class JobRecord:
     runs_unattended: bool = field(default=False, init=False)
     is_copy: bool = field(default=False, init=False)
     starts: int = field(default=0, init=False)
+    failed_starts: tuple[tuple[float, str], ...] = field(default=(), init=False)
     upstream_id: str | None = field(default=None, init=False)
     ack: Report | None = field(default=None, init=False)
     result: Report | None = field(default=None, init=False)

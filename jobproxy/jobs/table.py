@@ -22,6 +22,9 @@ from jobproxy.wire.problems import Problem
 from jobproxy.wire.reports import Report
 from jobproxy.wire.tokens import LIFETIME
 
+#: How many failed start requests of a job are kept.
+MAX_FAILED_STARTS = 20
+
 
 @define(eq=False)
 class CorrelationTable(Service):
@@ -132,7 +135,8 @@ class CorrelationTable(Service):
         if record.is_ended:
             return
         record.starts += 1
-        record.sent = record.sent or self._clock.seconds()
+        if record.sent is None:
+            record.sent = self._clock.seconds()
         record.cancel_start = None
         self._change(record, Event.SEND)
 
@@ -163,6 +167,11 @@ class CorrelationTable(Service):
             record.acked = self._clock.seconds()
             self._end(record, result=ack)
         self._add_upstream_id(record, ack)
+
+    def note_failed_start(self, record: JobRecord, result: str) -> None:
+        """Record how a start request failed, for the operator; what follows is another call."""
+        failed = (*record.failed_starts, (self._clock.seconds(), result))
+        record.failed_starts = failed[-MAX_FAILED_STARTS:]
 
     def doubt(self, record: JobRecord, *, cancel_start: Callable[[], object] | None = None) -> None:
         """Record an ambiguous start request; for ``cancel_start`` see :meth:`acknowledge`."""
@@ -250,6 +259,10 @@ class CorrelationTable(Service):
     def unended(self) -> Iterator[JobRecord]:
         """Return the records of jobs that have not ended, the oldest first."""
         return (record for record in self._records.values() if not record.is_ended)
+
+    def search(self, is_found: Callable[[JobRecord], bool]) -> JobRecord | None:
+        """Return the newest record that a function finds; all are looked at until then."""
+        return next(filter(is_found, reversed(self._records.values())), None)
 
     def find_oldest_age(self) -> float:
         """Return the age in seconds of the oldest job that was started here and has not ended; 0 if

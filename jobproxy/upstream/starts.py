@@ -209,9 +209,11 @@ class Start:
             ack = await self._starter.job_server.start(self._job, call, request.headers)
         except AmbiguousStart as error:
             _log.warn("start of job {job} is ambiguous: {error}", **record.log_fields, error=error)
+            self._starter.table.note_failed_start(record, error.result)
             # A callback that came before needs no other start, and there will be no ack.
             return None if self._settle_early(record) else self._doubt(record)
         except NotStarted as error:
+            self._starter.table.note_failed_start(record, error.result)
             if self._settle_early(record):
                 # Its callback came before, so it was started, whatever this says.
                 return None

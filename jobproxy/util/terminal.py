@@ -19,3 +19,9 @@ def write_output(data: bytes) -> None:
         data = escape(data.decode("utf-8", "backslashreplace")).encode()
     sys.stdout.buffer.write(data)
     sys.stdout.flush()
+
+
+def clear_screen() -> None:
+    """Clear the terminal; what is no terminal gets an empty line."""
+    sys.stdout.write("\x1b[H\x1b[2J" if sys.stdout.isatty() else "\n")
+    sys.stdout.flush()

@@ -30,6 +30,8 @@ def test_each_command_prints_what_is_so() -> None:
         clients[0].close()
         status = json.loads(control(admin, "status", "--json").stdout)
         assert (status["jobs"], status["ready"]) == (3, True)
+        shown = json.loads(control(admin, "--json", "jobs", "show", "1").stdout)
+        assert [each["event"] for each in shown["events"]][-1] == "acknowledged"
         jobs = control(admin, "jobs", "--state", "running", "--limit", "2").stdout
         assert [line.split()[1] for line in jobs.splitlines()] == ["STATE", "running", "running"]
         for number in (1, 2, 3):
