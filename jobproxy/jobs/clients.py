@@ -74,7 +74,8 @@ class WaitingClients:
             takes_state=takes_state,
             is_poll=is_poll,
         )
-        record.waiters = (*record.waiters, waiter)
+        record.waiters[waiter] = None
+        record.reasons += not is_poll
         self.held += 1
         return waiter.deferred
 
@@ -84,7 +85,8 @@ class WaitingClients:
         :return: the client's Deferred, for :meth:`fire`. Its callbacks may ask for the job again.
         """
         record = waiter.record
-        record.waiters = tuple([other for other in record.waiters if other is not waiter])
+        del record.waiters[waiter]
+        record.reasons -= not waiter.is_poll
         waiter.deadline.cancel()
         self.held -= 1
         may_end_later = record.runs_unattended or record.state is not State.QUEUED
@@ -107,7 +109,7 @@ class WaitingClients:
 
     def fail_all(self, record: JobRecord, problem: Problem) -> None:
         """Fail the Deferreds of all clients of a job with a problem."""
-        self.fire([self.dismiss(waiter) for waiter in record.waiters], record, problem)
+        self.fire([self.dismiss(waiter) for waiter in list(record.waiters)], record, problem)
 
     def shorten(self, record: JobRecord, seconds: float) -> None:
         """Bring the deadlines of all clients forward; earlier ones do not change.

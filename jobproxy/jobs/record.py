@@ -56,6 +56,8 @@ class JobRecord:
     :ivar ended: when the result or the problem came.
     :ivar overdue: when the deadline of the last client passed.
     :ivar is_orphan: whether the result came when no client waited, and none has got it since.
+    :ivar waiters: the clients, in the order in which they came.
+    :ivar reasons: how many of them are a reason to start the job.
     :ivar kept_in: the map of the retention that holds the record while no client waits.
     """
 
@@ -82,7 +84,8 @@ class JobRecord:
     ended: float | None = field(default=None, init=False)
     overdue: float | None = field(default=None, init=False)
     is_orphan: bool = field(default=False, init=False)
-    waiters: tuple["Waiter", ...] = field(default=(), init=False)
+    waiters: dict["Waiter", None] = field(factory=dict, init=False)
+    reasons: int = field(default=0, init=False)
     kept_in: ExpiringMap["JobRecord"] | None = field(default=None, init=False, repr=False)
 
     def on(self, event: Event) -> None:
@@ -122,7 +125,7 @@ class JobRecord:
     @property
     def is_wanted(self) -> bool:
         """Whether there is a reason to start the job."""
-        return self.runs_unattended or any(not waiter.is_poll for waiter in self.waiters)
+        return self.runs_unattended or self.reasons > 0
 
     @property
     def wanted_until(self) -> float:

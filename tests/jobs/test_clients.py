@@ -1,5 +1,7 @@
 """Waiting clients: which response they get, and when."""
 
+import sys
+from types import FrameType
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -27,6 +29,39 @@ class WaitingTests(TableTestCase):
         self.assertIs(self.table.complete("a", RESULT)[0], Delivery.ACCEPTED)
         for waiting in (second, third):
             self.assertIs(self.successResultOf(waiting).result, RESULT)
+
+    def test_each_client_of_many_costs_the_same(self) -> None:
+        """L15: what a client that comes, leaves or gets the result costs does not grow with them."""
+        few, many = (self.count_steps(number) for number in (50, 500))
+        self.assertLess(many, 2 * 10 * few)
+
+    def count_steps(self, number: int) -> int:
+        """Return how many steps of Python run in the table for as many polls of a job that is queued."""
+        steps = 0
+
+        def trace(frame: FrameType, event: str, argument: Any) -> Any:
+            nonlocal steps
+            # The clock of the tests sorts its calls.
+            if "/jobproxy/jobs/" not in frame.f_code.co_filename:
+                return None
+            frame.f_trace_opcodes = True
+            steps += 1
+            return trace
+
+        record, held = self.hold(f"of {number}")
+        sys.settrace(trace)
+        try:
+            polls = [self.table.clients.wait(record, 9, is_poll=True) for _ in range(number)]
+            for poll in polls[::2]:
+                poll.cancel()
+            self.table.complete(record.job_id, RESULT)
+        finally:
+            sys.settrace(None)
+        for poll in polls[::2]:
+            self.failureResultOf(poll)
+        for waiting in (held, *polls[1::2]):
+            self.assertIs(self.successResultOf(waiting).result, RESULT)
+        return steps
 
     def test_fired_client_finds_the_job_ended(self) -> None:
         """A client whose Deferred fires finds the job ended and its result retained."""

@@ -246,7 +246,8 @@ class ValueTests(SynchronousTestCase):
             takes_state=False,
             is_poll=is_poll,
         )
-        record.waiters = (*record.waiters, waiter)
+        record.waiters[waiter] = None
+        record.reasons += not is_poll
         self.addCleanup(waiter.deadline.cancel)
 
     def test_started_is_no_before_the_first_start_request(self) -> None:

@@ -111,7 +111,7 @@ class DefaultLimitTests(SynchronousTestCase):
             waiting = table.clients.wait(record, 30, ack_is_enough=True, takes_state=True)
             table.send(record)
             if number % 2:
-                table.clients.dismiss(record.waiters[0])
+                table.clients.dismiss(*record.waiters)
             table.acknowledge(record, ack)
             self.assertTrue(waiting.called or number % 2)
             self.assertLessEqual(table.retention.retained_bytes, 20_000)
@@ -126,7 +126,7 @@ class DefaultLimitTests(SynchronousTestCase):
         record = table.create("a", lambda: None)
         table.clients.wait(record, 30)
         table.send(record)
-        table.clients.dismiss(record.waiters[0])
+        table.clients.dismiss(*record.waiters)
         clock.advance(60)
         table.acknowledge(record, Report(b"{}", "1", "running"))
         clock.advance(40)
