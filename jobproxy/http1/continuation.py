@@ -53,6 +53,13 @@ class Continuation:
         self._is_past = True
 
 
+def make_parser(target: Callbacks) -> HttpRequestParser:
+    """Return a parser that takes any minor version; its target judges them."""
+    parser = HttpRequestParser(target)
+    parser.set_dangerous_leniencies(lenient_version=True)
+    return parser
+
+
 def parse_on(
     target: Callbacks, headers: Sequence[tuple[bytes, bytes]], *, keep_alive: bool
 ) -> HttpRequestParser:
@@ -61,7 +68,7 @@ def parse_on(
     :param headers: of that head.
     :param keep_alive: whether that head allows another request.
     """
-    parser = HttpRequestParser(Continuation(target))
+    parser = make_parser(Continuation(target))
     lines = [b"%b: %b\r\n" % line for line in headers if line[0] in _FRAMING]
     if not keep_alive:
         lines.append(b"Connection: close\r\n")

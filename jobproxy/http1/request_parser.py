@@ -12,11 +12,10 @@ from httptools import (
     HttpParserError,
     HttpParserInvalidMethodError,
     HttpParserUpgrade,
-    HttpRequestParser,
 )
 
 from jobproxy.http1.body_budget import BodyBudget
-from jobproxy.http1.continuation import parse_on
+from jobproxy.http1.continuation import make_parser, parse_on
 from jobproxy.http1.errors import (
     BadRequest,
     body_too_large,
@@ -70,8 +69,7 @@ class RequestParser:
         self._budget = budget
         self._needs_body = needs_body
         # The parser refers to this object; close() breaks the cycle.
-        self._parser = HttpRequestParser(self)
-        self._parser.set_dangerous_leniencies(lenient_version=True)
+        self._parser = make_parser(self)
         #: All bytes so far; None: there were too many to be kept.
         self._seen: bytes | None = b""
         #: The line at which the parser stopped, and what follows it.
@@ -159,8 +157,7 @@ class RequestParser:
         """Parse what follows an offer to speak another protocol as HTTP/1.1."""
         self._has_offer = False
         if self.is_complete:
-            self._parser = HttpRequestParser(self)
-            self._parser.set_dangerous_leniencies(lenient_version=True)
+            self._parser = make_parser(self)
         else:
             keep_alive = self._parser.should_keep_alive()
             self._parser = parse_on(self, self._headers, keep_alive=keep_alive)

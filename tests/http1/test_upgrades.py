@@ -45,6 +45,17 @@ class UpgradeTests(ServerTestCase):
                 self.starts.pop().respond(result_of("1"))
             self.assertEqual(client.statuses, [404] * 300 + [200, 200, 404])
 
+    def test_any_minor_version_is_served_behind_an_offer(self) -> None:
+        """Q29: behind an offer, with a body or without, HTTP/1.2 is HTTP/1.1 as elsewhere."""
+        get = head(*OFFER, start=b"GET /elsewhere HTTP/1.2")
+        chunks = b"Transfer-Encoding: chunked"
+        empty = head(chunks, *OFFER, start=b"PUT /elsewhere HTTP/1.2") + b"0\r\n\r\n"
+        for first in (get, empty, post(b"{", *OFFER)):
+            client = self.connect()
+            client.send(first + get + post(b"{").replace(b"HTTP/1.1", b"HTTP/1.2") + empty)
+            self.assertEqual(client.statuses[1:], [404, 400, 404])
+            self.assertTrue(client.is_open)
+
     def test_offer_of_a_callback_is_ignored(self) -> None:
         """Q29: a job server in Java can send its callbacks."""
         client = self.hold()

@@ -31,12 +31,12 @@ class WaitingTests(TableTestCase):
             self.assertIs(self.successResultOf(waiting).result, RESULT)
 
     def test_each_client_of_many_costs_the_same(self) -> None:
-        """L15: what a client that comes, leaves or gets the result costs does not grow with them."""
+        """L15: to hold, dismiss or answer a client costs the same, however many there are."""
         few, many = (self.count_steps(number) for number in (50, 500))
         self.assertLess(many, 2 * 10 * few)
 
     def count_steps(self, number: int) -> int:
-        """Return how many steps of Python run in the table for as many polls of a job that is queued."""
+        """Return how many steps of Python so many polls of a queued job take."""
         steps = 0
 
         def trace(frame: FrameType, event: str, argument: Any) -> Any:
