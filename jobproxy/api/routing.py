@@ -52,14 +52,15 @@ class RoutedResource(KleinResource):
         self._known: dict[tuple[bytes, bytes], str] = {}
         self._known_parents: dict[tuple[bytes, bytes], tuple[str, str]] = {}
 
-    def needs_body(self, method: bytes, target: bytes) -> bool:
-        """Whether a request can use its body: its route exists, and a token in it is good."""
+    def find_side(self, method: bytes, target: bytes) -> str | None:
+        """Return who sends a request; :data:`None`: it has no route, or no good token."""
         try:
             text = unquote_to_bytes(find_path(target)).decode()
-            _, parts = self._match(normalize(text), method.decode("ascii"))
+            endpoint, parts = self._match(normalize(text), method.decode("ascii"))
         except (UnicodeDecodeError, HTTPException):
-            return False
-        return "token" not in parts or self._is_token(parts["token"])
+            return None
+        is_good = "token" not in parts or self._is_token(parts["token"])
+        return self._sides[endpoint] if is_good else None
 
     def render(self, request: Any) -> Any:
         try:

@@ -5,7 +5,7 @@ the wall clock.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from attrs import frozen
@@ -50,7 +50,8 @@ from jobproxy.wire.tokens import MIN_KEY, TokenSigner
 #: Files that are not for clients: callbacks, the operator, the log, and the process itself. Those
 #: of start requests come on top.
 RESERVED_FILES = 256
-#: Bytes of all large bodies that have not arrived completely; at least two of the largest fit.
+#: Bytes of all large bodies of clients that have not arrived completely, and of all of callbacks;
+#: at least two of the largest fit.
 INCOMPLETE_BODIES = 64 * 2**20
 
 
@@ -104,14 +105,16 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     gateways = build_gateways(shared)
     lag = ReactorLag(reactor)
     traffic = Traffic(environment.now)
-    budget = BodyBudget(max(INCOMPLETE_BODIES, 2 * settings.largest_body))
+    incomplete = max(INCOMPLETE_BODIES, 2 * settings.largest_body)
+    # Clients that are slow must not take the memory that results need.
+    budgets = {side: BodyBudget(incomplete) for side in ("client", "callback")}
     probes = Probes(
         gateways,
         traffic,
         environment.pool,
         lag.lag,
         environment.count_dropped,
-        lambda: _count_kept(gateways, budget, outbox),
+        lambda: _count_kept(gateways, budgets.values(), outbox),
         environment.has_descriptors,
     )
     status = Status(probes, reactor, environment.now)
@@ -139,9 +142,8 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
             now=environment.now,
             make_id=environment.make_request_id,
             limits=limits,
-            budget=budget,
+            find_budget=lambda *request: budgets.get(resource.find_side(*request) or ""),
             side=side,
-            needs_body=resource.needs_body,
             max_connections=most,
             max_per_address=of_address,
         )
@@ -174,13 +176,13 @@ def _count_connections(settings: Settings, environment: Environment) -> int:
 
 
 def _count_kept(
-    gateways: Sequence[Gateway], budget: BodyBudget, outbox: Outbox | None
+    gateways: Sequence[Gateway], budgets: Iterable[BodyBudget], outbox: Outbox | None
 ) -> dict[str, int]:
     """Return the bytes of all bodies that are kept; each part has a bound of its own."""
     table = gateways[0].table
     retention = table.retention
     return {
-        "incomplete": budget.size,
+        "incomplete": sum(budget.size for budget in budgets),
         "starting": sum(gateway.starter.kept_bytes for gateway in gateways),
         "acks": table.ack_bytes - retention.running_ack_bytes,
         "running": retention.unattended.size,

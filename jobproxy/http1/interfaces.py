@@ -6,11 +6,10 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
-from jobproxy.http1.body_budget import BodyBudget
+from jobproxy.http1.body_budget import FindBudget
 from jobproxy.http1.errors import ConnectionFault, HttpError, RequestFault
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.phases import Phase
-from jobproxy.http1.request_parser import NeedsBody
 
 
 class ServerObserver(Protocol):
@@ -76,7 +75,7 @@ class ConnectionServer(RequestServer, Protocol):
     resource: IResource
     clock: IReactorTime
     limits: ServerLimits
-    parsing: tuple[ServerLimits, BodyBudget, NeedsBody]
+    parsing: tuple[ServerLimits, FindBudget]
     timeouts: dict[Phase, float | None]
     describe_error: DescribeError
     has_left: HasLeft

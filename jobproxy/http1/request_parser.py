@@ -5,8 +5,6 @@ it the other way (request smuggling, RFC 9112, section 11.2). llhttp is strict; 
 checks that it lacks.
 """
 
-from collections.abc import Callable
-
 from httptools import (
     HttpParserCallbackError,
     HttpParserError,
@@ -14,7 +12,7 @@ from httptools import (
     HttpParserUpgrade,
 )
 
-from jobproxy.http1.body_budget import BodyBudget
+from jobproxy.http1.body_budget import BodyBudget, FindBudget
 from jobproxy.http1.continuation import make_parser, parse_on
 from jobproxy.http1.errors import (
     BadRequest,
@@ -47,8 +45,6 @@ _NAMES = {
 }
 MAX_DIGITS = 20
 
-#: Whether a request with this method and target can use its body, which is dropped otherwise.
-NeedsBody = Callable[[bytes, bytes], bool]
 _BLANKS = (b" ", b"\t")
 #: What llhttp says of a method that another protocol has.
 _OTHER_METHOD = "Invalid method for HTTP"
@@ -62,12 +58,9 @@ class RequestParser:
         (RFC 9110, section 10.1.1).
     """
 
-    def __init__(
-        self, limits: ServerLimits, budget: BodyBudget, needs_body: NeedsBody = lambda *_: True
-    ) -> None:
+    def __init__(self, limits: ServerLimits, find_budget: FindBudget) -> None:
         self._limits = limits
-        self._budget = budget
-        self._needs_body = needs_body
+        self._find_budget = find_budget
         # The parser refers to this object; close() breaks the cycle.
         self._parser = make_parser(self)
         #: All bytes so far; None: there were too many to be kept.
@@ -92,14 +85,19 @@ class RequestParser:
         self._hosts = 0
         self._received = 0
         self._is_large = self._is_dropped = self._has_offer = self._has_body = False
-        #: Bytes of the body that count in the budget.
+        #: The budget in which the body counts, if it is large and of use; and how many bytes do.
+        self._budget: BodyBudget | None = None
         self._counted = 0
 
     def close(self) -> None:
         """Free the parser; :meth:`feed` must not be called any more."""
-        self._budget.size -= self._counted
-        self._counted = 0
+        self._release_budget()
         del self._parser
+
+    def _release_budget(self) -> None:
+        if self._budget is not None:
+            self._budget.size -= self._counted
+            self._budget, self._counted = None, 0
 
     def feed(self, data: bytes) -> None:
         """Parse more bytes.
@@ -230,7 +228,8 @@ class RequestParser:
         if self._hosts > 1 or (self._hosts == 0 and version == b"HTTP/1.1"):
             raise malformed("A request has exactly one Host header.")
         if self._is_large:
-            self._is_dropped = not self._needs_body(self._method, self._target)
+            self._budget = self._find_budget(self._method, self._target)
+            self._is_dropped = self._budget is None
 
     def check_host(self, value: bytes) -> None:
         self._hosts += 1
@@ -268,7 +267,7 @@ class RequestParser:
         if self._is_dropped:
             return
         self._body.append(part)
-        if self._is_large:
+        if self._budget is not None:
             self._counted += len(part)
             self._budget.size += len(part)
             if self._budget.is_exceeded:
@@ -281,9 +280,8 @@ class RequestParser:
             return
         self.is_complete = True
         self.wants_continue = False
-        if self._counted:
-            self._budget.size -= self._counted
-            self._counted = 0
+        if self._budget is not None:
+            self._release_budget()
         self._requests.append(
             ParsedRequest(
                 self._method,

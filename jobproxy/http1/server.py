@@ -11,12 +11,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.web.resource import IResource
 
-from jobproxy.http1.body_budget import BodyBudget
+from jobproxy.http1.body_budget import BodyBudget, FindBudget
 from jobproxy.http1.interfaces import CountAcked, DescribeError, HasLeft, ServerObserver
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.peers import count_acked, has_left
 from jobproxy.http1.phases import timeouts_of
-from jobproxy.http1.request_parser import NeedsBody
 from jobproxy.http1.server_connection import ServerConnection
 from jobproxy.util.idle import IdleNotifier
 
@@ -31,9 +30,9 @@ class ServerFactory(Factory):
     :param observer: counts what the server does; several servers may share one.
     :param now: returns Unix time in seconds.
     :param make_id: returns an id for a request that has none.
-    :param budget: for bodies that have not arrived completely; several servers may share one.
+    :param find_budget: returns the memory for a body that has not arrived completely; several
+        servers may share it.
     :param side: who sends its requests, for the counts; a route can have another one.
-    :param needs_body: whether a request can use its body.
     :param max_connections: how many connections may be open.
     :param max_per_address: how many of them may be of one IP address.
     :param has_left: see :data:`HasLeft`.
@@ -54,9 +53,8 @@ class ServerFactory(Factory):
         now: Callable[[], float],
         make_id: Callable[[], bytes],
         limits: ServerLimits | None = None,
-        budget: BodyBudget | None = None,
+        find_budget: FindBudget | None = None,
         side: str = "client",
-        needs_body: NeedsBody = lambda *_: True,
         max_connections: float = math.inf,
         max_per_address: float = math.inf,
         has_left: HasLeft = has_left,
@@ -65,7 +63,8 @@ class ServerFactory(Factory):
         self.resource = resource
         self.clock = reactor
         self.limits = limits or ServerLimits()
-        self.parsing = (self.limits, budget or BodyBudget(self.limits.body), needs_body)
+        budget = BodyBudget(self.limits.body)
+        self.parsing = (self.limits, find_budget or (lambda *_: budget))
         self.timeouts = timeouts_of(self.limits)
         self.describe_error = describe_error
         self.observer = observer

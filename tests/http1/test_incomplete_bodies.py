@@ -12,9 +12,14 @@ NOT_OURS = b"POST /callback/%b HTTP/1.1"
 
 
 class IncompleteTestCase(ServerTestCase):
-    @property
-    def budget(self) -> BodyBudget:
-        return self.site.parsing[1]
+    def budget_of(self, path: bytes) -> BodyBudget:
+        budget = self.site.parsing[1](b"POST", path)
+        assert budget is not None
+        return budget
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.budget = self.budget_of(b"/proxy")
 
     def begin(self, start: bytes, size: int = LARGE) -> RawClient:
         """Send a head, and all of its body but the last byte."""
@@ -25,7 +30,8 @@ class IncompleteTestCase(ServerTestCase):
 
     def tearDown(self) -> None:
         super().tearDown()
-        self.assertEqual(self.budget.size, 0)
+        kept = self.proxy.probes.count_kept()
+        self.assertEqual((self.budget.size, kept["incomplete"]), (0, 0))
 
 
 class DroppedTests(IncompleteTestCase):
@@ -73,7 +79,7 @@ class DroppedTests(IncompleteTestCase):
         client = self.connect()
         client.send(head(b"Content-Length: %d" % len(body), start=b"POST %b HTTP/1.1" % path))
         client.send(body[:-1])
-        self.assertEqual(self.budget.size, len(body) - 1)
+        self.assertEqual(self.budget_of(path).size, len(body) - 1)
         client.send(body[-1:])
         self.assertEqual((client.response.status, held.response.body), (200, body))
 
@@ -94,6 +100,21 @@ class BudgetTests(IncompleteTestCase):
         for client in (*clients[1:], again):
             client.send(b"x")
             self.assert_problem(client.response, 400, "invalid-json")
+
+    def test_clients_take_no_memory_of_callbacks(self) -> None:
+        """L11: slow clients that fill their budget keep no callback out, however large it is."""
+        held = self.hold()
+        self.budget.limit = 2 * LARGE
+        slow = [self.begin(b"POST /proxy HTTP/1.1") for _ in range(3)]
+        self.assert_problem(slow[2].response, 503, "overloaded")
+        body = result_of("1").replace(b"}", b',"x":"%b"}' % (b"y" * LARGE))
+        start = b"POST %b HTTP/1.1" % self.starts[0].callback_path.encode()
+        sender = self.connect()
+        sender.send(head(b"Content-Length: %d" % len(body), start=start))
+        sender.send(body)
+        self.assertEqual((sender.response.status, held.response.body), (200, body))
+        for client in slow[:2]:
+            client.leave()
 
     def test_small_bodies_need_no_budget(self) -> None:
         """L11: small bodies, as jobs and callbacks mostly have, are not refused for it."""
