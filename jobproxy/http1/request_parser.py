@@ -46,14 +46,30 @@ _NAMES = {
 MAX_DIGITS = 20
 
 _BLANKS = (b" ", b"\t")
+#: Heads that are parsed at once, at most: a request takes much more memory than its bytes do.
+MAX_HEADS = 128
+#: With what the parser stops.
+_STOPS = (HttpParserError, HttpParserUpgrade)
 #: What llhttp says of a method that another protocol has.
 _OTHER_METHOD = "Invalid method for HTTP"
+
+
+def split_heads(data: bytes) -> tuple[bytes, bytes]:
+    """Return what has at most :data:`MAX_HEADS` ends of heads, and the rest."""
+    end = 0
+    for _ in range(MAX_HEADS):
+        found = data.find(b"\r\n\r\n", end)
+        if found < 0:
+            return data, b""
+        end = found + 4
+    return data[:end], data[end:]
 
 
 class RequestParser:
     """Parses the requests of one connection.
 
-    :ivar is_complete: whether the bytes so far end with a request.
+    :ivar is_complete: whether the bytes that were parsed end with a request.
+    :ivar rest: what is parsed by the next calls of :meth:`feed`, with more bytes or without.
     :ivar wants_continue: whether the client waits for ``100 Continue`` before it sends the body
         (RFC 9110, section 10.1.1).
     """
@@ -63,11 +79,12 @@ class RequestParser:
         self._find_budget = find_budget
         # The parser refers to this object; close() breaks the cycle.
         self._parser = make_parser(self)
-        #: All bytes so far; None: there were too many to be kept.
+        #: All bytes since the last request was complete; None: there were too many to be kept.
         self._seen: bytes | None = b""
         #: The line at which the parser stopped, and what follows it.
         self._refused = b""
         self._requests: list[ParsedRequest] = []
+        self.rest = b""
         self.is_complete = True
         self.wants_continue = False
         # The message so far, as on_message_begin() sets it again; to call that here would cost a
@@ -100,39 +117,60 @@ class RequestParser:
             self._budget, self._counted = None, 0
 
     def feed(self, data: bytes) -> None:
-        """Parse more bytes.
+        """Parse more bytes; but not all, if they have more than :data:`MAX_HEADS` heads.
 
         :raises BadRequest: if this is no request, or exceeds a limit; later bytes of the connection
             cannot be parsed.
         """
         size = len(data)
+        if self.rest or size > self._limits.ahead:
+            data, self.rest = split_heads(self.rest + data)
+            size = len(data)
         self._unparsed += size
         self._received += size
         if self._refused:
             self._judge_line(data)
             return
-        whole = data
-        while data:
-            try:
-                self._parser.feed_data(data)
-                break
-            except HttpParserUpgrade as offer:
-                data = data[offer.args[0] :]
-                self._ignore_offer()
-            except HttpParserCallbackError as error:
-                if isinstance(error.__context__, BadRequest):
-                    raise error.__context__ from None
-                raise
-            except HttpParserError as error:
-                self._judge_error(error, whole)
-                return
-        if self._seen is not None:
-            self._seen = self._seen + whole if self._received <= self._limits.ahead else None
+        stop: Exception | None = None
+        try:
+            self._parser.feed_data(data)
+        except _STOPS as error:
+            # It is judged outside: what is raised here would have another context.
+            stop = error
+        if stop is not None and not self._go_on(stop, data):
+            return
+        if self.is_complete:
+            self._seen = b""
+        elif self._seen is not None:
+            seen = self._seen + data
+            self._seen = seen if len(seen) <= self._limits.ahead else None
         # The parser calls no method for a line before its end, however long it is.
         if self._unparsed > self._limits.head:
             raise self._refuse_head()
         if self._is_large and self._received > self._limits.overhead + 8 * self._body_size:
             raise malformed("The chunks of a body must not consist of anything but the body.")
+
+    def _go_on(self, stop: Exception, data: bytes) -> bool:
+        """Parse what follows offers to speak another protocol; return whether it is a request.
+
+        :param stop: with which the parser has stopped.
+        """
+        left = data
+        while isinstance(stop, HttpParserUpgrade):
+            left = left[stop.args[0] :]
+            self._ignore_offer()
+            try:
+                self._parser.feed_data(left)
+            except _STOPS as another:
+                stop = another
+            else:
+                return True
+        if isinstance(stop, HttpParserCallbackError):
+            bad = stop.__context__
+            raise (bad if isinstance(bad, BadRequest) else stop) from None
+        assert isinstance(stop, HttpParserError)
+        self._judge_error(stop, data)
+        return False
 
     def _judge_error(self, error: HttpParserError, data: bytes) -> None:
         """Refuse bytes that are no request, or whose method llhttp does not know."""

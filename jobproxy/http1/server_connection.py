@@ -185,7 +185,7 @@ class ServerConnection(EagerWriter, Protocol):
         requests = parser.take_requests()
         if requests:
             self._queue = requests if self._queue is None else self._queue + requests
-        if parser.is_complete or self._error is not None:
+        if (parser.is_complete and not parser.rest) or self._error is not None:
             self._close_parser()
             if self._phase in ARRIVING:
                 self._handle(Event.REST)
@@ -197,7 +197,8 @@ class ServerConnection(EagerWriter, Protocol):
 
         :param is_new: whether the parser has completed a request since the last call.
         """
-        is_arriving = bool(self._parser and not (self._parser.wants_continue or self._backlog))
+        parser = self._parser
+        is_arriving = bool(parser and not (parser.wants_continue or parser.rest or self._backlog))
         if self._phase in ARRIVING:
             if not is_arriving:
                 self._handle(Event.REST)
@@ -210,7 +211,7 @@ class ServerConnection(EagerWriter, Protocol):
         """Call the resource with queued requests; read on once none is left that can be started."""
         if self._turn is not None:
             return
-        if self._queue:
+        if self._queue or (self._parser is not None and self._parser.rest):
             self._start_some()
         if self._turn is not None:
             return
@@ -235,6 +236,8 @@ class ServerConnection(EagerWriter, Protocol):
         """
         self._is_starting = True
         for _ in range(MAX_STARTED):
+            while not self._queue and self._parser is not None and self._parser.rest:
+                self._read(b"")
             if not (self._queue and self._phase in READY):
                 break
             parsed = self._queue.pop(0)
@@ -246,7 +249,7 @@ class ServerConnection(EagerWriter, Protocol):
         self._is_starting = False
         if not self._queue:
             self._queue = None
-        elif self._phase in READY:
+        if self._phase in READY and (self._queue or (self._parser and self._parser.rest)):
             self._turn = self.factory.clock.callLater(0, self._go_on)
 
     def _go_on(self) -> None:

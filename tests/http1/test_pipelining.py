@@ -1,5 +1,9 @@
 """Clients that send a request before the one before has its response, or that leave."""
 
+import tracemalloc
+
+from jobproxy.http1.limits import ServerLimits
+from jobproxy.http1.request_parser import RequestParser
 from jobproxy.http1.server_connection import MAX_STARTED
 from tests.support.http1_server import (
     GET,
@@ -81,6 +85,55 @@ class PipelineTests(ServerTestCase):
         self.clock.pump([0])
         self.assertEqual(client.statuses, [404] * 4_000)
         self.assertEqual(client.transport.producerState, "producing")
+
+    def test_requests_that_wait_take_little_memory(self) -> None:
+        """L16: of thousands of requests behind a held one, few are parsed before their turn."""
+        tiny, count = b"GET /%d HTTP/1.0\r\n\r\n" % 1, 3_000
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        client = self.hold()
+        before, _ = tracemalloc.get_traced_memory()
+        client.send(tiny.replace(b"1.0", b"1.1\r\nHost: x") * count)
+        kept = tracemalloc.get_traced_memory()[0] - before
+        self.assertLess(kept, 300_000)
+        self.clock.advance(25)
+        self.assertTrue(client.is_held)
+        self.end()
+        self.clock.pump((count // MAX_STARTED + 1) * [0])
+        self.assertEqual(client.statuses, [200] + [404] * count)
+
+    def test_bytes_behind_many_requests_are_judged_in_their_turn(self) -> None:
+        """L16, Q10: what follows thousands of requests is parsed as if it had come alone."""
+        for last, status in (
+            (b"FR@B / HTTP/1.1\r\n\r\n", 400),
+            (b"FROB / HTTP/1.1\r\n\r\n", 501),
+            (head(b"Content-Length: 65537"), 413),
+            (post_chunked(b"1\r\n{\r\n0\r\n\r\n"), 400),
+            (post(b"\r\n\r\n" * 500), 400),
+        ):
+            client = self.connect()
+            client.send_all(cut(GET * 1_000 + last, 30_000))
+            self.clock.pump(10 * [0])
+            self.assertEqual(client.statuses, [404] * 1_000 + [status])
+            self.traffic.refused.clear()
+        client = self.connect()
+        client.send(GET * 1_000 + GET[:-1])
+        self.clock.pump(10 * [0])
+        self.clock.advance(10)
+        self.assertEqual(client.statuses, [404] * 1_000 + [408])
+
+    def test_connection_takes_no_more_memory_the_longer_it_lives(self) -> None:
+        """L16: nothing is kept of requests that are complete, wherever the segments end."""
+        parser = RequestParser(ServerLimits(), lambda *_: None)
+        self.addCleanup(parser.close)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        parser.feed(GET[:9])
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(1_000):
+            parser.feed(GET[9:] + GET[:9])
+            self.assertEqual(len(parser.take_requests()), 1)
+        self.assertLess(tracemalloc.get_traced_memory()[0] - before, 10_000)
 
     def test_client_that_is_always_one_request_ahead_is_served(self) -> None:
         """Q20: a client that is ever one request ahead is served on: little of it is waiting."""

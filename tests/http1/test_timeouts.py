@@ -210,7 +210,7 @@ class UnreadTests(ServerTestCase):
         client.transport.is_read = False
         client.send(GET * 500 + GET[:9])
         client.transport.drain()
-        self.clock.advance(10)
+        self.clock.pump([*4 * [0], 10])
         self.assertEqual(client.statuses, [404] * 500 + [408])
 
     def test_client_that_has_read_again_is_closed_after_thirty_idle_seconds(self) -> None:
