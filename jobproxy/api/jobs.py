@@ -73,7 +73,8 @@ class ClientRoutes:
         if self._forwarded:
             found = [(name, request.find_header(name)) for name in self._forwarded]
             kept = tuple((name, value) for name, value in found if value is not None)
-            job = evolve(job, headers=kept)
+            size = job.size + sum(len(name) + len(value) for name, value in kept)
+            job = evolve(job, headers=kept, size=size)
         return self._holder.begin(job, request, preferences)
 
 

@@ -119,7 +119,7 @@ class UpstreamIdIndex:
             return Delivery.PROGRESS
         known = self._parked.find(report.upstream_id)
         if known is None:
-            self._parked.put(report.upstream_id, report, len(report.body))
+            self._parked.put(report.upstream_id, report, report.size)
             return Delivery.PARKED
         return Delivery.DUPLICATE if known.body == report.body else Delivery.CONFLICT
 

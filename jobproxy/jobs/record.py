@@ -48,6 +48,7 @@ class JobRecord:
     :ivar starts: how many start requests may have reached the job server.
     :ivar failed_starts: when the last start requests failed, and how.
     :ivar ack: the ack, until the job ends.
+    :ivar ack_bytes: what it takes in memory.
     :ivar result: the callback or ack that ended the job.
     :ivar problem: why there is no result.
     :ivar sent: when the first start request was sent.
@@ -76,6 +77,7 @@ class JobRecord:
     failed_starts: tuple[tuple[float, str], ...] = field(default=(), init=False)
     upstream_id: str | None = field(default=None, init=False)
     ack: Report | None = field(default=None, init=False)
+    ack_bytes: int = field(default=0, init=False)
     result: Report | None = field(default=None, init=False)
     problem: Problem | None = field(default=None, init=False)
     sent: float | None = field(default=None, init=False)

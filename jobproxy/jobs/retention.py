@@ -127,4 +127,4 @@ class Retention:
 def _measure(record: JobRecord) -> int:
     """Return about how many bytes a record takes."""
     kept = record.result or record.ack
-    return OVERHEAD if kept is None else OVERHEAD + len(kept.body)
+    return OVERHEAD if kept is None else OVERHEAD + kept.size

@@ -300,13 +300,13 @@ class CorrelationTable(Service):
     def _set_ack(self, record: JobRecord, ack: Report) -> None:
         if record.ack is not None:
             self._drop_ack(record)
-        self.ack_bytes += len(ack.body)
+        record.ack_bytes = ack.size
+        self.ack_bytes += record.ack_bytes
         record.upstream_id, record.ack = ack.upstream_id or record.upstream_id, ack
         record.last_report = record.acked = self._clock.seconds()
 
     def _drop_ack(self, record: JobRecord) -> None:
-        assert record.ack is not None
-        self.ack_bytes -= len(record.ack.body)
+        self.ack_bytes -= record.ack_bytes
         record.ack = None
 
     def _change(self, record: JobRecord, event: Event, *, has_news: bool = False) -> None:

@@ -21,7 +21,7 @@ class ProfileJob:
     """A job as a client sent it.
 
     :param account: with the name of the profile, as two profiles may have the same accounts.
-    :param request: the client's.
+    :param request: the client's, compact: it may wait for long.
     """
 
     profile: Profile
@@ -32,21 +32,23 @@ class ProfileJob:
 
     @property
     def size(self) -> int:
-        return len(self.request.body)
+        return self.request.size
 
     def digest(self) -> bytes:
-        return digest_request(self.profile, self.request)
+        return digest_request(self.profile, self.request.compact())
 
     def to_start(self, callback_url: str) -> StartCall:
-        return make_start(self.profile, self.request, callback_url)
+        return make_start(self.profile, self.request.compact(), callback_url)
 
     def read_ack(self, status: int, response: HeaderSource, body: bytes) -> Report | None:
         headers = read_headers(response, self.profile.headers.response)
-        scope = Scope(self.request, Message(body, headers, status=status))
+        scope = Scope(self.request.compact(), Message(body, headers, status=status))
         if not is_accepted(self.profile, scope):
             return None
         report = read_ack(self.profile, scope)
-        return evolve(report, messages=scope) if self.profile.needs_client_later else report
+        if not self.profile.needs_client_later:
+            return report
+        return evolve(report, messages=scope.compact())
 
 
 def make_job(profile: Profile, request: Message) -> ProfileJob:
@@ -56,4 +58,4 @@ def make_job(profile: Profile, request: Message) -> ProfileJob:
     """
     check_request(profile, request)
     account = read_account(profile, request)
-    return ProfileJob(profile, f"{profile.name}:{account}", request)
+    return ProfileJob(profile, f"{profile.name}:{account}", request.compact())

@@ -1,6 +1,7 @@
 """What expressions read: the client's request, the ack, and the callback or what a poll brought."""
 
 import json
+import sys
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from jobproxy.wire.headers import HeaderSource
 from jobproxy.wire.large_json import LARGE, LargeObject
 from jobproxy.wire.problems import ProblemError
 
+#: Bytes that it takes to know where a member of a body is.
+MEMBER_SIZE = 300
 _TEXTS = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 
 
@@ -36,6 +39,25 @@ class Message:
     _members: dict[str, tuple[int, int, int]] | None = field(default=None, init=False, repr=False)
     #: The body as JSON; numbers are texts. ``...``: it was not read yet; None: it is none.
     _tree: Any = field(default=..., init=False, repr=False)
+
+    def compact(self) -> "Message":
+        """Return the message as it came, to be kept: what was parsed of it takes many times that.
+
+        Where the members of a large body are stays known.
+        """
+        kept = Message(self.body, self.headers, self.query, self.path, self.method, self.status)
+        if self.is_large and self.was_read_in_steps:
+            kept._text, kept._members = self._text, self._members
+        return kept
+
+    @property
+    def size(self) -> int:
+        """About how many bytes a message takes that is compact."""
+        pairs = (*self.headers.items(), *self.path.items())
+        size = len(self.body) + len(self.query) + sum(len(name) + len(of) for name, of in pairs)
+        if self._text is not None:
+            size += sys.getsizeof(self._text)
+        return size + MEMBER_SIZE * len(self._members or ())
 
     @property
     def content_type(self) -> bytes:
@@ -181,6 +203,20 @@ class Scope:
     response: Message | None = None
     message: Message | None = None
     callback_url: str = field(default="", repr=False)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes if it is compact."""
+        messages = (self.request, self.response, self.message)
+        return sum(each.size for each in messages if each is not None)
+
+    def compact(self) -> "Scope":
+        """Return the same without what was parsed; see :meth:`Message.compact`."""
+        request, response, message = (
+            None if each is None else each.compact()
+            for each in (self.request, self.response, self.message)
+        )
+        return Scope(request, response, message, self.callback_url)
 
     def with_message(self, message: Message) -> "Scope":
         """Return what can be read once a callback, or a poll's response, is there too."""

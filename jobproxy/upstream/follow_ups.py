@@ -248,7 +248,7 @@ class FollowUps:
 def messages_of(record: JobRecord) -> Scope | None:
     """Return a job's request and ack, as long as they are kept."""
     found = None if record.ack is None else record.ack.messages
-    return found if isinstance(found, Scope) else None
+    return found.compact() if isinstance(found, Scope) else None
 
 
 def is_wanted(record: JobRecord) -> bool:

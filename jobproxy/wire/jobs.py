@@ -62,17 +62,18 @@ class Job:
     """A job as a client sent it.
 
     :param account: the party that the job belongs to; the job server limits connections by it.
-    :param parameters: the client's members, without ``wait`` and ``callback``: JSON text exactly
-        as it came, ``"name": value`` pairs with commas between them.
+    :param parameters: the client's members, without ``wait`` and ``callback``: JSON exactly as it
+        came, ``"name": value`` pairs with commas between them. Not as text, which takes up to four
+        bytes for each character.
     :param is_held: whether the client waits for the result, and not only for the ack.
     :param own_start: the body of the start request if the client has set a callback URL of its
         own: the client's body, unchanged.
-    :param size: bytes of the client's body.
     :param headers: of the client, which go on with the start request.
+    :param size: bytes of all these.
     """
 
     account: str = field(repr=False)
-    parameters: str = field(repr=False)
+    parameters: bytes = field(repr=False)
     is_held: bool = True
     own_start: bytes | None = field(default=None, repr=False)
     size: int = 0
@@ -84,14 +85,14 @@ class Job:
 
     def digest(self) -> bytes:
         # Whether the client waits is not part of the content.
-        return _digest(self.parameters if self.own_start is None else self.own_start.decode())
+        return _digest(self.parameters if self.own_start is None else self.own_start)
 
     def to_start(self, callback_url: str) -> StartCall:
         """Return the start request: the client's members, then ours."""
         if self.own_start is not None:
             return StartCall(self.own_start, _JSON + self.headers)
         ours = f'"wait":false,"callback":{strict_json.write_string(callback_url)}'
-        return StartCall(f"{{{self.parameters},{ours}}}".encode(), _JSON + self.headers)
+        return StartCall(b"{%b,%b}" % (self.parameters, ours.encode()), _JSON + self.headers)
 
     def read_ack(self, status: int, response: HeaderSource, body: bytes) -> Report:  # noqa: ARG002
         coding = response.find_header(b"content-encoding") or b""
@@ -149,7 +150,7 @@ def _check(members: dict[str, Any], allows_callbacks: bool, is_async: bool) -> b
 def _make_job(body: bytes, members: dict[str, Any], parameters: str, has_callback: bool) -> Job:
     return Job(
         account=members["account"],
-        parameters=parameters,
+        parameters=parameters.encode(),
         is_held=members.get("wait") is not False,
         own_start=body if has_callback else None,
         size=len(body),
@@ -159,11 +160,11 @@ def _make_job(body: bytes, members: dict[str, Any], parameters: str, has_callbac
 def key_digest_of(job: AnyJob, key: str) -> bytes:
     """Return the key digest: a hash of the account and its Idempotency-Key."""
     # Neither can contain a zero byte, so different pairs give different texts.
-    return _digest(f"{job.account}\0{key}")
+    return _digest(f"{job.account}\0{key}".encode())
 
 
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode(), digest_size=16).digest()
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).digest()
 
 
 def _find_errors(members: dict[str, Any]) -> Iterator[FieldError]:

@@ -38,7 +38,7 @@ from tests.support.reactor import reactor, until_closed
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 BODY = b'{"account":"a"}'
-JOB = Job("a", "", own_start=BODY)
+JOB = Job("a", b"", own_start=BODY)
 MEGABYTE = 1_000_000
 
 

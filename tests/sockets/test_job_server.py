@@ -21,7 +21,7 @@ from tests.support.http1_peer import Peer, serving
 from tests.support.reactor import reactor, run, until_closed
 
 BODY = b'{"account":"a"}'
-JOB = Job("a", "", own_start=BODY)
+JOB = Job("a", b"", own_start=BODY)
 
 
 async def start(client: PlainClient, clock: Any, url: str) -> None:
