@@ -42,6 +42,7 @@ def build_table(
             observer=events,
             key_life=settings.key_life,
             bounds=environment.bounds,
+            max_promised=settings.max_held // 2,
             strict_ids=settings.strict_ids,
             upstream_ids=dict.fromkeys(by_id, ids),
         )
@@ -54,6 +55,7 @@ def build_table(
         observer=replicator,
         key_life=settings.key_life,
         bounds=environment.bounds,
+        max_promised=settings.max_held // 2,
         strict_ids=settings.strict_ids,
     )
     remote_jobs = RemoteJobs(reactor, table, store, replicator, node)

@@ -21,7 +21,10 @@ class WaitingClients:
 
     :param fail: is called to end a job without a result.
     :param forget: is called to remove the record of a job that no client waits for.
+    :param max_promised: how many jobs may be queued although their clients were told 202. Their
+        wait has no end, so that without a bound they could take all places of the queue.
     :ivar held: the number of held clients.
+    :ivar promised: the number of such jobs.
     """
 
     _clock: IReactorTime
@@ -29,7 +32,9 @@ class WaitingClients:
     _observer: Observer
     _fail: Callable[[JobRecord, Problem], None]
     _forget: Callable[[JobRecord], None]
+    _max_promised: float
     held: int = field(default=0, init=False)
+    promised: int = field(default=0, init=False)
     _idle: IdleNotifier = field(factory=IdleNotifier, init=False, repr=False)
 
     def wait(
@@ -126,6 +131,18 @@ class WaitingClients:
         record.runs_unattended |= bool(ready)
         self.fire([self.dismiss(waiter) for waiter in ready], record, None)
 
+    def count_promise(self, record: JobRecord) -> None:
+        """Count a job that runs unattended, or does not any more, if that is to be counted."""
+        is_promised = record.runs_unattended and record.state is State.QUEUED
+        self.promised += is_promised - record.is_promised
+        record.is_promised = is_promised
+
+    def _may_promise(self, record: JobRecord) -> bool:
+        """Whether a client may be told that a job will run, although it is not there to see."""
+        if record.state is State.QUEUED:
+            return record.is_promised or self.promised < self._max_promised
+        return record.state is not State.UNCONFIRMED
+
     def when_idle(self) -> Deferred[None]:
         """Return a Deferred that fires once no client is held."""
         return self._idle.wait(is_idle=not self.held)
@@ -149,8 +166,10 @@ class WaitingClients:
 
     def _expire(self, waiter: Waiter) -> None:
         record = waiter.record
-        takes_state = waiter.takes_state and record.state is not State.UNCONFIRMED
-        record.runs_unattended |= takes_state
+        takes_state = waiter.takes_state and self._may_promise(record)
+        if takes_state:
+            record.runs_unattended = True
+            self.count_promise(record)
         deferred = self.dismiss(waiter)
         problem = job_problems.time_is_up(record)
         if not (waiter.is_poll or record.is_wanted):

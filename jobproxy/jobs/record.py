@@ -44,6 +44,7 @@ class JobRecord:
     :ivar account: of the job, for its share of what is kept; empty if it is not known.
     :ivar profile: by which the job server is spoken to; empty: the built-in one.
     :ivar runs_unattended: whether the job is started, and its result kept, without any client.
+    :ivar is_promised: whether a client was told 202, and the job is queued all the same.
     :ivar is_copy: whether another node has the job, which counts it.
     :ivar starts: how many start requests may have reached the job server.
     :ivar failed_starts: when the last start requests failed, and how.
@@ -72,6 +73,7 @@ class JobRecord:
     profile: str = ""
     state: State = field(default=State.QUEUED, init=False)
     runs_unattended: bool = field(default=False, init=False)
+    is_promised: bool = field(default=False, init=False)
     is_copy: bool = field(default=False, init=False)
     starts: int = field(default=0, init=False)
     failed_starts: tuple[tuple[float, str], ...] = field(default=(), init=False)

@@ -1,5 +1,6 @@
 """The correlation table: the job records of a node, and the only code that ends jobs."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -39,6 +40,7 @@ class CorrelationTable(Service):
     :param lifetime: seconds that a job without a client is kept until its callback comes.
     :param key_life: seconds that an Idempotency-Key starts no second job.
     :param bounds: of each map of the retention.
+    :param max_promised: see :class:`WaitingClients`.
     :param strict_ids: whether a callback about another upstream id than the ack's is refused.
     :param upstream_ids: how to find jobs by upstream id, by profile; other callbacks have tokens.
     :ivar indexes: find records by other names.
@@ -54,6 +56,7 @@ class CorrelationTable(Service):
     _lifetime: float = field(default=LIFETIME, kw_only=True)
     _key_life: float = field(default=LIFETIME, kw_only=True)
     _bounds: Bounds = field(factory=Bounds, kw_only=True)
+    _max_promised: float = field(default=math.inf, kw_only=True)
     _upstream_ids: Mapping[str, UpstreamIds] = field(factory=dict, kw_only=True)
     _strict_ids: bool = field(default=False, kw_only=True)
     _records: dict[str, JobRecord] = field(factory=dict, init=False, repr=False)
@@ -77,7 +80,12 @@ class CorrelationTable(Service):
             self._clock, self._retain, self._lifetime, self._bounds, self._forget
         )
         self.clients = WaitingClients(
-            self._clock, self.retention, self._observer, self.fail, self._forget
+            self._clock,
+            self.retention,
+            self._observer,
+            self.fail,
+            self._forget,
+            self._max_promised,
         )
         self.indexes = Indexes(
             self._clock, self._upstream_ids, self._keep_unclaimed, self.retention.drop_orphan
@@ -313,6 +321,8 @@ class CorrelationTable(Service):
         """Pass an event to a record, and call the observer if anything has changed."""
         before = record.state
         record.on(event)
+        if record.runs_unattended:
+            self.clients.count_promise(record)
         if has_news or record.state is not before:
             self._observer.job_changed(record, Source.HERE)
 
@@ -329,6 +339,8 @@ class CorrelationTable(Service):
         if record.is_copy and not record.is_ended:
             self._copies -= 1
         record.on(Event.COMPLETE if problem is None else Event.FAIL)
+        if record.is_promised:
+            self.clients.count_promise(record)
         record.result, record.problem = result, problem
         record.is_orphan = result is not None and not (waiters or record.runs_unattended)
         record.ended = self._clock.seconds()
@@ -353,6 +365,8 @@ class CorrelationTable(Service):
         if record.ack is not None:
             self._drop_ack(record)
         record.on(Event.FORGET)
+        if record.is_promised:
+            self.clients.count_promise(record)
         if not was_ended:
             self._observer.job_changed(record, Source.HERE)
         elif record.problem is not None:

@@ -1,6 +1,7 @@
 """Jobs whose clients do not wait for the result, or only for a while."""
 
 from tests.support.async_jobs import ACK, AsyncTestCase
+from tests.support.clients import Client
 from tests.support.proxy import result_of
 
 
@@ -109,20 +110,42 @@ class AcceptedTests(AsyncTestCase):
 class QueueTests(AsyncTestCase):
     """Jobs that are queued without a held client."""
 
-    settings = {"starts_per_account": 1, "max_held": 3}
+    settings = {"starts_per_account": 1, "max_held": 6}
+
+    def begin(self, account: str) -> Client:
+        """Send a job that is told 202 at once, if it may be."""
+        body = b'{"account":"%b","wait":false}' % account.encode()
+        client = self.connect().request(body=body, headers={"Prefer": "wait=0"})
+        self.clock.advance(0)
+        return client
 
     def test_queued_jobs_without_clients_are_limited(self) -> None:
-        """Q3, L3: as many jobs are queued as clients can be held, whatever their accounts."""
+        """Q3, L18: they take half of the queue at most, so that others have the rest."""
         running = [self.submit(account) for account in "ab"]
         for account in "aab":
-            body = b'{"account":"%b","wait":false}' % account.encode()
-            client = self.connect().request(body=body, headers={"Prefer": "wait=0"})
-            self.clock.advance(0)
-            self.assertEqual(client.response.json, {"state": "queued"})
-        self.assert_problem(self.submit("c").response, 503, "overloaded")
-        for number in range(5):
+            self.assertEqual(self.begin(account).response.json, {"state": "queued"})
+        refused = self.begin("a").response
+        self.assert_problem(refused, 504, "wait-over")
+        running += [self.submit(account) for account in "bba"]
+        self.assert_problem(self.submit("a").response, 503, "overloaded")
+        for number in range(8):
             self.starts[number].respond(result_of(str(number)))
-        self.assertEqual([client.response.status for client in running], [200, 200])
+        self.assertEqual([client.response.status for client in running], 5 * [200])
+        self.assertEqual(self.table.clients.promised, 0)
+
+    def test_told_jobs_of_paused_accounts_leave_room_for_others(self) -> None:
+        """L18: accounts that are told to come back in an hour do not fill the queue of all."""
+        told = []
+        for number in range(6):
+            account = f"account {number}"
+            first = self.submit(account)
+            told.append(self.begin(account).response.status)
+            self.starts[-1].respond(b"", 503, Retry_After="3600")
+            self.assertEqual(first.response.status, 503)
+        self.assertEqual((told, self.table.clients.promised), (3 * [202] + 3 * [504], 3))
+        other = self.submit("other")
+        self.starts[-1].respond(result_of("1"))
+        self.assertEqual(other.response.status, 200)
 
 
 class WaitTests(AsyncTestCase):

@@ -259,6 +259,8 @@ class CorrelationMachine(RuleBasedStateMachine):
         ended = sum(job.outcome is not None for job in known.values())
         assert len(self.table) == len(known) - ended
         assert self.table.retention.retained == ended
+        promised = [record for record in self.table.unended() if record.is_promised]
+        assert self.table.clients.promised == len(promised)
         for job in self.model.jobs:
             self.compare(known.get(job.job_id), self.table.find(job.job_id))
             assert job.cancelled == job.expected_cancelled
