@@ -2,7 +2,9 @@
 
 import os
 import time
+from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from attrs import evolve
@@ -21,6 +23,7 @@ from jobproxy.store.sqlite_address import SqliteAddress
 from jobproxy.store.sqlite_errors import BadStore, StoreInUse
 from jobproxy.store.sqlite_file import SqliteFile
 from jobproxy.store.sqlite_session import Session
+from jobproxy.store.sqlite_statements import count_running
 from jobproxy.store.times import TIMES
 
 
@@ -36,24 +39,39 @@ def prepare(settings: Settings) -> Settings:
     address = settings.store.sqlite
     if address is None:
         return settings
-    file = SqliteFile(address)
-    try:
-        # The file is closed again, as a connection must not be used after a fork.
-        file.open(time.time()).close()
-    except StoreInUse:
-        # The process waits for the other one.
-        pass
-    except BadStore as error:
-        raise UnusableStore(f"{address.path} {error}") from error
-    finally:
-        file.unlock()
+    running = _check(address)
     if settings.secret_file:
         return settings
+    if running and not Path(address.key_path).exists():
+        raise UnusableStore(
+            f"{address.key_path} is gone, the key for the callbacks of {running} that have not "
+            "ended: restore it from a backup; or write a new key to that file, and give them up"
+        )
     try:
         keys = read_or_make_keys(address.key_path, os.urandom)
     except ValueError as error:
         raise UnusableStore(f"{address.key_path} {error}") from error
     return evolve(settings, secret_file=tuple(keys))
+
+
+def _check(address: SqliteAddress) -> str:
+    """Open the file once; return the jobs in it that have not ended, in words, if there are some.
+
+    :raises UnusableStore: if it cannot be used.
+    """
+    file = SqliteFile(address)
+    try:
+        # The file is closed again, as a connection must not be used after a fork.
+        with closing(file.open(time.time())) as connection:
+            running = count_running(connection, file.time)
+    except StoreInUse:
+        # This process waits for the other one, whose jobs nobody else may count.
+        return f"the jobs of process {file.read_owner()}"
+    except BadStore as error:
+        raise UnusableStore(f"{address.path} {error}") from error
+    finally:
+        file.unlock()
+    return f"{running} job{'s' * (running != 1)}" if running else ""
 
 
 def make_store(settings: Settings, reactor: Any, node: str) -> IStore | None:

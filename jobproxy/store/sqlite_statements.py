@@ -162,6 +162,17 @@ def remove_expired(connection: sqlite3.Connection, now: float) -> bool:
     return len(removed) == len(rows) < SWEEP_ROWS and claims < SWEEP_ROWS
 
 
+def count_running(connection: sqlite3.Connection, now: float) -> int:
+    """Return how many jobs have not ended whose callbacks may still come."""
+    found = connection.execute(
+        "SELECT count(*) FROM (SELECT job_id FROM claims WHERE NOT has_ended AND expires > ?1"
+        " UNION SELECT job_id FROM jobs WHERE result IS NULL AND expires > ?1)",
+        (now,),
+    )
+    count: int = found.fetchone()[0]
+    return count
+
+
 def put_claims(
     connection: sqlite3.Connection,
     claims: Sequence[tuple[bytes, Claim]],
