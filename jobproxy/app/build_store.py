@@ -65,8 +65,8 @@ def _check(address: SqliteAddress) -> str:
         with closing(file.open(time.time())) as connection:
             running = count_running(connection, file.time)
     except StoreInUse:
-        # This process waits for the other one, whose jobs nobody else may count.
-        return f"the jobs of process {file.read_owner()}"
+        # This process waits for the other one, and cannot look into the file.
+        return "its jobs"
     except BadStore as error:
         raise UnusableStore(f"{address.path} {error}") from error
     finally:

@@ -8,7 +8,7 @@ class BadStore(Exception):
 
 
 class StoreInUse(BadStore):
-    """Another process has the file."""
+    """Another process, of this program or another one, has the file; that passes by itself."""
 
 
 OTHER_PROGRAM = "is a database of another program; name another file"
@@ -25,13 +25,14 @@ _LOSSES = {
     UNLOCKED: "has lost its lock: {lock} was removed or replaced, so that another process may use "
     "the store; restart the process",
 }
+_LOCKED = "database is locked"
 _FULL = "database or disk is full"
 _REASONS = {
     **_DAMAGE,
     _FULL: "has reached its max-size, or the disk is full",
     "attempt to write a readonly database": "cannot be written",
     "unable to open database file": "cannot be opened",
-    "database is locked": "is locked by another program",
+    _LOCKED: "is locked by another program; waiting until it has ended",
 }
 
 
@@ -43,6 +44,12 @@ def explain(error: sqlite3.Error, lock: str = "its lock file") -> str:
     if is_loss(error):
         return _LOSSES[str(error)].format(lock=lock)
     return _REASONS.get(str(error), f"cannot be used: {error}")
+
+
+def refuse(error: sqlite3.Error) -> BadStore:
+    """Return the error of a file that cannot be opened for an error of SQLite."""
+    kind = StoreInUse if str(error) == _LOCKED else BadStore
+    return kind(explain(error))
 
 
 def is_damage(error: sqlite3.Error) -> bool:

@@ -18,6 +18,7 @@ from jobproxy.store.sqlite_errors import (
     BadStore,
     StoreInUse,
     explain,
+    refuse,
 )
 from jobproxy.store.sqlite_lock import FileLock, read_owner
 
@@ -77,7 +78,7 @@ class SqliteFile:
 
         A process that has the lock already keeps it, also if the file cannot be opened again.
 
-        :raises StoreInUse: if another process has locked it.
+        :raises StoreInUse: if another process has it.
         """
         is_owner = self._lock.is_held
         if not self.lock():
@@ -160,7 +161,7 @@ class SqliteFile:
                 path, BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
         except sqlite3.Error as error:
-            raise BadStore(explain(error)) from None
+            raise refuse(error) from None
         try:
             self._prepare(connection)
             if Path(path).stat().st_size <= MAX_CHECKED:
@@ -168,7 +169,7 @@ class SqliteFile:
             self.time = sqlite_clock.begin(connection, now)
         except sqlite3.Error as error:
             connection.close()
-            raise BadStore(explain(error)) from None
+            raise refuse(error) from None
         except BadStore:
             connection.close()
             raise

@@ -78,4 +78,10 @@ class KeyTests(SynchronousTestCase):
         self.addCleanup(owner.unlock)
         with self.assertRaises(UnusableStore) as caught:
             prepare(self.settings)
-        self.assertIn("the jobs of process", str(caught.exception))
+        self.assertIn("the callbacks of its jobs that have not ended", str(caught.exception))
+
+    def test_lock_of_another_program_is_waited_for(self) -> None:
+        """G13: a backup, or a shell of SQLite, that writes does not end the start for good."""
+        with closing(sqlite3.connect(self.address.path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            self.assertEqual(prepare(self.settings).secret_file, self.keys)
