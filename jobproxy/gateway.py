@@ -266,19 +266,22 @@ class Gateway:
         if self.starter.follow_ups is not None:
             self.starter.follow_ups.thin.stop()
 
-    def cancel(self, job_id: str) -> Deferred[bool]:
-        """Ask the job server to cancel a job.
+    async def cancel(self, job_id: str) -> bool:
+        """Ask the job server to cancel a job; return whether it has agreed.
 
-        :return: fires with whether it has agreed.
         :raises ProblemError: if the job is unknown, has ended, or cannot be cancelled.
         """
-        record, follow_ups = self.table.find(job_id), self.starter.follow_ups
+        locating, follow_ups = self.coordinator.locate(job_id), self.starter.follow_ups
+        record = self.table.find(job_id) if locating is None else await locating
         if record is None:
             raise job_unknown(job_id) if is_job_id(job_id) else not_found()
         if follow_ups is None or not follow_ups.can_cancel(record):
-            detail = "This job cannot be cancelled: it has ended, or its API has no way to do it."
+            detail = (
+                "This job cannot be cancelled: it has ended, its API has no way to do it, or "
+                "another process has started it, as only that one has the credentials."
+            )
             raise _refusal(Problem(Kind.METHOD_NOT_ALLOWED, detail, allowed=("GET",)), record)
-        return Deferred.fromCoroutine(follow_ups.cancel(record))
+        return await follow_ups.cancel(record)
 
     def is_token(self, text: str) -> bool:
         """Whether a callback with this token would be received, whatever its body is."""

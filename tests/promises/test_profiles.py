@@ -18,6 +18,9 @@ forward = ["Authorization"]
 "$request.body#/webhook" = "{$callback.url}"
 [ack]
 state = "$response.body#/status"
+[cancel]
+method = "POST"
+url = "{URL}/cancel"
 [callback]
 state = "$message.payload#/status"
 progress = ["starting"]
@@ -95,6 +98,17 @@ class ProfileRestartTests(StoredProfileTestCase):
         self.restart()
         found = self.node.connect().get(path).response
         self.assertEqual((found.status, found.body), (502, FAILED))
+
+    def test_job_of_another_process_cannot_be_cancelled(self) -> None:
+        """K3: it is known, but only the process that has started it has the credentials."""
+        client = self.predict(Prefer="respond-async")
+        (start,) = self.starts
+        start.respond(ACK, 201)
+        path = client.response.headers["location"]
+        self.restart()
+        refused = self.node.connect().request(path, None, method="DELETE").response
+        self.assertEqual((refused.status, refused.json["started"]), (405, "yes"))
+        self.call_back(start, FAILED)
 
     def test_credential_is_in_no_file(self) -> None:
         """Credentials are kept in memory alone."""
