@@ -12,12 +12,9 @@ from jobproxy.jobs import job_problems
 from jobproxy.jobs.delivery import REFUSED_CALLBACKS, REFUSED_RESULTS, Delivery
 from jobproxy.jobs.hold_times import HoldTimes
 from jobproxy.jobs.record import JobRecord, Origin
-from jobproxy.jobs.states import State
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.jobs.unknown_words import UnknownWords
-from jobproxy.profiles.messages import Message
-from jobproxy.profiles.readings import Reading
-from jobproxy.upstream.follow_ups import messages_of
+from jobproxy.thin_deliveries import ThinDeliveries
 from jobproxy.upstream.redaction import reveals
 from jobproxy.upstream.silence import Silence
 from jobproxy.upstream.starts import Starter, StartRequest
@@ -29,9 +26,6 @@ from jobproxy.wire.tokens import JOB_ID_LENGTH, TokenSigner, is_job_id
 
 #: Characters of a path that could be a secret; shorter ones occur in what job servers say.
 MIN_SECRET = 16
-#: The states of a job whose callback may come before the ack.
-_ACK_EXPECTED = frozenset({State.STARTING, State.STARTING_AGAIN})
-_STOPPED = "The proxy is about to stop, and keeps nothing any more; send the callback again."
 
 
 @define(eq=False)
@@ -49,6 +43,7 @@ class Gateway:
     :ivar is_leaving: whether the proxy is about to stop, so that it is not ready.
     :ivar is_draining: whether new jobs are refused for that reason.
     :ivar callbacks: the number of callbacks, by what became of them.
+    :ivar thin: delivers callbacks that say only that a job has ended.
     """
 
     table: CorrelationTable
@@ -64,6 +59,7 @@ class Gateway:
     is_leaving: bool = field(default=False, init=False)
     is_draining: bool = field(default=False, init=False)
     callbacks: Counter[str] = field(factory=Counter, init=False)
+    thin: ThinDeliveries = field(init=False, repr=False)
     _silence: Silence = field(init=False)
     _unknown_words: UnknownWords = field(factory=UnknownWords, init=False)
     #: What tokens are valid for: one profile's job server must not end another one's jobs.
@@ -76,6 +72,14 @@ class Gateway:
         path = urlsplit(self._callback_url).path
         self._url_secrets = (self._callback_url, *([path] if len(path) >= MIN_SECRET else []))
         self._silence = Silence(self.starter.job_server.results)
+        self.thin = ThinDeliveries(
+            self.table,
+            self.coordinator,
+            self.starter.follow_ups,
+            self.profile,
+            self.deliver,
+            self.callbacks,
+        )
 
     def submit(
         self, job: AnyJob, preferences: Preferences, request_id: bytes
@@ -195,7 +199,7 @@ class Gateway:
             # The id of a job is shown and logged; its token must not be.
             report = evolve(report, upstream_id=None)
         if self.table.is_stopped:
-            raise _stopped()
+            raise job_problems.keeps_nothing()
         circuit = self.starter.job_server.circuit
         if circuit.is_in_doubt and job_id is not None:
             circuit.record_callback()
@@ -224,47 +228,6 @@ class Gateway:
         if job_id is not None:
             return self.table.find(job_id)
         return self.table.indexes.of(self.profile).find(upstream_id)
-
-    def deliver_thin(
-        self, record: JobRecord, reading: Reading, message: Message
-    ) -> Delivery | Deferred[Delivery]:
-        """Receive a callback that says only that a job has ended, and fetch the result.
-
-        :param message: the callback.
-        :return: fires once the result is as safe as that of any other callback; fails as that of
-            :meth:`deliver` does, and if the result cannot be fetched soon.
-        """
-        follow_ups = self.starter.follow_ups
-        if record.result is not None:
-            return self._deliver_fetched(record, reading.report)
-        is_early = record.state in _ACK_EXPECTED and record.acked is None
-        can_fetch = messages_of(record) is not None and reading.result_url is not None
-        if follow_ups is None or not (is_early or can_fetch):
-            return self.deliver(record.job_id, reading.report)
-        if self.table.is_stopped:
-            raise _stopped()
-        return follow_ups.thin.receive(
-            record, message, lambda report: self._deliver_fetched(record, report), is_early=is_early
-        )
-
-    def _deliver_fetched(self, record: JobRecord, report: Report) -> Delivery | Deferred[Delivery]:
-        if record.result is None:
-            return self.deliver(record.job_id, report)
-        # A thin callback only announces the result, so that it contradicts none.
-        if self.table.is_stopped:
-            raise _stopped()
-        self.callbacks[Delivery.DUPLICATE.value] += 1
-        return self._secure(record, Delivery.DUPLICATE)
-
-    def when_fetched(self) -> Deferred[None]:
-        """Return a Deferred that fires once no result is being fetched."""
-        follow_ups = self.starter.follow_ups
-        return succeed(None) if follow_ups is None else follow_ups.thin.when_idle()
-
-    def stop_fetches(self) -> None:
-        """Give up all fetches; the job server is told to send those callbacks again."""
-        if self.starter.follow_ups is not None:
-            self.starter.follow_ups.thin.stop()
 
     async def cancel(self, job_id: str) -> bool:
         """Ask the job server to cancel a job; return whether it has agreed.
@@ -361,8 +324,3 @@ def _refusal(problem: Problem, record: JobRecord | None) -> ProblemError:
     if record is not None:
         problem = evolve(job_problems.about(record, problem), started=record.started)
     return ProblemError(problem)
-
-
-def _stopped() -> ProblemError:
-    """Return the refusal of a callback after the table's end: what it would keep is lost."""
-    return ProblemError(evolve(job_problems.draining(), detail=_STOPPED, started="unknown"))

@@ -135,8 +135,8 @@ class ProfileCallbackRoutes:
             # One URL for all can get events about other things than jobs.
             return respond_to_callback(request, Delivery.LATE)
         is_thin = profile.callback.url is not None and not reading.report.is_progress
-        if is_thin and record is not None:
-            delivery = self._gateway.deliver_thin(record, reading, message)
+        if is_thin:
+            delivery = self._gateway.thin.receive(job_id, record, reading, message)
             return respond_to_callback(request, delivery)
         return respond_to_callback(request, self._gateway.deliver(job_id, reading.report))
 

@@ -13,8 +13,14 @@ from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.jobs.record import JobRecord
 from jobproxy.monitoring.timelines import describe_timeline
-from jobproxy.wire.problems import job_unknown
+from jobproxy.wire.problems import Kind, Problem, ProblemError, job_unknown
 from jobproxy.wire.tokens import is_job_id
+
+_NO_SUCH_NAME = Problem(
+    Kind.JOB_UNKNOWN,
+    "No job that is known here has this request id or id of the job server.",
+    started="unknown",
+)
 
 
 @define(eq=False)
@@ -53,5 +59,5 @@ class TimelineRoutes:
                 lambda each: each.upstream_id == name or each.origin.request_id == request_id
             )
         if found is None:
-            raise job_unknown(name)
+            raise job_unknown(name) if is_job_id(name) else ProblemError(_NO_SUCH_NAME)
         return found

@@ -34,6 +34,7 @@ from jobproxy.app.build_table import build_table
 from jobproxy.app.environment import Environment
 from jobproxy.app.settings import CorrelateBy, Settings
 from jobproxy.cluster.outbox import Outbox
+from jobproxy.cluster.thin_relay import ThinRelay
 from jobproxy.gateway import Gateway
 from jobproxy.http1.body_budget import BodyBudget
 from jobproxy.http1.limits import ServerLimits
@@ -100,9 +101,12 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     ends = None
     if any(profile.limits.jobs_per_account for profile in settings.profile):
         ends = EndWatch(JobEvents(environment.wants_events))
-    table, coordinator, outbox = build_table(settings, environment, signer, ends)
+    thin = ThinRelay()
+    table, coordinator, outbox = build_table(settings, environment, signer, thin, ends)
     shared = Shared(settings, environment, table, coordinator, outbox, signer, ends)
     gateways = build_gateways(shared)
+    for gateway in gateways:
+        thin.add(gateway.profile, gateway.thin.receive_relayed)
     lag = ReactorLag(reactor)
     traffic = Traffic(environment.now)
     incomplete = max(INCOMPLETE_BODIES, 2 * settings.largest_body)

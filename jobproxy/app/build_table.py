@@ -10,6 +10,7 @@ from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.remote_jobs import RemoteJobs
 from jobproxy.cluster.replicator import Replicator
 from jobproxy.cluster.store_coordinator import StoreCoordinator
+from jobproxy.cluster.thin_relay import ThinRelay
 from jobproxy.jobs.end_watch import EndWatch
 from jobproxy.jobs.events import JobEvents, Observer
 from jobproxy.jobs.index import UpstreamIds
@@ -21,10 +22,12 @@ def build_table(
     settings: Settings,
     environment: Environment,
     signer: TokenSigner,
+    thin: ThinRelay,
     ends: EndWatch | None = None,
 ) -> tuple[CorrelationTable, Coordinator, Outbox | None]:
     """Return the table, the coordinator, and what calls the store in the background.
 
+    :param thin: gets the thin callbacks that other nodes received.
     :param ends: observes the table, in place of the job events alone.
     """
     reactor, store, node = environment.reactor, environment.store, environment.node
@@ -60,7 +63,7 @@ def build_table(
     )
     remote_jobs = RemoteJobs(reactor, table, store, replicator, node)
     claims = Claims(reactor, table, store, remote_jobs, replicator)
-    inbox = Inbox(table, store, remote_jobs, claims, replicator, outbox, node)
+    inbox = Inbox(table, store, remote_jobs, claims, replicator, outbox, thin, node)
     coordinator = StoreCoordinator(
         reactor, table, store, remote_jobs, claims, inbox, outbox, replicator, node
     )

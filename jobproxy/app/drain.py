@@ -82,8 +82,8 @@ class Drain:
         for gateway in self._gateways:
             left = end - self._clock.seconds()
             if left > 0 and not self._is_hurried:
-                await self._wait(gateway.when_fetched(), left)
-            gateway.stop_fetches()
+                await self._wait(gateway.thin.when_idle(), left)
+            gateway.thin.stop()
         _log.info(
             "drained: {held} clients are still held, {jobs} jobs have not ended",
             held=clients.held,

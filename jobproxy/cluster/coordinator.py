@@ -89,6 +89,17 @@ class Coordinator(Protocol):
     def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
         """Send a callback to the owner of the job, which must be another node."""
 
+    def relay_thin(self, job_id: str, packed: bytes, report: Report) -> Deferred[Delivery]:
+        """Have the owner of a job, which must be another node, fetch what a callback announces.
+
+        Only the owner has what is needed to fetch it. If that is dead, the callback itself is the
+        result.
+
+        :param packed: the callback; see :attr:`jobproxy.profiles.messages.Message.packed`.
+        :param report: what it says.
+        :return: fires once the result is in the store; fails with a problem if that takes long.
+        """
+
     def secure(self, record: JobRecord) -> Deferred[None] | None:
         """Store the result of a job if a client or the operator can ask for it.
 

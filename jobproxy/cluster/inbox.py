@@ -7,6 +7,7 @@ from jobproxy.cluster.claims import Claims
 from jobproxy.cluster.outbox import Outbox
 from jobproxy.cluster.remote_jobs import RemoteJobs
 from jobproxy.cluster.replicator import Replicator
+from jobproxy.cluster.thin_relay import ThinRelay
 from jobproxy.jobs import job_problems
 from jobproxy.jobs.events import Source
 from jobproxy.jobs.record import JobRecord
@@ -33,6 +34,7 @@ class Inbox:
     _claims: Claims
     _replicator: Replicator
     _outbox: Outbox
+    _thin: ThinRelay
     _node: str
     gaps: int = field(default=0, init=False)
     found: int = field(default=0, init=False)
@@ -41,6 +43,11 @@ class Inbox:
         kind = message.kind
         if kind is MessageKind.WATCH:
             self._send_state(message)
+            return
+        if kind is MessageKind.THIN:
+            record = self._table.find(message.job_id)
+            if record is not None:
+                self._thin.receive(record, message.body)
             return
         if kind in {MessageKind.RESULT, MessageKind.PROGRESS}:
             self._complete(message.job_id, message.body)

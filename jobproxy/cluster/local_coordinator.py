@@ -41,6 +41,9 @@ class LocalCoordinator:
     def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
         raise NotImplementedError("this node owns every job")
 
+    def relay_thin(self, job_id: str, packed: bytes, report: Report) -> Deferred[Delivery]:
+        raise NotImplementedError("this node owns every job")
+
     def secure(self, record: JobRecord) -> None:
         """Return :data:`None`: the table has the result, and there is no store."""
 

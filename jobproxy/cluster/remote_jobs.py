@@ -103,12 +103,34 @@ class RemoteJobs:
             # The owner may be dead, but another node may have sent the result to all.
             message = await self._wait(waiting) if is_alive or waiting.called else None
         finally:
-            self._waiting[job_id].remove(waiting)
-            if not self._waiting[job_id]:
-                del self._waiting[job_id]
+            self._stop_waiting(job_id, waiting)
         if message is not None:
             return Answer(message.kind, message.body)
         return Answer(None, ack or b"", is_alive=is_alive, has_note=ack is not None)
+
+    async def watch(self, job_id: str, seconds: float) -> MessageKind | None:
+        """Wait until the owner of a job sends its result, or says that there will be none.
+
+        :return: of the owner's message; :data:`None`: the job has not ended in time.
+        :raises StoreUnreachable: if the owner cannot be asked.
+        """
+        end, kind = self._clock.seconds() + seconds, MessageKind.STATE
+        sending: Deferred[bool] | None = None
+        while kind in {MessageKind.STATE, MessageKind.PROGRESS}:
+            waiting: Deferred[Message] = Deferred()
+            self._waiting.setdefault(job_id, []).append(waiting)
+            try:
+                if sending is None:
+                    watch = Message(MessageKind.WATCH, job_id, self._node)
+                    sending = self._store.send(node_of(job_id), watch)
+                    await sending
+                left = max(0.0, end - self._clock.seconds())
+                kind = (await waiting.addTimeout(left, self._clock)).kind
+            except DeferredTimeoutError:
+                return None
+            finally:
+                self._stop_waiting(job_id, waiting)
+        return kind
 
     def update(
         self, job_id: str, answer: Answer, key_digest: bytes | None = None, digest: bytes = b""
@@ -135,6 +157,11 @@ class RemoteJobs:
         for waiting in list(self._waiting.get(message.job_id, ())):
             if not waiting.called:
                 waiting.callback(message)
+
+    def _stop_waiting(self, job_id: str, waiting: Deferred[Message]) -> None:
+        self._waiting[job_id].remove(waiting)
+        if not self._waiting[job_id]:
+            del self._waiting[job_id]
 
     async def _wait(self, waiting: Deferred[Message]) -> Message | None:
         """Return the owner's message, or :data:`None` if it is too busy to send it in time."""

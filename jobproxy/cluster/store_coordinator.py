@@ -30,6 +30,7 @@ from jobproxy.store.interface import (
     StoreUnreachable,
 )
 from jobproxy.store.orphans import OrphanPage, Position
+from jobproxy.upstream.thin_callbacks import NOT_YET, RESPONSE_TIME
 from jobproxy.util.shield import shield
 from jobproxy.wire.problems import Kind, Problem, ProblemError, job_unknown
 from jobproxy.wire.reports import Report
@@ -147,6 +148,25 @@ class StoreCoordinator(Service):
 
     def relay(self, job_id: str, report: Report) -> Deferred[Delivery]:
         return _run(self._relay(job_id, report))
+
+    def relay_thin(self, job_id: str, packed: bytes, report: Report) -> Deferred[Delivery]:
+        return _run(self._relay_thin(job_id, packed, report))
+
+    async def _relay_thin(self, job_id: str, packed: bytes, report: Report) -> Delivery:
+        thin = Message(MessageKind.THIN, job_id, self._node, packed)
+        try:
+            if not await self._store.send(node_of(job_id), thin):
+                return await self._relay(job_id, report)
+        except StoreUnreachable:
+            raise _callback_not_stored() from None
+        kind = await self._remote_jobs.watch(job_id, RESPONSE_TIME)
+        if kind is None:
+            raise ProblemError(NOT_YET)
+        if kind is not MessageKind.RESULT:
+            # The owner has forgotten the job, and cannot fetch anything.
+            return await self._relay(job_id, report)
+        self.relays[Placement.TAKEN.value] += 1
+        return Delivery.ACCEPTED
 
     async def _relay(self, job_id: str, report: Report) -> Delivery:
         owner, result = node_of(job_id), "cut-off"

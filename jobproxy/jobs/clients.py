@@ -114,7 +114,7 @@ class WaitingClients:
 
     def fail_all(self, record: JobRecord, problem: Problem) -> None:
         """Fail the Deferreds of all clients of a job with a problem."""
-        self.fire([self.dismiss(waiter) for waiter in list(record.waiters)], record, problem)
+        self.fire([self.dismiss(waiter) for waiter in [*record.waiters]], record, problem)
 
     def shorten(self, record: JobRecord, seconds: float) -> None:
         """Bring the deadlines of all clients forward; earlier ones do not change.

@@ -60,6 +60,12 @@ def stopped(record: JobRecord) -> Problem:
     return about(record, Problem(Kind.DRAINING, detail, started=record.started, retry_after=1))
 
 
+def keeps_nothing() -> ProblemError:
+    """Return the refusal of a callback after the table's end: what it would keep is lost."""
+    detail = "The proxy is about to stop, and keeps nothing any more; send the callback again."
+    return ProblemError(evolve(draining(), detail=detail, started="unknown"))
+
+
 def key_reused() -> Problem:
     """Return the problem of a request whose key belongs to another request."""
     detail = "Another job was sent with this key; send this one with a key of its own."

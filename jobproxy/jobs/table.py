@@ -335,7 +335,7 @@ class CorrelationTable(Service):
         source: Source = Source.HERE,
     ) -> None:
         """End a job. Clients get their response last: they may ask for the job again at once."""
-        waiters, cancel_start = list(record.waiters), record.cancel_start
+        waiters, cancel_start = [*record.waiters], record.cancel_start
         if record.is_copy and not record.is_ended:
             self._copies -= 1
         record.on(Event.COMPLETE if problem is None else Event.FAIL)

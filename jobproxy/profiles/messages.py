@@ -51,6 +51,14 @@ class Message:
         return kept
 
     @property
+    def packed(self) -> bytes:
+        """The message for another node, which :func:`unpack_message` reads."""
+        pairs = (
+            (name.decode("latin-1"), of.decode("latin-1")) for name, of in self.headers.items()
+        )
+        return json.dumps([self.method, self.query, dict(pairs)]).encode() + b"\n" + self.body
+
+    @property
     def size(self) -> int:
         """About how many bytes a message takes that is compact."""
         pairs = (*self.headers.items(), *self.path.items())
@@ -187,6 +195,14 @@ class Message:
         if len(names) != 1:
             return None
         return dict(reversed(read_pairs(self.text))).get(names[0])
+
+
+def unpack_message(packed: bytes) -> Message:
+    """Return a callback that another node has received; see :attr:`Message.packed`."""
+    head, _, body = packed.partition(b"\n")
+    method, query, headers = json.loads(head)
+    fields = {name.encode("latin-1"): of.encode("latin-1") for name, of in headers.items()}
+    return Message(body, fields, query, method=method)
 
 
 @frozen

@@ -28,6 +28,8 @@ class MessageKind(Enum):
     RESULT = "result"
     #: A callback came that does not end the job; the body is that of the callback.
     PROGRESS = "progress"
+    #: A callback came that only announces the result, which the owner has to fetch; the body is it.
+    THIN = "thin"
     #: The sender asks the owner for the job's state, and for a message when the job ends.
     WATCH = "watch"
     #: The job has not ended; the body is the ack of its start, or empty.

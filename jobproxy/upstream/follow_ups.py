@@ -151,8 +151,14 @@ class FollowUps:
     def _fetch_thin(self, record: JobRecord, message: Message) -> Deferred[Report]:
         """Return the result that a thin callback has announced."""
         scope = messages_of(record) or Scope()
-        reading = read_message(self._profile, self._profile.callback, scope.with_message(message))
-        return Deferred.fromCoroutine(self.fetch(record, scope, reading))
+        return Deferred.fromCoroutine(
+            self.fetch(record, scope, self.read_callback(record, message))
+        )
+
+    def read_callback(self, record: JobRecord, message: Message) -> Reading:
+        """Return what a callback of a job says."""
+        scope = (messages_of(record) or Scope()).with_message(message)
+        return read_message(self._profile, self._profile.callback, scope)
 
     def _read_thin(self, message: Message) -> Report:
         return read_message(self._profile, self._profile.callback, Scope(message=message)).report

@@ -26,7 +26,7 @@ _log = Logger()
 
 #: Seconds until a thin callback is told to come again; few senders wait less than five.
 RESPONSE_TIME = 4.0
-_NOT_YET = Problem(
+NOT_YET = Problem(
     Kind.UPSTREAM_UNREACHABLE,
     "The result of this job is still being fetched; send the callback again.",
     started="yes",
@@ -160,10 +160,10 @@ def _find_problem(failure: Failure, record: JobRecord) -> Problem:
         LogLevel.critical,
         **record.log_fields,
     )
-    return _NOT_YET
+    return NOT_YET
 
 
 def _explain_timeout(failure: Failure) -> Failure:
     if failure.check(DeferredTimeoutError):
-        raise ProblemError(_NOT_YET) from None
+        raise ProblemError(NOT_YET) from None
     return failure
