@@ -12,6 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory
+from werkzeug.routing import Rule
 
 from jobproxy.sandbox.processes import release_ports
 from tests.support.identities import trusted  # noqa: F401
@@ -20,6 +21,9 @@ from tests.support.secrecy import collect_output, find_secrets
 from tests.support.signals import reset_in_children
 from tests.support.time_limit import limit_item
 
+# werkzeug compiles code for each route, with which URLs could be made. Nothing here makes any, and
+# the tests make thousands of proxies.
+Rule._compile_builder = lambda *_: lambda *_: ("", "")  # type: ignore[method-assign]
 settings.register_profile("suite", deadline=None, max_examples=50)
 settings.load_profile("suite")
 reset_in_children()

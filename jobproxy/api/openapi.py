@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import cached_property
 from importlib.resources import files
 from typing import Any, ClassVar
 
-from attrs import define, field
+from attrs import define
 from klein import Klein
 
 from jobproxy import __version__
@@ -79,10 +80,11 @@ class OpenApiRoutes:
     side: ClassVar = "admin"
     _profiles: Sequence[Profile] = ()
     _has_sample: bool = True
-    _document: bytes = field(init=False, repr=False)
 
-    def __attrs_post_init__(self) -> None:
-        self._document = read_document(self._profiles, has_sample=self._has_sample)
+    @cached_property
+    def _document(self) -> bytes:
+        # Most processes are never asked for it.
+        return read_document(self._profiles, has_sample=self._has_sample)
 
     def add_to(self, app: Klein) -> None:
         app.route("/openapi.json", methods=["GET"])(self.get_document)

@@ -27,7 +27,7 @@ NODES = st.integers(0, 2)
 REFUSALS = {"reject": 409, "busy": 429}
 #: Seconds that results are kept, less the time for the last checks.
 RETAIN = 250
-EXAMPLES = int(os.environ.get("TEST_EXAMPLES", "80"))
+EXAMPLES = int(os.environ.get("TEST_EXAMPLES", "400"))
 
 
 @define(eq=False)
