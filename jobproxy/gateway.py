@@ -257,10 +257,11 @@ class Gateway:
         return not is_heard and self._silence.is_broken(self.callbacks)
 
     def reasons_not_ready(self) -> list[str]:
-        """Return why a load balancer should send jobs to another proxy."""
+        """Return why a load balancer should send jobs to another proxy.
+
+        A job server that is away is no reason: it is away for the others as well.
+        """
         reasons = ["draining"] if self.is_leaving else []
-        if not self.starter.job_server.circuit.allows:
-            reasons.append("job-server-unreachable")
         return reasons + self.coordinator.reasons_not_ready()
 
     def leave(self) -> None:

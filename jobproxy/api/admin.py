@@ -46,12 +46,16 @@ class HealthRoutes:
         return _respond_json(request, {"status": "ok"})
 
     def get_readiness(self, request: Request) -> bytes:
-        """Respond 503 with the reasons while the proxy does not accept new jobs."""
+        """Respond 503 with the reasons while the proxy does not accept new jobs.
+
+        Warnings are about what another proxy would suffer from, too.
+        """
         reasons = self._probes.reasons_not_ready()
         status: dict[str, Any] = {"status": "not-ready" if reasons else "ready"}
         status["reasons"] = reasons
-        if any(gateway.is_unheard for gateway in self._probes.gateways):
-            status["warnings"] = ["no-callback-yet"]
+        warnings = self._probes.list_warnings()
+        if warnings:
+            status["warnings"] = warnings
         return _respond_json(request, status, 503 if reasons else 200)
 
 

@@ -77,9 +77,16 @@ class Probes:
 
     def reasons_not_ready(self) -> list[str]:
         """Return why the proxy does not accept new jobs; empty if it does."""
-        found = [gateway.reasons_not_ready() for gateway in self.gateways]
-        # What is wrong with one job server does not concern the jobs of the others.
-        reasons = [reason for reason in found[0] if all(reason in others for others in found)]
+        reasons = self.gateway.reasons_not_ready()
         if not self.has_descriptors():
             reasons.append("no-file-descriptors")
         return reasons
+
+    def list_warnings(self) -> list[str]:
+        """Return what is wrong although the proxy accepts new jobs."""
+        # What is wrong with one job server does not concern the jobs of the others.
+        is_away = not any(each.starter.job_server.circuit.allows for each in self.gateways)
+        warnings = ["job-server-unreachable"] if is_away else []
+        if any(gateway.is_unheard for gateway in self.gateways):
+            warnings.append("no-callback-yet")
+        return warnings

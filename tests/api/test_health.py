@@ -14,11 +14,12 @@ class HealthTestCase(ProxyTestCase):
         self.assertEqual(response.headers["content-type"], JSON)
         return response
 
-    def check_ready(self) -> None:
-        self.check("/readyz", 200, {"status": "ready", "reasons": []})
+    def check_ready(self, *warnings: str) -> None:
+        more = {"warnings": list(warnings)} if warnings else {}
+        self.check("/readyz", 200, {"status": "ready", "reasons": [], **more})
 
-    def check_not_ready(self, *reasons: str) -> None:
-        self.check("/readyz", 503, {"status": "not-ready", "reasons": list(reasons)})
+    def check_not_ready(self, *reasons: str, **more: object) -> None:
+        self.check("/readyz", 503, {"status": "not-ready", "reasons": list(reasons), **more})
 
 
 class HealthTests(HealthTestCase):
@@ -66,28 +67,29 @@ class JobServerDownTests(HealthTestCase):
             self.submit(f"account {number}")
         self.clock.advance(0.5)
 
-    def test_proxy_is_not_ready_while_the_circuit_is_open(self) -> None:
-        """S23, G7: while the circuit is open the proxy is not ready."""
+    def test_proxy_is_ready_with_a_warning_while_the_circuit_is_open(self) -> None:
+        """S23, G7: a job server that is away takes no node out of a load balancer."""
         self.open_circuit()
-        self.check_not_ready("job-server-unreachable")
+        self.check_ready("job-server-unreachable")
         self.check("/healthz", 200, {"status": "ok"})
         self.assert_problem(self.submit().response, 503, "upstream-unreachable")
         self.clock.advance(0.4)
-        self.check_not_ready("job-server-unreachable")
+        self.check_ready("job-server-unreachable")
 
-    def test_proxy_is_ready_for_the_probe(self) -> None:
-        """S23: once a probe may be sent the proxy is ready, as else no job would come."""
+    def test_there_is_no_warning_while_the_probe_may_be_sent(self) -> None:
+        """S23: once a probe may be sent there is no warning, until it has failed."""
         self.open_circuit()
         self.clock.advance(0.5)
         self.check_ready()
         self.assert_problem(self.submit().response, 503, "upstream-unreachable")
-        self.check_not_ready("job-server-unreachable")
+        self.check_ready("job-server-unreachable")
 
     def test_all_reasons_are_listed(self) -> None:
         """G1, S23: all reasons for not being ready are listed."""
         self.open_circuit()
         self.gateway.drain()
-        self.check_not_ready("draining", "job-server-unreachable")
+        self.has_descriptors = False
+        self.check_not_ready("draining", "no-file-descriptors", warnings=["job-server-unreachable"])
 
 
 class DrainTests(HealthTestCase):

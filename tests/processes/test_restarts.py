@@ -196,7 +196,7 @@ def test_a_job_server_that_comes_up_late_is_found() -> None:
             response = client.receive()
             assert response.verdict == (503, UNREACHABLE, "no")
             assert int(response.headers["Retry-After"]) >= 1
-        assert request(f"{proxy.url}/readyz").document["reasons"] == ["job-server-unreachable"]
+        assert request(f"{proxy.url}/readyz").document["warnings"] == ["job-server-unreachable"]
 
         server = stack.enter_context(serve_jobs(job_server))
 

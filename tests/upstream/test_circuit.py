@@ -50,19 +50,20 @@ class OpenTests(CircuitTestCase):
         found = self.connect().get(client.response.headers["content-location"]).response
         self.assertEqual(found.body, result_of("1"))
 
-    def test_proxy_is_not_ready_until_the_probe_succeeds(self) -> None:
-        """S23, G7: the proxy is not ready until the probe succeeds."""
+    def test_proxy_is_ready_with_a_warning_until_the_probe_succeeds(self) -> None:
+        """S23, G7: the proxy is ready, as others would be no better, with a warning."""
         self.fail_times(10)
         response = self.operate().get("/readyz").response
-        self.assertEqual(response.status, 503)
-        self.assertEqual(response.json["reasons"], ["job-server-unreachable"])
+        self.assertEqual((response.status, response.json["reasons"]), (200, []))
+        self.assertEqual(response.json["warnings"], ["job-server-unreachable"])
         self.assertEqual(self.operate().get("/healthz").response.status, 200)
         self.clock.advance(1)
         self.probe()
-        self.assertEqual(self.operate().get("/readyz").response.status, 503)
+        self.assertIn("warnings", self.operate().get("/readyz").response.json)
         self.starts[-1].respond(result_of("1"))
         response = self.operate().get("/readyz").response
-        self.assertEqual((response.status, response.json["reasons"]), (200, []))
+        self.assertEqual(response.status, 200)
+        self.assertNotIn("warnings", response.json)
 
 
 class ProbeTests(CircuitTestCase):
