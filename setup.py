@@ -56,7 +56,7 @@ setup(
     package_data={
         "jobproxy": ["py.typed"],
         "jobproxy.api": ["openapi.json"],
-        "jobproxy.monitoring": ["page.html"],
+        "jobproxy.monitoring": ["assets/*", "runbook.rst"],
         "jobproxy.profiles": ["*.toml"],
     },
     zip_safe=False,

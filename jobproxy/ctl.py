@@ -155,6 +155,7 @@ def describe_status(status: dict[str, Any]) -> str:
     """Return the status as text."""
     ready = "ready" if status["ready"] else f"not ready: {', '.join(status['reasons'])}"
     rows = [
+        ("verdict", status["verdict"]["text"]),
         ("version", f"{status['version']}, up {status['uptime']:.0f} s, {ready}"),
         ("held", f"{status['held']} clients, at most {status['maxHeld']}"),
         ("jobs", f"{status['jobs']} have not ended"),
@@ -174,6 +175,7 @@ def describe_status(status: dict[str, Any]) -> str:
             ),
         ),
         ("refused", list_counts(status["refused"])),
+        *(("error", _describe_error(each)) for each in status["errors"] if each["hour"]),
         *((each["name"], _describe_profile(each)) for each in status.get("profiles", ())),
     ]
     return "".join(f"{name:10} {value}\n" for name, value in rows)
@@ -194,6 +196,13 @@ def describe_job(job: dict[str, Any]) -> str:
 
 def _sleep(reactor: Any, seconds: float) -> Deferred[None]:
     return deferLater(reactor, seconds)
+
+
+def _describe_error(found: dict[str, Any]) -> str:
+    counts = f"{found['minute']} in the last minute, {found['hour']} in the last hour"
+    look = f"; runbook: {found['runbook']}" if found["runbook"] else ""
+    name = f"{found['side']} {found['status']} {found['type']}".strip()
+    return f"{name}: {counts}; a request: {found['requestId']}{look}"
 
 
 def _describe_profile(found: dict[str, Any]) -> str:

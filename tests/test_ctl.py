@@ -43,6 +43,22 @@ class JobTests(ProxyTestCase):
 
 
 class StatusTests(ProxyTestCase):
+    def test_verdict_is_first_and_errors_are_listed(self) -> None:
+        """A2: the first line is the verdict; each error of the last hour has a line."""
+        self.has_descriptors = False
+        self.connect().request(body=b"[]", headers={"X-Request-Id": "one"})
+        lines = describe_status(self.operate().get("/status").response.json).splitlines()
+        self.assertEqual(
+            lines[0],
+            "verdict    Down since 15:34 UTC: there are no free file descriptors. What to do: "
+            "JobproxyFilesShort",
+        )
+        self.assertIn(
+            "error      client 400 invalid-json: 1 in the last minute, 1 in the last hour; "
+            "a request: one",
+            lines,
+        )
+
     def test_text_agrees_with_the_document(self) -> None:
         """The status as text agrees with the document."""
         client = self.submit()

@@ -1,9 +1,7 @@
-"""The operator's routes: health, metrics, status, live page, jobs, orphans and drain."""
+"""The operator's routes: health, metrics, status, jobs, orphans and drain."""
 
-import json
 import re
 from collections.abc import Callable
-from importlib.resources import files
 from typing import Any, ClassVar, TypeVar
 
 from attrs import define, field
@@ -12,14 +10,16 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from jobproxy.api.responses import respond, send_report
+from jobproxy.api.responses import respond_json, send_report
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.states import ENDED, State
+from jobproxy.monitoring.history import History
 from jobproxy.monitoring.metrics import CONTENT_TYPE, render_metrics
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.status import Feed, Status
+from jobproxy.monitoring.watch import Watch
 from jobproxy.store.orphans import START, Orphan, Position, parse_position
 from jobproxy.wire.problems import FieldError, Kind, Problem, ProblemError
 from jobproxy.wire.reports import read_stored
@@ -37,13 +37,14 @@ class HealthRoutes:
 
     side: ClassVar = "admin"
     _probes: Probes
+    _watch: Watch
 
     def add_to(self, app: Klein) -> None:
         app.route("/healthz", methods=["GET"])(self.get_health)
         app.route("/readyz", methods=["GET"])(self.get_readiness)
 
     def get_health(self, request: Request) -> bytes:
-        return _respond_json(request, {"status": "ok"})
+        return respond_json(request, {"status": "ok"})
 
     def get_readiness(self, request: Request) -> bytes:
         """Respond 503 with the reasons while the proxy does not accept new jobs.
@@ -56,7 +57,8 @@ class HealthRoutes:
         warnings = self._probes.list_warnings()
         if warnings:
             status["warnings"] = warnings
-        return _respond_json(request, status, 503 if reasons else 200)
+        status["verdict"] = self._watch.look().describe()
+        return respond_json(request, status, 503 if reasons else 200)
 
 
 @define(eq=False)
@@ -76,18 +78,23 @@ class MetricsRoutes:
 
 @define(eq=False)
 class StatusRoutes:
-    """Serves the status, once or as server-sent events."""
+    """Serves the status, once or as server-sent events, and its history."""
 
     side: ClassVar = "admin"
     _status: Status
+    _history: History
     _feed: Feed
 
     def add_to(self, app: Klein) -> None:
         app.route("/status", methods=["GET"])(self.get_status)
+        app.route("/history", methods=["GET"])(self.get_history)
         app.route("/events", methods=["GET"])(self.watch_status)
 
     def get_status(self, request: Request) -> bytes:
-        return _respond_json(request, self._status.describe())
+        return respond_json(request, self._status.describe())
+
+    def get_history(self, request: Request) -> bytes:
+        return respond_json(request, self._history.describe())
 
     def watch_status(self, request: Request) -> bytes | Deferred[bytes]:
         """Send an event at once and then every second, until the client leaves."""
@@ -96,29 +103,6 @@ class StatusRoutes:
         # Otherwise nginx would buffer the events.
         request.setHeader(b"X-Accel-Buffering", b"no")
         return b"" if request.method == b"HEAD" else self._feed.watch(request)
-
-
-@define(eq=False)
-class PageRoutes:
-    """Serves the live page, which shows the events of the status."""
-
-    side: ClassVar = "admin"
-    _page: bytes = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._page = files("jobproxy.monitoring").joinpath("page.html").read_bytes()
-
-    def add_to(self, app: Klein) -> None:
-        app.route("/", methods=["GET"])(self.get_page)
-
-    def get_page(self, request: Request) -> bytes:
-        request.setHeader(b"Content-Type", b"text/html; charset=utf-8")
-        request.setHeader(
-            b"Content-Security-Policy",
-            b"default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; "
-            b"style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
-        )
-        return self._page
 
 
 @define(eq=False)
@@ -141,7 +125,7 @@ class JobListRoutes:
             if not record.is_copy and state in (None, record.state.word)
         ]
         jobs = [self._describe(record) for record in found[:limit]]
-        return _respond_json(request, {"jobs": jobs, "total": len(found)})
+        return respond_json(request, {"jobs": jobs, "total": len(found)})
 
     def _describe(self, record: JobRecord) -> dict[str, Any]:
         described = {
@@ -178,7 +162,7 @@ class DrainRoutes:
         if not self._is_stopping:
             self._is_stopping = True
             self._stop()
-        return _respond_json(
+        return respond_json(
             request, {"status": "draining", "held": self._gateway.table.clients.held}, 202
         )
 
@@ -203,7 +187,7 @@ class OrphanRoutes:
         following = str(orphans[-1].position) if len(orphans) == limit else None
         listed = [_describe(orphan) for orphan in orphans]
         content = {"orphans": listed, "next": following, "partial": page.is_partial}
-        return _respond_json(request, content)
+        return respond_json(request, content)
 
     async def get_orphan(self, request: Request, job_id: str) -> bytes:
         """Respond with the result of an orphan; it is kept."""
@@ -285,7 +269,3 @@ def _read_position(text: str) -> Position:
         return parse_position(text)
     except ValueError:
         raise ValueError("Must be the value of next in the page before.") from None
-
-
-def _respond_json(request: Request, content: dict[str, Any], status: int = 200) -> bytes:
-    return respond(request, json.dumps(content).encode(), status)

@@ -1,6 +1,7 @@
 """What all routes share: how they become a resource, and how they respond."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, cast
 
 from klein import Klein
@@ -94,6 +95,11 @@ def respond(request: Request, body: bytes, status: int = 200) -> bytes:
     request.code = status
     request.setHeader(b"Content-Type", b"application/json")
     return body
+
+
+def respond_json(request: Request, content: Mapping[str, Any], status: int = 200) -> bytes:
+    """Respond with a JSON document."""
+    return respond(request, json.dumps(content).encode(), status)
 
 
 def send_report(request: Request, report: Report) -> bytes:

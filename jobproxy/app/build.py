@@ -17,7 +17,6 @@ from jobproxy.api.admin import (
     JobListRoutes,
     MetricsRoutes,
     OrphanRoutes,
-    PageRoutes,
     StatusRoutes,
 )
 from jobproxy.api.callbacks import CallbackRoutes
@@ -25,6 +24,7 @@ from jobproxy.api.holding import ClientHolder, JobRoutes
 from jobproxy.api.jobs import ClientRoutes
 from jobproxy.api.openapi import OpenApiRoutes
 from jobproxy.api.origins import Origins
+from jobproxy.api.page import PageRoutes
 from jobproxy.api.profiles import ProfileCallbackRoutes, ProfileRoutes
 from jobproxy.api.refused_callbacks import RefusedCallbacks
 from jobproxy.api.responses import Routes, describe_error, make_resource
@@ -46,6 +46,7 @@ from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.reactor_lag import ReactorLag
 from jobproxy.monitoring.status import Feed, Status
 from jobproxy.monitoring.traffic import Traffic
+from jobproxy.monitoring.watch import Watch
 from jobproxy.wire.tokens import MIN_KEY, TokenSigner
 
 #: Files that are not for clients: callbacks, the operator, the log, and the process itself. Those
@@ -61,6 +62,7 @@ class Proxy:
     """A complete proxy. It does not listen yet, and its services do not run yet.
 
     :param gateways: of each job server; there is at least one.
+    :param watch: judges the proxy.
     :param feed: sends each change of the status to the live page.
     :param clients: serves clients, and all that has no port of its own.
     :param callbacks: serves only callbacks; :data:`None`: they have no port of their own.
@@ -71,6 +73,7 @@ class Proxy:
     gateways: Sequence[Gateway]
     signer: TokenSigner
     probes: Probes
+    watch: Watch
     feed: Feed
     clients: ServerFactory
     callbacks: ServerFactory | None
@@ -87,6 +90,16 @@ class Proxy:
         """All servers."""
         servers = (self.callbacks, self.admin, self.clients)
         return [factory for factory in servers if factory is not None]
+
+
+@frozen(eq=False)
+class Operating:
+    """What the operator's routes are made of."""
+
+    probes: Probes
+    watch: Watch
+    status: Status
+    feed: Feed
 
 
 def build_proxy(settings: Settings, environment: Environment) -> Proxy:
@@ -121,9 +134,11 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         lambda: _count_kept(gateways, budgets.values(), outbox),
         environment.has_descriptors,
     )
-    status = Status(probes, reactor, environment.now)
+    watch = Watch(probes, reactor, environment.now)
+    status = Status(probes, watch, reactor, environment.now)
     feed = Feed(reactor, status)
-    callbacks, admin, clients = _choose_routes(settings, environment, probes, status, feed)
+    operating = Operating(probes, watch, status, feed)
+    callbacks, admin, clients = _choose_routes(settings, environment, operating)
 
     limits = ServerLimits(body=settings.largest_body)
     refused = RefusedCallbacks(reactor, urlsplit(settings.callback_url).path)
@@ -158,6 +173,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         gateways=gateways,
         signer=signer,
         probes=probes,
+        watch=watch,
         feed=feed,
         callbacks=serve(callbacks, "callback") if callbacks else None,
         admin=serve(admin, "admin") if admin else None,
@@ -167,7 +183,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
             _count_connections(settings, environment),
             settings.max_connections_per_address or math.inf,
         ),
-        services=(lag, feed, *services, table),
+        services=(lag, watch, feed, *services, table),
     )
 
 
@@ -198,23 +214,24 @@ def _count_kept(
 
 
 def _choose_routes(
-    settings: Settings, environment: Environment, probes: Probes, status: Status, feed: Feed
+    settings: Settings, environment: Environment, operating: Operating
 ) -> tuple[list[Routes], list[Routes], list[Routes]]:
     """Return the routes of the servers for callbacks, operators and clients.
 
     Without ports of their own, callbacks and health, metrics and OpenAPI are served to clients.
     """
-    gateway = probes.gateways[0]
+    probes, watch = operating.probes, operating.watch
+    gateway = probes.gateway
     callbacks, clients = _make_job_routes(settings, environment, probes.gateways)
     watching: list[Routes] = [
-        HealthRoutes(probes),
-        MetricsRoutes(make_registry(ProxyCollector(probes))),
+        HealthRoutes(probes, watch),
+        MetricsRoutes(make_registry(ProxyCollector(probes, watch))),
         OpenApiRoutes(settings.profile, bool(settings.job_server_url)),
     ]
     admin: list[Routes] = [
         *watching,
-        PageRoutes(),
-        StatusRoutes(status, feed),
+        PageRoutes(operating.status),
+        StatusRoutes(operating.status, watch.history, operating.feed),
         JobListRoutes(gateway, environment.reactor),
         TimelineRoutes(gateway, environment.reactor, environment.now),
         OrphanRoutes(gateway),

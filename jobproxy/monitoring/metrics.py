@@ -17,7 +17,10 @@ from jobproxy import __version__
 from jobproxy.cluster.coordinator import ClusterStatus
 from jobproxy.monitoring.families import by_label, counter, histogram
 from jobproxy.monitoring.probes import Probes
+from jobproxy.monitoring.reasons import Reason, State
 from jobproxy.monitoring.server_metrics import ServerCollector
+from jobproxy.monitoring.verdict import Verdict
+from jobproxy.monitoring.watch import Watch
 from jobproxy.monitoring.words import (
     LOG_DROPPED,
     REFUSED,
@@ -36,11 +39,13 @@ class ProxyCollector(Collector):
     """Collects the metrics at each scrape; no label holds an account, an id or a token."""
 
     _probes: Probes
+    _watch: Watch
 
     def collect(self) -> Iterable[Metric]:
         yield InfoMetricFamily(
             "jobproxy_build", "The version of jobproxy.", {"version": __version__}
         )
+        yield from _collect_verdict(self._watch.look())
         yield from self._collect_jobs()
         yield from ServerCollector(self._probes.gateways).collect()
         yield from self._collect_connections()
@@ -126,6 +131,22 @@ class ProxyCollector(Collector):
             ("reason",),
             refused,
         )
+
+
+def _collect_verdict(verdict: Verdict) -> Iterator[Metric]:
+    states = GaugeMetricFamily(
+        "jobproxy_verdict", "1 for the state of the proxy as a whole.", labels=["state"]
+    )
+    for state in State:
+        states.add_metric([state.value], float(state is verdict.state))
+    yield states
+    found = {finding.reason for finding in verdict.findings}
+    reasons = GaugeMetricFamily(
+        "jobproxy_verdict_reason", "1 for each reason of the verdict.", labels=["reason"]
+    )
+    for reason in Reason:
+        reasons.add_metric([reason.slug], float(reason in found))
+    yield reasons
 
 
 def _collect_cluster(cluster: ClusterStatus) -> Iterator[Metric]:

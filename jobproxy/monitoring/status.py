@@ -18,6 +18,7 @@ from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.server_metrics import BUILT_IN
+from jobproxy.monitoring.watch import Watch
 from jobproxy.util.histogram import BOUNDS, Histogram
 from jobproxy.wire.problems import Kind, Problem, ProblemError
 
@@ -39,6 +40,7 @@ class Status:
     """
 
     _probes: Probes
+    _watch: Watch
     _clock: IReactorTime
     _now: Callable[[], float]
     _since: float = field(init=False)
@@ -64,6 +66,7 @@ class Status:
             "version": __version__,
             "time": round(self._now(), 3),
             "uptime": round(self._clock.seconds() - self._since, 3),
+            "verdict": self._watch.look().describe(),
             "ready": not reasons,
             "reasons": reasons,
             "held": table.clients.held,
@@ -95,6 +98,7 @@ class Status:
                 "longest": self._describe_queues(),
             },
             "refusals": self._describe_refusals(),
+            "errors": probes.traffic.errors.describe(self._now()),
             "logDropped": sum(probes.count_dropped().values()),
         }
 

@@ -7,6 +7,7 @@ from time import time
 from attrs import define, field, frozen
 
 from jobproxy.http1.errors import ConnectionFault, RequestFault
+from jobproxy.monitoring.errors import Errors
 
 #: How many of the last refusals are kept.
 MAX_REFUSALS = 20
@@ -36,6 +37,7 @@ class Traffic:
         those that the client did not wait for.
     :ivar refused: how many requests and connections were refused before there was a request, by
         reason.
+    :ivar errors: the responses whose outcome was not ``ok``, by type.
     :ivar refusals: the last responses whose outcome was not ``ok``, the newest last.
     """
 
@@ -44,6 +46,7 @@ class Traffic:
     responses: Counter[tuple[str, int, str]] = field(factory=Counter, init=False)
     refused: Counter[str] = field(factory=Counter, init=False)
     refusals: deque[Refusal] = field(factory=lambda: deque(maxlen=MAX_REFUSALS), init=False)
+    errors: Errors = field(factory=Errors, init=False)
 
     def connection_opened(self) -> None:
         self.connections += 1
@@ -54,14 +57,19 @@ class Traffic:
     def response_sent(self, side: str, status: int, outcome: str, request_id: bytes) -> None:
         self.responses[side, status, outcome] += 1
         if outcome != "ok":
-            self.refusals.append(Refusal(self._now(), status, outcome, request_id))
+            self._note(side, status, outcome, request_id)
 
     def client_left(self, side: str) -> None:
         self.responses[side, 499, "client-left"] += 1
 
     def request_refused(self, status: int, reason: RequestFault, request_id: bytes) -> None:
         self.refused[reason] += 1
-        self.refusals.append(Refusal(self._now(), status, reason, request_id))
+        self._note("", status, reason, request_id)
 
     def connection_refused(self, reason: ConnectionFault) -> None:
         self.refused[reason] += 1
+
+    def _note(self, side: str, status: int, outcome: str, request_id: bytes) -> None:
+        now = self._now()
+        self.refusals.append(Refusal(now, status, outcome, request_id))
+        self.errors.add(side, status, outcome, request_id, now)

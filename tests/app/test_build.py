@@ -101,10 +101,11 @@ class ServiceTests(BuildTestCase):
         """The table is the last service, so that it is stopped first; one node has no other."""
         proxy = self.make()
         self.assertIsInstance(proxy.gateway.coordinator, LocalCoordinator)
-        lag, feed, table = proxy.services
+        lag, watch, feed, table = proxy.services
+        self.assertIs(watch, proxy.watch)
         self.assertIs(feed, proxy.feed)
         self.assertIs(table, proxy.gateway.table)
-        for service in (lag, feed, table):
+        for service in (lag, watch, feed, table):
             self.assertTrue(IService.providedBy(service))
 
     def test_coordinator_is_stopped_after_the_table(self) -> None:
@@ -112,7 +113,7 @@ class ServiceTests(BuildTestCase):
         store = MemoryStore(Shared(self.clock, 300), "node-000")
         proxy = self.make({"store": store, "node": "node-000"}, secret_file=(b"k" * 32,))
         self.assertIsInstance(proxy.gateway.coordinator, StoreCoordinator)
-        _, feed, coordinator, table = proxy.services
+        _, _, feed, coordinator, table = proxy.services
         self.assertIs(feed, proxy.feed)
         self.assertIs(coordinator, proxy.gateway.coordinator)
         self.assertIs(table, proxy.gateway.table)

@@ -155,7 +155,7 @@ def play_store(secrets: Path) -> list[Any]:
         play.end("the store is full", "JobproxyStoreDown", "JobproxyRefusing", rate=5)
         redis.stop()
         wait_until(lambda: scrape(stage)[UP] == 0)
-        play.end("the store is away", "JobproxyStoreDown")
+        play.end("the store is away, after it was full", "JobproxyStoreDown", "JobproxyDegraded")
         return play.tests
 
 

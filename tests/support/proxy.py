@@ -40,7 +40,18 @@ PROBLEM = "application/problem+json"
 JOB_PATHS = frozenset({"/proxy", "/start", "/", "/jobs/x"})
 MONITORING_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
 OPERATOR_PATHS = frozenset(
-    {"/", "/status", "/events", "/jobs", "/orphans", "/orphans/x", "/drain"},
+    {
+        "/",
+        "/status",
+        "/events",
+        "/history",
+        "/runbook",
+        "/assets/page.css",
+        "/jobs",
+        "/orphans",
+        "/orphans/x",
+        "/drain",
+    },
 )
 
 
