@@ -162,7 +162,8 @@ def describe_status(status: dict[str, Any]) -> str:
         ("queued", f"{status['queued']} in {status['accounts']['count']} accounts"),
         ("starting", str(status["starting"])),
         ("circuit", status["circuit"]),
-        ("orphans", f"{status['orphans']} of {status['retained']} retained results"),
+        ("orphans", str(status["orphans"])),
+        ("retained", f"{status['retained']} results"),
         ("starts", list_counts(status["starts"])),
         ("callbacks", list_counts(status["callbacks"])),
         (

@@ -127,6 +127,9 @@ class Coordinator(Protocol):
     def list_orphans(self, limit: int, after: Position) -> Deferred[OrphanPage]:
         """Return the orphans after a position, the oldest first, and at most so many."""
 
+    def count_orphans(self) -> Deferred[int]:
+        """Return how many orphans the list has."""
+
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
         """Return the body of the orphan with this job id, if there is one."""
 

@@ -63,6 +63,9 @@ class LocalCoordinator:
         orphans = list_own_orphans(self._table, limit, after, self._clock.seconds())
         return succeed(OrphanPage(orphans))
 
+    def count_orphans(self) -> Deferred[int]:
+        return succeed(len(self._table.retention.orphans))
+
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
         return succeed(self._table.retention.find_orphan(job_id))
 

@@ -249,6 +249,15 @@ class StoreCoordinator(Service):
 
         return self._store.list_orphans(limit, after).addCallbacks(OrphanPage, list_own)
 
+    def count_orphans(self) -> Deferred[int]:
+        """Return how many orphans all nodes have; only this one while the store is away."""
+
+        def count_own(failure: Failure) -> int:
+            failure.trap(StoreUnreachable)
+            return len(self._table.retention.orphans)
+
+        return self._store.count_orphans().addErrback(count_own)
+
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
         own = self._table.retention.find_orphan(job_id)
         return succeed(own) if own is not None else _as_problem(self._store.find_orphan(job_id))

@@ -95,10 +95,12 @@ def _find_callbacks(counts: Counts, past: Past) -> _Found:
         return
     minute = next(past.before(counts))
     refused = counts.refused_callbacks - minute.refused_callbacks
-    is_whole = counts.time - minute.time >= MINUTE
-    is_deaf = counts.heard == minute.heard and counts.acks > past.heard.acks
+    acks = counts.acks - past.heard.acks
     has_timeouts = any(_find_share(counts, past, Reason.TIMEOUTS))
-    if refused >= MIN_REFUSED and is_deaf and (is_whole or has_timeouts):
+    # Without timeouts it may be a scan, or what is left of the time before a restart.
+    is_long = counts.time - minute.time >= MINUTE and acks >= MIN_REFUSED
+    is_deaf = counts.heard == minute.heard and (has_timeouts or is_long)
+    if refused >= MIN_REFUSED and is_deaf:
         text = f"{refused:,} callbacks were refused in the last minute, and none was accepted"
         yield Reason.CALLBACKS_REFUSED, State.DEGRADED, text
     # Under load many jobs are acknowledged before the first can end.
@@ -107,7 +109,6 @@ def _find_callbacks(counts: Counts, past: Past) -> _Found:
         yield Reason.UNHEARD, State.DEGRADED, text
         return
     silent = counts.time - past.heard.time
-    acks = counts.acks - past.heard.acks
     is_long = silent >= LONG_SILENT <= counts.oldest and acks >= UNHEARD
     if is_long or (has_timeouts and acks and silent >= SILENT):
         yield Reason.SILENCE, State.DEGRADED, f"no callback for {_show_span(silent)}"

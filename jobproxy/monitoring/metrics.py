@@ -61,7 +61,6 @@ class ProxyCollector(Collector):
     def _collect_jobs(self) -> Iterator[Metric]:
         gateway = self._probes.gateway
         table = gateway.table
-        orphans = table.retention.orphans
         gauges = {
             "held": ("Held clients.", table.clients.held),
             "max_held": ("The maximum number of held clients.", gateway.max_held),
@@ -71,7 +70,7 @@ class ProxyCollector(Collector):
                 "Approximate bytes of the retained results.",
                 table.retention.retained_bytes,
             ),
-            "orphans": ("Orphans that are retained.", len(orphans)),
+            "orphans": ("Orphans of all nodes that share the store.", self._watch.orphans),
             "oldest_started_seconds": (
                 "Age of the oldest job that was started here and has not ended.",
                 table.find_oldest_age(),

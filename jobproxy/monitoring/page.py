@@ -74,7 +74,7 @@ def _list_tiles(status: dict[str, Any]) -> Sequence[tuple[str, str, object, str 
         ("starting", "start requests under way", status["starting"], None),
         ("refused", "refusals per second", NONE, None),
         ("circuit", "circuit", status["circuit"], None),
-        ("orphans", "orphans", status["orphans"], f"{status['retained']:,} results kept"),
+        ("orphans", "orphans", status["orphans"], f"{status['retained']:,} results kept here"),
         ("lag", "reactor lag, p99", NONE, None),
     ]
 

@@ -76,7 +76,7 @@ class Status:
             "starting": sum(each.limiter.running for each in starters),
             "retained": table.retention.retained,
             "retainedBytes": table.retention.retained_bytes,
-            "orphans": len(table.retention.orphans),
+            "orphans": self._watch.orphans,
             "circuit": job_server.circuit.phase.value,
             "connections": {
                 "clients": probes.traffic.connections,

@@ -8,7 +8,9 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from jobproxy.cluster.coordinator import Coordinator
 from jobproxy.monitoring.counts import STEP, Counts, Past, read_counts
 from jobproxy.monitoring.history import History
 from jobproxy.monitoring.probes import Probes
@@ -16,6 +18,31 @@ from jobproxy.monitoring.reasons import State
 from jobproxy.monitoring.verdict import Verdict, judge
 
 _log = Logger()
+
+
+@define(eq=False)
+class OrphanCount:
+    """Counts the orphans of all nodes, for which the store may have to be asked.
+
+    :ivar number: how many there were when it was last known.
+    """
+
+    _coordinator: Coordinator
+    number: int = field(default=0, init=False)
+    _is_asking: bool = field(default=False, init=False)
+
+    def ask(self) -> None:
+        """Ask how many there are, unless the last question has no answer yet."""
+        if not self._is_asking:
+            self._is_asking = True
+            self._coordinator.count_orphans().addCallbacks(self._note, self._fail)
+
+    def _note(self, number: int) -> None:
+        self._is_asking, self.number = False, number
+
+    def _fail(self, failure: Failure) -> None:
+        self._is_asking = False
+        _log.failure("cannot count the orphans", failure)
 
 
 @define(eq=False)
@@ -30,11 +57,13 @@ class Watch(Service):
     _clock: IReactorTime
     _now: Callable[[], float]
     history: History = field(init=False)
+    _orphans: OrphanCount = field(init=False)
     _past: Past = field(init=False)
     _verdict: Verdict = field(init=False)
     _ticks: LoopingCall = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._orphans = OrphanCount(self._probes.gateway.coordinator)
         first = Counts(time=self._clock.seconds(), unix=self._now())
         self._past = Past(first)
         self._verdict = Verdict(State.OK, first.unix)
@@ -51,6 +80,13 @@ class Watch(Service):
             self._ticks.stop()
         return super().stopService()
 
+    @property
+    def orphans(self) -> int:
+        """How many orphans the list has; with a store, a few seconds ago."""
+        if self._probes.gateway.coordinator.status() is None:
+            self._orphans.ask()
+        return self._orphans.number
+
     def look(self) -> Verdict:
         """Return the verdict of now."""
         return self._judge(read_counts(self._probes, self._clock.seconds(), self._now()))
@@ -66,6 +102,7 @@ class Watch(Service):
     def _tick(self) -> None:
         """Look; the ticks would end with the first one that raises."""
         try:
+            self._orphans.ask()
             counts = read_counts(self._probes, self._clock.seconds(), self._now())
             self._judge(counts)
             self._past.add(counts)

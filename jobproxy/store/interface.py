@@ -219,6 +219,9 @@ class IStore(Interface):
     def list_orphans(limit: int, after: Position) -> "Deferred[list[Orphan]]":
         """Return the orphans after a position, the oldest first, and at most so many."""
 
+    def count_orphans() -> "Deferred[int]":
+        """Return how many orphans there are."""
+
     def find_orphan(job_id: str) -> "Deferred[bytes | None]":
         """Return an orphan's body; it stays an orphan."""
 

@@ -183,6 +183,13 @@ class MemoryStore:
 
         return self._do(act)
 
+    def count_orphans(self) -> Deferred[int]:
+        def act() -> int:
+            shared = self._shared
+            return sum(shared.results.get(job_id) is not None for job_id in shared.orphans)
+
+        return self._do(act)
+
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
         def act() -> bytes | None:
             result = self._shared.results.get(job_id)

@@ -200,6 +200,9 @@ class RedisStore:
             ]
         )
 
+    def count_orphans(self) -> Deferred[int]:
+        return self._commands.run(scripts.COUNT_ORPHANS, [keys.ORPHANS], [keys.ms(self._retain)])
+
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
         return self._commands.run(
             scripts.FIND_ORPHAN, [keys.ORPHANS, keys.RESULTS + job_id], [job_id]

@@ -206,6 +206,14 @@ return found
 """
 )
 
+#: KEYS orphans; ARGV how long a result is kept. Returns how many orphans are kept.
+COUNT_ORPHANS = (
+    _NOW
+    + """
+return redis.call('zcount', KEYS[1], now - ARGV[1], '+inf')
+"""
+)
+
 #: KEYS orphans, result; ARGV job id. Returns the body.
 FIND_ORPHAN = """
 return redis.call('zscore', KEYS[1], ARGV[1]) and redis.call('get', KEYS[2])

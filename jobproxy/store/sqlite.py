@@ -151,6 +151,9 @@ class SqliteStore:
     def list_orphans(self, limit: int, after: Position) -> Deferred[list[Orphan]]:
         return self._session.run(lambda db, now: statements.list_orphans(db, limit, after, now))
 
+    def count_orphans(self) -> Deferred[int]:
+        return self._session.run(statements.count_orphans)
+
     def find_orphan(self, job_id: str) -> Deferred[bytes | None]:
         return self._session.run(lambda db, now: statements.find_orphan(db, job_id, now))
 

@@ -140,6 +140,13 @@ def list_orphans(
     ]
 
 
+def count_orphans(connection: sqlite3.Connection, now: float) -> int:
+    """Return how many orphans there are."""
+    query = "SELECT count(*) FROM jobs WHERE is_orphan AND expires > ?"
+    (count,) = connection.execute(query, (now,)).fetchone()
+    return int(count)
+
+
 def find_orphan(connection: sqlite3.Connection, job_id: str, now: float) -> bytes | None:
     """Return the body of an orphan."""
     row = connection.execute(

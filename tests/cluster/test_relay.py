@@ -230,6 +230,22 @@ class OrphanTests(ClusterTestCase):
                 shown = node.operate().get(f"/orphans/{job_id}").response
                 self.assertEqual((shown.status, shown.body), (200, result_of("1")))
 
+    def test_number_of_orphans_is_that_of_the_list(self) -> None:
+        """B15: each node counts the orphans that the list has, also those of other nodes."""
+        for node in self.nodes:
+            node.proxy.watch.startService()
+        listed = [self.make_orphan(number) for number in range(2)]
+        self.cluster.clock.advance(5)
+        for node in self.nodes:
+            self.assertEqual(len(node.list_orphans()), 2)
+            self.assertEqual(node.read_metric("jobproxy_orphans"), 2)
+            self.assertEqual(node.operate().get("/status").response.json["orphans"], 2)
+        self.nodes[0].operate().request(f"/orphans/{listed[0]}", None, method="DELETE")
+        self.cluster.clock.advance(5)
+        self.assertEqual({node.read_metric("jobproxy_orphans") for node in self.nodes}, {1.0})
+        for node in self.nodes:
+            node.proxy.watch.stopService()
+
     def test_orphan_that_a_client_asked_for_is_listed_by_no_node(self) -> None:
         """B15: a client can ask any node for an orphan, which is none any more then."""
         for number in range(3):

@@ -236,12 +236,14 @@ async def test_orphans_are_listed_until_they_are_fetched_or_discarded(run: Any) 
             await deferLater(reactor, 0.005)
         await one.put_result("kept", BODY, [], is_orphan=False)
         assert await list_orphans(other) == ["0", "1", "2"]
+        assert await other.count_orphans() == 3
         first = await other.list_orphans(2, START)
         assert [orphan.job_id for orphan in first] == ["0", "1"]
         assert [found.job_id for found in await other.list_orphans(2, first[1].position)] == ["2"]
         await other.collect_results(["0"])
         await other.discard_result("1")
         assert await list_orphans(one) == ["2"]
+        assert await one.count_orphans() == 1
         assert await one.collect_results(["0", "1", "2"]) == [b'{"id":"0"}', None, b'{"id":"2"}']
 
 
@@ -252,6 +254,7 @@ async def test_orphan_expires_like_any_result(run: Any) -> None:
         await cluster.stores[0].put_result(JOB_ID, BODY, [], is_orphan=True)
         assert await list_orphans(cluster.stores[1]) == [JOB_ID]
         await deferLater(reactor, 0.2)
+        assert await cluster.stores[1].count_orphans() == 0
         assert await list_orphans(cluster.stores[1]) == []
         assert await cluster.stores[1].find_orphan(JOB_ID) is None
 
@@ -388,6 +391,7 @@ async def test_request_to_a_store_that_is_away_fails(run: Any, kind: str) -> Non
             lambda: one.discard_result(JOB_ID),
             lambda: one.send(OTHER, message),
             lambda: one.list_orphans(1, START),
+            one.count_orphans,
             lambda: one.find_orphan(JOB_ID),
             one.list_nodes,
         ):

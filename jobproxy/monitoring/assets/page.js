@@ -54,7 +54,7 @@ const TILES = {
   p99: () => showSeconds(estimateQuantile(0.99, (s) => s.jobSeconds)),
   queued: (s) => round(s.queued), "queued-more": (s) => `of ${round(s.accounts.count)} accounts`,
   starting: (s) => round(s.starting), circuit: (s) => s.circuit,
-  orphans: (s) => round(s.orphans), "orphans-more": (s) => `${round(s.retained)} results kept`,
+  orphans: (s) => round(s.orphans), "orphans-more": (s) => `${round(s.retained)} results kept here`,
   lag: () => showSeconds(estimateQuantile(0.99, (s) => s.lag)),
 };
 
