@@ -38,11 +38,8 @@ class Verdict:
 
     @property
     def section(self) -> str | None:
-        """The section of the runbook that says what to do."""
-        if not self.findings:
-            return None
-        causes = [each for each in self.findings if each.reason is not Reason.TIMEOUTS]
-        return (causes or self.findings)[0].reason.section
+        """The section of the runbook that says what to do about the worst, or its cause."""
+        return self.findings[0].reason.section if self.findings else None
 
     @property
     def text(self) -> str:
@@ -96,10 +93,10 @@ def judge(counts: Counts, past: Past, before: Verdict) -> Verdict:
         elif counts.time - old.seen < QUIET:
             until = counts.unix if old.until is None else old.until
             found[reason] = evolve(old, until=until)
-    findings = tuple(found[reason] for reason in Reason if reason in found)
-    states = [each.state for each in findings]
-    state = max(states, key=lambda each: each.rank, default=State.OK)
-    findings = tuple(sorted(findings, key=lambda each: -each.state.rank))
+    # The worst is first, and of those a cause before what it causes.
+    ordered = [found[reason] for reason in Reason if reason in found]
+    findings = tuple(sorted(ordered, key=lambda each: -each.state.rank))
+    state = findings[0].state if findings else State.OK
     since = before.since if state is before.state else counts.unix
     return Verdict(state, since, findings, _describe_calm(counts, past))
 

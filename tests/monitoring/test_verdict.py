@@ -5,11 +5,14 @@ from typing import Any
 
 from twisted.internet import error
 from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
 
-from jobproxy.monitoring.counts import STEP
+from jobproxy.monitoring.counts import STEP, Counts, Past
+from jobproxy.monitoring.reasons import State
+from jobproxy.monitoring.verdict import Verdict, judge
 from tests.support.callbacks import read_log
 from tests.support.cluster import ClusterTestCase
-from tests.support.proxy import Proxy, ProxyTestCase, result_of
+from tests.support.proxy import EPOCH, Proxy, ProxyTestCase, result_of
 
 
 def read_verdict(proxy: Proxy) -> Any:
@@ -47,6 +50,11 @@ class VerdictTestCase(ProxyTestCase):
             start.ack("1")
         self.pass_time(30)
         self.assertEqual([each.response.status for each in clients], [504] * number)
+
+    def start_unheld(self) -> None:
+        """Start a job whose client does not wait."""
+        self.connect().request(headers={"Prefer": "respond-async"})
+        self.starts[-1].ack("1")
 
     def check(self, state: str, *reasons: str) -> Any:
         """Check the state and its reasons, and return the verdict."""
@@ -107,8 +115,7 @@ class GoodTests(VerdictTestCase):
             self.run_job()
             self.pass_time(STEP)
         self.check("ok")
-        self.connect().request(headers={"Prefer": "respond-async"})
-        self.starts[-1].ack("1")
+        self.start_unheld()
         for _ in range(30):
             self.connect().request("/callback/x", b"{}")
             self.pass_time(STEP)
@@ -167,6 +174,9 @@ class TimeoutTests(VerdictTestCase):
             "Degraded since 15:37 UTC: 30 of 30 jobs timed out in the last minute; no callback for "
             "3 minutes. What to do: JobproxyUnanswered"
         )
+        self.call_back(self.starts[-1], result_of("1"))
+        silence, timeouts = read_verdict(self)["findings"]
+        self.assertEqual((silence["until"], timeouts["until"]), (EPOCH + 180, None))
 
     def test_rare_jobs_that_all_time_out(self) -> None:
         """A2: with a job every two minutes, the failures of a longer time count."""
@@ -181,9 +191,37 @@ class TimeoutTests(VerdictTestCase):
         """A2: results that come too late are timeouts, but no silence."""
         for _ in range(3):
             self.time_out(10)
+            self.check("degraded", "timeouts")
             for start in self.starts[-10:]:
                 self.call_back(start, result_of("1"))
-        self.check("degraded", "timeouts")
+        (finding,) = self.check("degraded", "timeouts")["findings"]
+        self.assertEqual(finding["since"], EPOCH + 30)
+
+    def test_one_job_in_ten_times_out(self) -> None:
+        """A2: more than one job in twenty is enough, if there are two."""
+        for _ in range(18):
+            self.run_job()
+        self.time_out(2)
+        self.assertIn("2 of 20 jobs timed out", self.check("degraded", "timeouts")["text"])
+
+    def test_first_jobs_of_no_held_client(self) -> None:
+        """A2: jobs whose clients do not wait, and of which none ends, are missed after a minute."""
+        for _ in range(25):
+            self.start_unheld()
+        self.pass_time(55)
+        self.check("ok")
+        self.pass_time(5)
+        self.check("degraded", "no-callback-yet")
+
+    def test_wrong_secret_of_jobs_of_no_held_client(self) -> None:
+        """A2: refused callbacks are told without any timeout, if no other came for a minute."""
+        self.run_job()
+        self.pass_time(STEP)
+        for _ in range(20):
+            self.start_unheld()
+            self.connect().request(self.starts[-1].callback_path[:-2] + "xx", result_of("1"))
+            self.pass_time(STEP)
+        self.check("degraded", "callbacks-refused")
 
     def test_wrong_secret(self) -> None:
         """A2: callbacks that are all refused are told as the cause of the timeouts."""
@@ -202,8 +240,7 @@ class TimeoutTests(VerdictTestCase):
         self.run_job()
         self.pass_time(STEP)
         for _ in range(30):
-            self.connect().request(headers={"Prefer": "respond-async"})
-            self.starts[-1].ack("1")
+            self.start_unheld()
         self.pass_time(890)
         self.check("ok")
         self.pass_time(15)
@@ -337,6 +374,22 @@ class ProcessTests(VerdictTestCase):
             'jobproxy_verdict_reason{reason="timeouts"} 0.0',
         ):
             self.assertIn(line, text)
+
+
+class PollTests(SynchronousTestCase):
+    def test_a_proxy_that_polls_misses_no_callbacks(self) -> None:
+        """Where jobs end without callbacks, none is missed, however long none comes."""
+        for expects, reasons in ((True, ["no-callbacks"]), (False, [])):
+            first = Counts(time=0.0, unix=0.0, starts={"acknowledged": 10})
+            now = Counts(
+                time=1_000.0,
+                unix=1_000.0,
+                starts={"acknowledged": 90},
+                oldest=950.0,
+                expects_callbacks=expects,
+            )
+            verdict = judge(now, Past(first), Verdict(State.OK, 0.0))
+            self.assertEqual([each.reason.slug for each in verdict.findings], reasons)
 
 
 class StoreTests(ClusterTestCase):
