@@ -105,7 +105,7 @@ def check_charts(page: Page) -> None:
     assert label.startswith("Clients at 13:26:30: held 358, queued 3.")
     page.evaluate(f"{CHART}.querySelector('svg').blur()")
     page.evaluate("document.getElementById('day').click()")
-    page.wait_for(f"/held at most 0/.test({CAPTION})")
+    page.wait_for(f"/no points yet/.test({CAPTION})")
     assert page.evaluate("document.getElementById('day').getAttribute('aria-pressed')") == "true"
 
 

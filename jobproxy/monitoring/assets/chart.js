@@ -79,11 +79,13 @@ export class Chart {
   }
 
   choose(index) {
-    const point = this.points?.[index];
+    if (!this.points) return;
+    const point = this.points[index];
     this.chosen = point ? index : null;
     const say = ([name, field, show], number) => point
       ? `${name} ${point[field] === null ? "–" : show(point[field])}` : `${name} at most ${show(this.most[number])}`;
-    const text = `${this.title}${point ? ` at ${showTime(point[0], 19)}` : ""}: ${this.lines.map(say).join(", ")}`;
+    const text = `${this.title}${point ? ` at ${showTime(point[0], 19)}` : ""}: ${
+      this.points.length ? this.lines.map(say).join(", ") : "no points yet"}`;
     this.caption.textContent = text;
     this.svg.setAttribute("aria-label", `${text}. The arrow keys read the values.`);
     this.cursor.setAttribute("visibility", point ? "visible" : "hidden");
