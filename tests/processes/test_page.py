@@ -104,6 +104,12 @@ def check_charts(page: Page) -> None:
     label = page.evaluate(f"{CHART}.querySelector('svg').getAttribute('aria-label')")
     assert label.startswith("Clients at 13:26:30: held 358, queued 3.")
     page.evaluate(f"{CHART}.querySelector('svg').blur()")
+    page.evaluate(f"{CHART}.scrollIntoView()")
+    box = page.evaluate(f"{CHART}.querySelector('svg').getBoundingClientRect().toJSON()")
+    page.hover(box["left"] + 1, box["y"] + box["height"] / 2)
+    assert page.evaluate(CAPTION) == "Clients at 12:26:50: held 0, queued 3"
+    page.hover(1, 1)
+    assert page.evaluate(CAPTION) == "Clients: held at most 359, queued at most 3"
     page.evaluate("document.getElementById('day').click()")
     page.wait_for(f"/no points yet/.test({CAPTION})")
     assert page.evaluate("document.getElementById('day').getAttribute('aria-pressed')") == "true"

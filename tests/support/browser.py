@@ -75,6 +75,10 @@ class Page:
         """Return the text of the element with this id."""
         return self.evaluate(f"document.getElementById({name!r})?.textContent")
 
+    def hover(self, x: float, y: float) -> None:
+        """Move the pointer to a place in the window."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
     def wait_for(self, expression: str) -> None:
         """Wait until something is true in the page."""
         deadline = time.monotonic() + DEADLINE

@@ -20,7 +20,7 @@ export class Chart {
     this.svg = draw("svg", {role: "img", tabindex: 0});
     figure.append(this.caption, this.svg);
     parent.append(figure);
-    this.svg.addEventListener("pointermove", (event) => this.pick(event.offsetX));
+    this.svg.addEventListener("pointermove", (event) => this.pick(event.clientX - this.svg.getBoundingClientRect().left));
     this.svg.addEventListener("pointerleave", () => this.choose(null));
     this.svg.addEventListener("blur", () => this.choose(null));
     this.svg.addEventListener("keydown", (event) => {
