@@ -46,7 +46,8 @@ def read_commands() -> Iterator[str]:
     """Yield each command that is typed into a terminal."""
     for _, text in sorted(PAGES.items()):
         for _, block in BLOCK.findall(text):
-            yield from re.findall(r"^ *\$ (.*)$", block, re.MULTILINE)
+            whole = re.sub(r" *\\\n *", " ", block)
+            yield from re.findall(r"^ *\$ (.*)$", whole, re.MULTILINE)
 
 
 def read_queries() -> Iterator[str]:
