@@ -140,7 +140,7 @@ class Claims:
         return claim.request_digest == record.request_digest
 
     def list_known(self) -> list[tuple[bytes, Claim]]:
-        """Return the claims of all jobs that were started, as far as this node knows, by key."""
+        """Return the claims of all jobs that were sent, as far as this node knows, by key."""
         found = [
             (record.key_digest or b"", Claim(record.job_id, record.request_digest, bool(result)))
             for record in self._table.keys
@@ -155,8 +155,9 @@ class Claims:
 
     def _has_claim(self, record: JobRecord) -> bool:
         if self._jobs.is_ours(record.job_id):
-            # A job that follows another one has no start request of its own.
-            return record.sent is not None and not record.is_unstarted
+            # A job that follows another one has no start request of its own. One that waits to be
+            # sent again keeps its claim.
+            return record.sent is not None and not (record.is_ended and record.is_unstarted)
         return record.acked is not None or record.result is not None
 
     def _follow(self, record: JobRecord, leader: JobRecord) -> None:

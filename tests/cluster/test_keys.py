@@ -387,6 +387,21 @@ class WithdrawnTests(ClusterTestCase):
             self.assertTrue(client.is_held)
             client.leave()
 
+    def test_job_that_is_to_be_sent_again_keeps_its_key(self) -> None:
+        """X3: also if the store loses all data meanwhile: no other node starts it."""
+        client = self.nodes[0].submit(key="k", Prefer="wait=3")
+        self.starts[0].respond(b"", 503, Retry_After="2")
+        self.cluster.shared.lose_data()
+        self.cluster.settle()
+        other = self.nodes[1].submit(key="k")
+        self.cluster.settle()
+        self.assertEqual(len(self.starts), 1)
+        self.clock.advance(2)
+        self.starts[1].respond(result_of("1"))
+        self.cluster.settle()
+        self.assert_result(client, result_of("1"))
+        self.assert_result(other, result_of("1"))
+
     def test_unknown_if_the_same_job_may_run_elsewhere(self) -> None:
         """X3: no client gets ``started: no`` while the job of its key runs at another node."""
         first = self.nodes[0].submit()

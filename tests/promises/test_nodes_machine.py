@@ -193,7 +193,7 @@ class NodesMachine(RuleBasedStateMachine):
         known = self.count()
         living = {node.name for node in self.cluster.living if node.store.is_up}
         for key in self.keys.values():
-            owners = {node_of(job.start.job_id) for job in key.started}
+            owners = {node_of(job.start.job_id) for job in key.jobs}
             key.is_excused |= bool(owners - living)
             key.told = None
         self.cluster.shared.lose_data()
