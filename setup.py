@@ -19,8 +19,14 @@ REDIS = [
     "txredisapi>=1.6",
 ]
 
+OTEL = [
+    "opentelemetry-exporter-otlp-proto-http>=1.27",
+    "opentelemetry-sdk>=1.27",
+]
+
 TEST = [
     *DOCS,
+    *OTEL,
     *REDIS,
     "build>=1.2",
     # These two are documented as clients.
@@ -73,6 +79,7 @@ setup(
         "zope.interface>=6.2",
     ],
     extras_require={
+        "otel": OTEL,
         "redis": REDIS,
         "test": TEST,
         "bench": ["aiohttp>=3.9", "uvloop>=0.19"],

@@ -4,6 +4,7 @@ import contextlib
 import random
 import sys
 import time
+from functools import reduce
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -12,6 +13,7 @@ from twisted.internet.error import ReactorNotRunning
 from jobproxy.app.build import build_proxy
 from jobproxy.app.build_client import make_agent
 from jobproxy.app.build_store import UnusableStore, make_store, prepare
+from jobproxy.app.build_traces import build_traces
 from jobproxy.app.environment import Environment
 from jobproxy.app.options import Options
 from jobproxy.app.service import build_daemon, make_monotonic
@@ -42,6 +44,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         raise SystemExit(0)
     agent = make_agent(settings, reactor)
     node = make_node()
+    traces = build_traces(settings, reactor, time.time)
     environment = Environment(
         reactor=reactor,
         client=PlainClient(agent),
@@ -51,11 +54,13 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         now=time.time,
         node=node,
         stop=lambda: _stop(reactor),
+        observe=lambda observer: reduce(lambda found, each: each.observe(found), traces, observer),
     )
     key_path = config.find_text("secret-file")
     if key_path is None and settings.store.sqlite is not None:
         key_path = settings.store.sqlite.key_path
-    return build_daemon(settings, build_proxy(settings, environment), reactor, key_path)
+    proxy = build_proxy(settings, environment)
+    return build_daemon(settings, proxy, reactor, key_path, traces)
 
 
 def _stop(reactor: Any) -> None:

@@ -12,7 +12,7 @@ from jobproxy.cluster.replicator import Replicator
 from jobproxy.cluster.store_coordinator import StoreCoordinator
 from jobproxy.cluster.thin_relay import ThinRelay
 from jobproxy.jobs.end_watch import EndWatch
-from jobproxy.jobs.events import JobEvents, Observer
+from jobproxy.jobs.events import JobEvents
 from jobproxy.jobs.index import UpstreamIds
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.wire.tokens import TokenSigner
@@ -31,7 +31,7 @@ def build_table(
     :param ends: observes the table, in place of the job events alone.
     """
     reactor, store, node = environment.reactor, environment.store, environment.node
-    events: Observer = ends or JobEvents(environment.wants_events)
+    events = environment.observe(ends or JobEvents(environment.wants_events))
     if store is None:
         by_id = [profile.name for profile in settings.profile if profile.correlates_by_id]
         if settings.correlate_by is CorrelateBy.ID:

@@ -21,6 +21,7 @@ from jobproxy.daemon.readers import (
     read_seconds,
     read_server_url,
     read_switch,
+    read_url,
     reader_of,
 )
 from jobproxy.profiles.keys import BadProfile
@@ -284,6 +285,12 @@ TABLE = (
         read_switch,
         "show the accounts of jobs in the log and to the operator",
         is_switch=True,
+    ),
+    Option(
+        "traces",
+        None,
+        read_url,
+        "where an OpenTelemetry collector takes spans, like http://127.0.0.1:4318/v1/traces",
     ),
     Option(
         "config",

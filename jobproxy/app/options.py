@@ -58,6 +58,8 @@ class Options(DaemonOptions):
                     f'profile {profile.name} has correlate-by = "id", which needs --store memory:'
                 )
         self._check_store()
+        if self["traces"] is not None and find_spec("opentelemetry.sdk") is None:
+            raise usage.UsageError("--traces needs OpenTelemetry: pip install 'jobproxy[otel]'")
 
     def _check_restarts(self) -> None:
         lost_after, wait = self["lost-after"], self["wait"]

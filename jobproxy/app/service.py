@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -41,11 +42,16 @@ def make_monotonic(reactor: Any) -> Any:
 
 
 def build_daemon(
-    settings: Settings, proxy: Proxy, reactor: Any, key_path: str | None = None
+    settings: Settings,
+    proxy: Proxy,
+    reactor: Any,
+    key_path: str | None = None,
+    services: Sequence[IService] = (),
 ) -> MultiService:
     """Return the service that twistd runs: a proxy, and all that belongs to its process.
 
     :param key_path: the file of the keys of callback tokens, to read it again on SIGHUP.
+    :param services: others, which run until the proxy has ended its jobs.
     """
     notifier = Notifier.from_environment(os.environ, os.getpid())
     clients = proxy.gateway.table.clients
@@ -88,7 +94,7 @@ def build_daemon(
     reactor.callWhenRunning(lambda: announce(settings))
     daemon = Daemon("jobproxy", drain, reactor.callWhenRunning, reactor.callFromThread, reload.run)
     # Services stop in reverse order: the ports close before the table ends the held clients.
-    for service in (heartbeat, writer, *proxy.services, *ports):
+    for service in (heartbeat, writer, *services, *proxy.services, *ports):
         service.setServiceParent(daemon)
     return daemon
 

@@ -77,6 +77,7 @@ class Settings:
     allow_client_callbacks: bool = False
     allow_origin: tuple[str, ...] = ()
     log_accounts: bool = False
+    traces: str | None = None
 
     @property
     def longest_retain(self) -> float:

@@ -93,6 +93,7 @@ class ProxyOptionsTests(OptionsTestCase):
                 "allow-client-callbacks": False,
                 "allow-origin": None,
                 "log-accounts": False,
+                "traces": None,
                 "config": None,
                 "check": False,
             },
