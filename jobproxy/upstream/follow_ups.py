@@ -37,8 +37,11 @@ _log = Logger()
 
 #: Attempts to fetch a result that somebody waits for or can ask for, and of any other one.
 MANY, FEW = 10, 3
+#: Seconds from the first of these attempts to the last, whatever pause the job server asks for.
+FETCH_TIME = 300.0
+_NOT_FOUND = 404
 #: Statuses after which to ask again is useless. Redirects are never followed.
-_REFUSED = frozenset({*range(300, 400), 400, 401, 403, 404, 405, 410, 422})
+_REFUSED = frozenset({*range(300, 400), 400, 401, 403, _NOT_FOUND, 405, 410, 422})
 
 
 @frozen
@@ -129,7 +132,7 @@ class FollowUps:
 
         :param scope: with the request and the ack.
         """
-        url, failures = reading.result_url, 0
+        url, failures, end = reading.result_url, 0, self._clock.seconds() + FETCH_TIME
         if url is None or scope.request is None:
             return reading.report
         if not self._may_ask(self._profile.callback.url, url):
@@ -143,10 +146,13 @@ class FollowUps:
                 # The client may report a cancelled request as one that failed.
                 raise CancelledError
             failures += 1
-            if failures >= (MANY if is_wanted(record) else FEW) or answer.is_refused:
+            is_last = failures >= (MANY if is_wanted(record) else FEW)
+            left = end - self._clock.seconds()
+            if is_last or answer.is_refused or left <= 0:
                 _log.warn("the result of job {job} cannot be fetched", **record.log_fields)
                 return reading.report
-            await deferLater(self._clock, max(answer.retry_after, self._pauses.pause(failures)))
+            pause = max(answer.retry_after, self._pauses.pause(failures))
+            await deferLater(self._clock, min(pause, left))
 
     def _fetch_thin(self, record: JobRecord, message: Message) -> Deferred[Report]:
         """Return the result that a thin callback has announced."""
@@ -246,7 +252,9 @@ class FollowUps:
         self.results[f"{purpose}-{'ok' if is_good else 'refused'}"] += 1
         wait = float(read_retry_after(cast(Any, response), self._now) or 0)
         if not is_good:
-            return Answer(None, wait, response.code in _REFUSED)
+            # A job that has ended is known, but perhaps not yet to the server that is asked.
+            is_early = purpose == "result" and response.code == _NOT_FOUND
+            return Answer(None, wait, response.code in _REFUSED and not is_early)
         headers = read_headers(response, self._profile.headers.message)
         return Answer(Message(body, headers, status=response.code), wait)
 

@@ -4,6 +4,7 @@ from twisted.internet.defer import Deferred
 
 from jobproxy.app.drain import Drain
 from jobproxy.daemon.systemd import Notifier
+from jobproxy.upstream.follow_ups import FETCH_TIME
 from jobproxy.util.deadline import TURNS
 from tests.api.test_profile_follow_ups import CREDENTIALS, FollowUpTestCase
 from tests.support.clients import Client
@@ -59,8 +60,43 @@ class ThinTests(FollowUpTestCase):
         """What the job server refuses is not asked for again."""
         client, start = self.run_job(b'{"id":"1"}')
         self.send_thin(self.callback_url(start))
-        self.starts[1].respond(b"", 404)
+        self.starts[1].respond(b"", 410)
         self.assertEqual(client.response.body, b'{"state":"done"}')
+
+    def test_result_that_is_not_there_yet_is_asked_for_again(self) -> None:
+        """B25: an API may say that a job has ended before all of its servers know the result."""
+        client, start = self.run_job(b'{"id":"1"}')
+        sender = self.send_thin(self.callback_url(start))
+        for status in (404, 409, 425, 429):
+            self.starts[-1].respond(b"no such job", status)
+            self.assertTrue(client.is_held)
+            self.clock.advance(4)
+        self.assert_problem(sender.response, 503, "upstream-unreachable", started="yes")
+        self.check_asked(6, b"GET", "/jobs/1/result").respond(b"result")
+        self.assertEqual(client.response.body, b"result")
+        again = self.send_thin(self.callback_url(start)).response
+        self.assertEqual(again.json, {"status": "duplicate"})
+
+    def test_pause_that_is_asked_for_counts(self) -> None:
+        """B25: a job server that asks for a pause gets it."""
+        client, start = self.run_job(b'{"id":"1"}')
+        self.send_thin(self.callback_url(start))
+        self.starts[1].respond(b"", 404, Retry_After="20")
+        self.clock.advance(19.9)
+        self.assertEqual(len(self.starts), 2)
+        self.clock.advance(0.1)
+        self.starts[2].respond(b"result")
+        self.assertEqual(client.response.body, b"result")
+
+    def test_fetch_ends_whatever_pause_is_asked_for(self) -> None:
+        """B25: a result that is never there does not keep its job for ever."""
+        client, start = self.run_job(b'{"id":"1"}', Prefer="respond-async")
+        self.send_thin(self.callback_url(start))
+        self.starts[1].respond(b"", 429, Retry_After="3600")
+        self.clock.advance(FETCH_TIME)
+        self.starts[2].respond(b"", 429, Retry_After="3600")
+        found = self.connect().get(client.response.headers["location"]).response
+        self.assertEqual(found.body, b'{"state":"done"}')
 
     def test_id_with_half_a_surrogate_pair_is_asked_for_as_it_can_be(self) -> None:
         client, start = self.run_job(b'{"id":"a\\ud800b"}')
