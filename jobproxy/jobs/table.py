@@ -154,11 +154,12 @@ class CorrelationTable(Service):
         ack: Report,
         *,
         cancel_start: Callable[[], object] | None = None,
-    ) -> None:
+    ) -> Report | None:
         """Record the ack of a start request.
 
         :param ack: if it has an id, a callback with another id is refused.
         :param cancel_start: see :meth:`create`; given if the job may be started again.
+        :return: the thin callback that was parked for it, if there is one.
         """
         if not record.is_ended:
             self._set_ack(record, ack)
@@ -166,7 +167,7 @@ class CorrelationTable(Service):
             self._change(record, Event.ACK, has_news=True)
             self.clients.fire_acknowledged(record)
             self.retention.resize(record)
-        self._add_upstream_id(record, ack)
+        return self._add_upstream_id(record, ack)
 
     def conclude(self, record: JobRecord, ack: Report) -> None:
         """Record an ack that is already the job's result."""
@@ -379,14 +380,18 @@ class CorrelationTable(Service):
         if cancel_start is not None:
             cancel_start()
 
-    def _add_upstream_id(self, record: JobRecord, ack: Report) -> None:
-        """Add the id in an ack to the index, and complete the job if its callback came before."""
-        if not self._upstream_ids or ack.upstream_id is None:
-            return
-        if record.state is not State.FORGOTTEN:
-            parked = self.indexes.of(record.profile).add(record, ack.upstream_id)
-            if parked is not None:
-                self.complete(record.job_id, parked)
+    def _add_upstream_id(self, record: JobRecord, ack: Report) -> Report | None:
+        """Add the id in an ack to the index, and complete the job if its callback came before.
+
+        :return: that callback, if it is thin and so completes nothing.
+        """
+        if not self._upstream_ids or ack.upstream_id is None or record.state is State.FORGOTTEN:
+            return None
+        parked = self.indexes.of(record.profile).add(record, ack.upstream_id)
+        if parked is None or parked.messages is not None:
+            return parked
+        self.complete(record.job_id, parked)
+        return None
 
     def _keep_unclaimed(self, profile: str, job_id: str, report: Report) -> JobRecord:
         """Create a record for a callback whose ack did not come."""

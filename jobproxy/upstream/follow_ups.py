@@ -154,6 +154,22 @@ class FollowUps:
             pause = max(answer.retry_after, self._pauses.pause(failures))
             await deferLater(self._clock, min(pause, left))
 
+    def fetch_early(
+        self, record: JobRecord, parked: Report | None, complete: Callable[[str, Report], Any]
+    ) -> None:
+        """Fetch the result that a thin callback has announced before the ack.
+
+        :param parked: the callback, if it was told 200 already.
+        :param complete: is called with the job id and the result of such a callback.
+        """
+        scope = None if parked is None else parked.messages
+        if isinstance(scope, Scope) and scope.message is not None:
+            self.thin.receive_parked(
+                record, scope.message, lambda report: complete(record.job_id, report)[0]
+            )
+        else:
+            self.thin.begin(record)
+
     def _fetch_thin(self, record: JobRecord, message: Message) -> Deferred[Report]:
         """Return the result that a thin callback has announced."""
         scope = messages_of(record) or Scope()

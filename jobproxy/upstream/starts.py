@@ -252,9 +252,10 @@ class Start:
             table.conclude(record, ack)
         else:
             may_cancel = restart_after is not None or self._starter.polls
-            table.acknowledge(record, ack, cancel_start=self.cancel if may_cancel else None)
+            cancel_start = self.cancel if may_cancel else None
+            parked = table.acknowledge(record, ack, cancel_start=cancel_start)
             if self._starter.follow_ups is not None:
-                self._starter.follow_ups.thin.begin(record)
+                self._starter.follow_ups.fetch_early(record, parked, table.complete)
         return restart_after
 
     async def _follow_up(self, record: JobRecord) -> None:

@@ -98,6 +98,12 @@ class ThinCallbacks:
             self.begin(record)
         return waiting.addTimeout(RESPONSE_TIME, self._clock).addErrback(_explain_timeout)
 
+    def receive_parked(self, record: JobRecord, message: Message, deliver: Deliver) -> None:
+        """Receive a thin callback that was told 200 before the job was known."""
+        if not (self.is_stopped or self.is_fetching(record)):
+            self._open[record.job_id] = ThinCallback(record, message, deliver)
+            self.begin(record)
+
     def begin(self, record: JobRecord) -> None:
         """Fetch the result of a job if its thin callback has come."""
         thin = self._open.get(record.job_id)

@@ -82,7 +82,8 @@ class Report:
     :param coding: the ``Content-Encoding`` of the body; empty: there is none.
     :param status: of the response to the client; :data:`None`: 200, and id and state are those in
         the body. A profile reads them elsewhere, so that they are stored with the body then.
-    :param messages: of an ack: those that a profile needs later; they are not stored.
+    :param messages: of an ack: those that a profile needs later; of a thin callback without a
+        token: the callback. They are not stored.
     :ivar size: about how many bytes it takes in memory.
     """
 

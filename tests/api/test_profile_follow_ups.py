@@ -274,11 +274,24 @@ class ByIdTests(FollowUpTestCase):
         self.assertEqual(self.gateway.callbacks["unsigned"], 2)
         client.leave()
 
-    def test_callback_before_the_ack_is_parked(self) -> None:
+    def test_thin_callback_before_the_ack_is_parked(self) -> None:
+        """B26: its result is fetched once the ack has come, however often it came before."""
+        client = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
+        body = b'{"type":"response.completed","data":{"id":"r1"}}'
+        self.assertEqual(self.notify(body).json, {"status": "parked"})
+        self.assertEqual(self.notify(body).json, {"status": "duplicate"})
+        self.starts[0].respond(b'{"id":"r1"}')
+        self.assertTrue(client.is_held)
+        self.check_asked(2, b"GET", "/jobs/r1").respond(b'{"output":"x"}')
+        self.assertEqual(client.response.body, b'{"output":"x"}')
+
+    def test_parked_thin_callback_is_the_result_if_there_is_no_other(self) -> None:
+        """B26: as for one that comes after the ack."""
         client = self.connect().request("/jobs", b"{}", headers=CREDENTIALS)
         body = b'{"type":"response.failed","data":{"id":"r1"}}'
-        self.assertEqual(self.notify(body).json, {"status": "parked"})
+        self.notify(body)
         self.starts[0].respond(b'{"id":"r1"}')
+        self.check_asked(2, b"GET", "/jobs/r1").respond(b"", 410)
         self.assertEqual(client.response.body, body)
 
 
