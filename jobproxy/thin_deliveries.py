@@ -93,8 +93,10 @@ class ThinDeliveries:
         fetching.addErrback(_log_crash, record)
 
     def when_idle(self) -> Deferred[None]:
-        """Return a Deferred that fires once no result is being fetched."""
-        return succeed(None) if self._follow_ups is None else self._follow_ups.thin.when_idle()
+        """Return a Deferred that fires once no job is asked for and no result fetched."""
+        if self._follow_ups is None:
+            return succeed(None)
+        return Deferred.fromCoroutine(self._follow_ups.when_idle())
 
     def stop(self) -> None:
         """Give up all fetches; the job server is told to send those callbacks again."""

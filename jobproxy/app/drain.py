@@ -59,7 +59,7 @@ class Drain:
     async def finish_jobs(self) -> None:
         """Refuse new jobs, and wait until no client is held, for the timeout at most.
 
-        Results that are being fetched are waited for, too: somebody can come back for them.
+        Results that are being fetched, and polls, are waited for, too: somebody can come back.
         """
         table = self._gateways[0].table
         clients = table.clients

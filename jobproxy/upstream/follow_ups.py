@@ -9,7 +9,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, cast
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -21,15 +21,16 @@ from jobproxy.http1.response import BodyTooBig, Response
 from jobproxy.jobs.record import JobRecord
 from jobproxy.profiles.expressions import Template
 from jobproxy.profiles.hosts import is_allowed
-from jobproxy.profiles.messages import Message, Scope, read_headers
+from jobproxy.profiles.messages import Message, Scope
 from jobproxy.profiles.profile import Profile
 from jobproxy.profiles.readings import Reading, make_fetched, read_message
 from jobproxy.profiles.requests import make_follow_headers
+from jobproxy.upstream.answers import Answer, judge
 from jobproxy.upstream.job_server import is_due_to
-from jobproxy.upstream.start_responses import read_retry_after
 from jobproxy.upstream.thin_callbacks import ThinCallbacks
 from jobproxy.util.backoff import Backoff
 from jobproxy.util.deadline import Deadline
+from jobproxy.util.idle import IdleNotifier
 from jobproxy.util.steps import run_in_steps
 from jobproxy.wire.reports import Report
 
@@ -39,23 +40,6 @@ _log = Logger()
 MANY, FEW = 10, 3
 #: Seconds from the first of these attempts to the last, whatever pause the job server asks for.
 FETCH_TIME = 300.0
-_NOT_FOUND = 404
-#: Statuses after which to ask again is useless. Redirects are never followed.
-_REFUSED = frozenset({*range(300, 400), 400, 401, 403, _NOT_FOUND, 405, 410, 422})
-
-
-@frozen
-class Answer:
-    """What came of a request.
-
-    :param message: of a success; :data:`None`: it failed.
-    :param retry_after: seconds that the job server asks to wait.
-    :param is_refused: whether to ask again is useless.
-    """
-
-    message: Message | None = None
-    retry_after: float = 0.0
-    is_refused: bool = False
 
 
 @define(eq=False)
@@ -79,6 +63,9 @@ class FollowUps:
     results: Counter[str] = field(factory=Counter, init=False)
     _pauses: Backoff = field(init=False)
     thin: ThinCallbacks = field(init=False, repr=False)
+    #: The job ids of the polls that have no response, or whose result is being fetched.
+    _asking: set[str] = field(factory=set, init=False, repr=False)
+    _idle: IdleNotifier = field(factory=IdleNotifier, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._pauses = Backoff(first=0.5, maximum=10.0, random=self._random, least=0.5)
@@ -89,12 +76,36 @@ class FollowUps:
         """Whether the job server is asked for jobs whose callback does not come."""
         return self._profile.poll is not None
 
-    async def poll(self, record: JobRecord) -> Report | None:
-        """Ask for a job until it has ended, or nobody wants its result; may be cancelled.
+    async def when_idle(self) -> None:
+        """Wait until nothing is being asked for: no thin callback's result, and no job."""
+        while self.thin or self._asking:
+            await self.thin.when_idle()
+            await self._idle.wait(is_idle=not self._asking)
+
+    def poll(self, record: JobRecord, complete: Callable[[str, Report], Any]) -> Deferred[None]:
+        """Ask for a job until it has ended, or nobody wants its result.
 
         :param record: with its ack.
-        :return: the result; :data:`None`: only a callback can end the job.
+        :param complete: is called with the job id and the result, unless only a callback can end
+            the job.
+        :return: fires when nothing is asked any more; may be cancelled.
         """
+
+        def deliver(report: Report | None) -> None:
+            if report is not None and not record.is_ended:
+                complete(record.job_id, report)
+
+        polling = Deferred.fromCoroutine(self._poll(record)).addCallback(deliver)
+        return polling.addBoth(self._rest, record)
+
+    def _rest(self, outcome: Any, record: JobRecord) -> Any:
+        """Note that a job is not being asked for at the moment; return the outcome."""
+        self._asking.discard(record.job_id)
+        if not self._asking:
+            self._idle.notify()
+        return outcome
+
+    async def _poll(self, record: JobRecord) -> Report | None:
         rule, scope = self._profile.poll, messages_of(record)
         assert rule is not None
         url = None if scope is None else self._find_url(rule.url, scope)
@@ -111,6 +122,7 @@ class FollowUps:
                 # A callback has said that the job goes on.
                 pause = rule.after - quiet
                 continue
+            self._asking.add(record.job_id)
             answer = await self._ask("poll", rule.method, url, scope)
             if answer.is_refused:
                 _log.warn("job {job} cannot be asked for any more", **record.log_fields)
@@ -119,6 +131,7 @@ class FollowUps:
             pause = max(answer.retry_after, rule.every)
             if answer.message is None:
                 pause = max(pause, self._pauses.pause(failures))
+                self._rest(None, record)
                 continue
             if answer.message.is_large:
                 await run_in_steps(self._clock, answer.message.read_in_steps(is_strict=False))
@@ -126,6 +139,7 @@ class FollowUps:
             reading = read_message(self._profile, rule.reads, full, is_poll=True)
             if not reading.report.is_progress:
                 return await self.fetch(record, scope, reading)
+            self._rest(None, record)
 
     async def fetch(self, record: JobRecord, scope: Scope, reading: Reading) -> Report:
         """Return the result that a thin message has announced; the message, if it cannot be had.
@@ -264,15 +278,11 @@ class FollowUps:
         return self._judge(purpose, cast(Response, response), body)
 
     def _judge(self, purpose: str, response: Response, body: bytes) -> Answer:
-        is_good = 200 <= response.code < 300
+        names = self._profile.headers.message
+        answer = judge(response, body, names, self._now, is_of_ended=purpose == "result")
+        is_good = answer.message is not None
         self.results[f"{purpose}-{'ok' if is_good else 'refused'}"] += 1
-        wait = float(read_retry_after(cast(Any, response), self._now) or 0)
-        if not is_good:
-            # A job that has ended is known, but perhaps not yet to the server that is asked.
-            is_early = purpose == "result" and response.code == _NOT_FOUND
-            return Answer(None, wait, response.code in _REFUSED and not is_early)
-        headers = read_headers(response, self._profile.headers.message)
-        return Answer(Message(body, headers, status=response.code), wait)
+        return answer
 
 
 def messages_of(record: JobRecord) -> Scope | None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import reduce
 from typing import Any
 
@@ -263,17 +264,12 @@ class Start:
         follow_ups = self._starter.follow_ups
         if follow_ups is None or record.ack is None or follow_ups.thin.is_fetching(record):
             return
-        report = None
         if not is_wanted(record):
             await follow_ups.cancel(record)
         elif follow_ups.polls:
-            self._waiting = polling = Deferred.fromCoroutine(follow_ups.poll(record))
-            try:
-                report = await polling
-            except CancelledError:
-                return
-        if report is not None and not record.is_ended:
-            self._starter.table.complete(record.job_id, report)
+            self._waiting = polling = follow_ups.poll(record, self._starter.table.complete)
+            with suppress(CancelledError):
+                await polling
 
     def _settle_early(self, record: JobRecord) -> bool:
         """End a job with the thin callback that came before its ack, if there is one."""

@@ -1,5 +1,10 @@
 """After the start: thin callbacks whose result is fetched, polls, and cancels."""
 
+from twisted.internet.defer import Deferred
+
+from jobproxy.app.drain import Drain
+from jobproxy.daemon.systemd import Notifier
+from jobproxy.util.deadline import TURNS
 from jobproxy.wire.reports import Report
 from tests.api.test_profiles import ProfileTestCase
 from tests.support.clients import Client, Response
@@ -132,6 +137,37 @@ class PollTests(FollowUpTestCase):
         self.assertEqual((client.response.status, client.response.body), (200, result))
         self.clock.advance(60)
         self.assertEqual(len(self.starts), 3)
+
+    def begin_drain(self) -> Deferred[None]:
+        drain = Drain(self.clock, [self.gateway], [self.site], 3, Notifier())
+        drained = Deferred.fromCoroutine(drain.finish_jobs())
+        self.clock.pump(TURNS * [0])
+        return drained
+
+    def test_drain_waits_for_a_poll_that_is_under_way(self) -> None:
+        """G17: nobody waits for it at the moment, but somebody can come back."""
+        client, _ = self.run_job(b'{"id":"t1"}', Prefer="respond-async")
+        self.clock.advance(5)
+        drained = self.begin_drain()
+        self.assertNoResult(drained)
+        self.starts[1].respond(b'{"status":"SUCCEEDED"}')
+        self.successResultOf(drained)
+        found = self.connect().get(client.response.headers["location"]).response
+        self.assertEqual((found.status, found.body), (200, b'{"status":"SUCCEEDED"}'))
+
+    def test_drain_waits_for_no_poll_longer_than_it_may(self) -> None:
+        """G17: nor for a job that goes on, which is not asked for at the moment."""
+        self.run_job(b'{"id":"t1"}', Prefer="respond-async")
+        self.successResultOf(self.begin_drain())
+        self.clock.advance(5)
+        drained = self.begin_drain()
+        self.starts[1].respond(b'{"status":"RUNNING"}')
+        self.successResultOf(drained)
+        self.clock.advance(2)
+        drained = self.begin_drain()
+        self.assertNoResult(drained)
+        self.clock.advance(3)
+        self.successResultOf(drained)
 
     def test_failed_job_has_its_status(self) -> None:
         client, _ = self.run_job(b'{"id":"t1"}')
