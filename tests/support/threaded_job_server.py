@@ -11,11 +11,13 @@ from tests.support.waiting import wait_until
 
 
 class JobServer(ThreadingHTTPServer):
-    """It starts every job, and sends no callback by itself.
+    """It starts every job, and sends no callback by itself; each path has a result.
 
     :ivar callbacks: the callback URL of each job that was started, by the job's number.
     :ivar acknowledged: the numbers of the jobs whose ack was written.
-    :ivar gates: accounts whose starts are acknowledged only once the event is set.
+    :ivar asked: the paths whose result was asked for.
+    :ivar gates: accounts whose starts are acknowledged, and paths whose result is sent, only once
+        the event is set.
     :ivar connections: how many connections are open.
     """
 
@@ -26,6 +28,7 @@ class JobServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Connection)
         self.callbacks: dict[int, str] = {}
         self.acknowledged: set[int] = set()
+        self.asked: list[str] = []
         self.gates: dict[str, Event] = {}
         self.connections = 0
         self._lock = Lock()
@@ -35,7 +38,7 @@ class JobServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def close_gate(self, account: str) -> Event:
-        """Acknowledge no start of this account until the event is set."""
+        """Acknowledge no start of this account, or send no such result, until the event is set."""
         self.gates[account] = Event()
         return self.gates[account]
 
@@ -75,6 +78,13 @@ class _Connection(BaseHTTPRequestHandler):
         self.server.count_connection(-1)
         super().finish()
 
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        gate = self.server.gates.get(self.path)
+        if gate is not None:
+            gate.wait()
+        self._respond(b"result of %b" % self.path.encode())
+
     def do_POST(self) -> None:
         job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.callbacks[job["number"]] = job["callback"]
@@ -82,11 +92,14 @@ class _Connection(BaseHTTPRequestHandler):
         if gate is not None:
             gate.wait()
         ack = b'{"state":"running","id":"%x"}' % job["number"]
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(ack)))
-        self.end_headers()
-        self.wfile.write(ack)
+        self._respond(ack)
         self.server.acknowledged.add(job["number"])
+
+    def _respond(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
         """Write no access log."""
