@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 
-from attrs import define
+from attrs import define, evolve
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
@@ -15,7 +15,7 @@ from jobproxy.jobs.events import Source
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.states import State
 from jobproxy.jobs.table import CorrelationTable
-from jobproxy.profiles.messages import Message, unpack_message
+from jobproxy.profiles.messages import Message, Scope, unpack_message
 from jobproxy.profiles.readings import Reading
 from jobproxy.upstream.follow_ups import FollowUps, messages_of
 from jobproxy.upstream.thin_callbacks import Deliver
@@ -61,8 +61,12 @@ class ThinDeliveries:
         if job_id is not None and self._coordinator.is_elsewhere(job_id):
             relaying = self._coordinator.relay_thin(job_id, message.packed, reading.report)
             return relaying.addCallback(self._count)
-        if record is None:
+        if record is None and job_id is not None:
             return self._deliver(job_id, reading.report)
+        if record is None:
+            # It is parked; its result is fetched when the ack is there.
+            parked = evolve(reading.report, messages=Scope(message=message.compact()))
+            return self._deliver(None, parked)
 
         def deliver(report: Report) -> Delivery | Deferred[Delivery]:
             if self._table.is_stopped:

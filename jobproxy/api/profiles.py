@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import ClassVar
 
-from attrs import define, evolve
+from attrs import define
 from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -138,11 +138,7 @@ class ProfileCallbackRoutes:
         if is_thin:
             delivery = self._gateway.thin.receive(job_id, record, reading, message)
             return respond_to_callback(request, delivery)
-        report = reading.report
-        if is_thin and job_id is None:
-            # It is parked; its result is fetched when the ack is there.
-            report = evolve(report, messages=Scope(message=message.compact()))
-        return respond_to_callback(request, self._gateway.deliver(job_id, report))
+        return respond_to_callback(request, self._gateway.deliver(job_id, reading.report))
 
 
 def read_request(request: Request, names: frozenset[bytes], path: dict[str, str]) -> Message:
