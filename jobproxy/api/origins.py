@@ -54,9 +54,22 @@ class Origins:
         if origin not in self.allowed:
             detail = "A web page may not do this, unless --allow-origin has its origin."
             raise ProblemError(Problem(Kind.FORBIDDEN, detail))
-        request.setHeader(b"Access-Control-Allow-Origin", origin)
-        request.setHeader(b"Access-Control-Expose-Headers", _EXPOSED)
-        request.setHeader(b"Vary", b"Origin")
+        self.reveal(request, origin)
+
+    def reveal(self, request: Request, origin: bytes | None) -> None:
+        """Set the headers with which a page may read the response, if its origin is allowed."""
+        for name, value in self.find_headers(origin):
+            request.setHeader(name, value)
+
+    def find_headers(self, origin: bytes | None) -> list[tuple[bytes, bytes]]:
+        """Return the headers with which a page may read a response; none if it may not."""
+        if origin is None or origin not in self.allowed:
+            return []
+        return [
+            (b"Access-Control-Allow-Origin", origin),
+            (b"Access-Control-Expose-Headers", _EXPOSED),
+            (b"Vary", b"Origin"),
+        ]
 
     def permit(
         self, request: Request, methods: Iterable[str], headers: Iterable[bytes] = ()

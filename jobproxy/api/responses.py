@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as RouteMethodNotAllowed
 
 from jobproxy.api.documents import describe_problem
+from jobproxy.api.origins import NO_PAGES, Origins
 from jobproxy.api.routing import RoutedResource
 from jobproxy.http1.errors import HttpError
 from jobproxy.http1.request import Request
@@ -51,11 +52,13 @@ def make_resource(
     *routes: Routes,
     is_token: Callable[[str], bool] = lambda _: True,
     report: Callable[[Request, Problem], object] = lambda _, __: None,
+    origins: Origins = NO_PAGES,
 ) -> RoutedResource:
     """Return the resource that serves these routes, and turns all errors into problems.
 
     :param is_token: whether the token of a callback is good, so that its body is needed.
     :param report: is called with each refused request.
+    :param origins: whose pages may read all problems, also those of paths that are not there.
     """
     app = Klein()
     sides: dict[str, str] = {}
@@ -70,6 +73,7 @@ def make_resource(
         def refuse(request: Request, failure: Failure) -> bytes:
             problem = find(request, failure)
             report(request, problem)
+            origins.reveal(request, request.find_header(b"origin"))
             return send_problem(request, problem)
 
         return refuse
@@ -84,10 +88,16 @@ def make_resource(
     return RoutedResource(app, is_token, sides)
 
 
-def describe_error(error: HttpError, request_id: bytes) -> tuple[bytes, bytes]:
-    """Return the content type and the problem document of an error of the HTTP server."""
+def describe_error(
+    error: HttpError, request_id: bytes, origins: Origins = NO_PAGES
+) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return headers and the problem document of an error of the HTTP server.
+
+    :param origins: whose pages may read it.
+    """
     problem = Problem(_HTTP_PROBLEMS[error.status], error.detail)
-    return PROBLEM_TYPE, describe_problem(problem, request_id.decode())
+    headers = [(b"Content-Type", PROBLEM_TYPE), *origins.find_headers(error.origin)]
+    return headers, describe_problem(problem, request_id.decode())
 
 
 def respond(request: Request, body: bytes, status: int = 200) -> bytes:

@@ -6,6 +6,7 @@ the wall clock.
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from urllib.parse import urlsplit
 
 from attrs import frozen
@@ -23,7 +24,7 @@ from jobproxy.api.callbacks import CallbackRoutes
 from jobproxy.api.holding import ClientHolder, JobRoutes
 from jobproxy.api.jobs import ClientRoutes
 from jobproxy.api.openapi import OpenApiRoutes
-from jobproxy.api.origins import Origins
+from jobproxy.api.origins import NO_PAGES, Origins
 from jobproxy.api.page import PageRoutes
 from jobproxy.api.profiles import ProfileCallbackRoutes, ProfileRoutes
 from jobproxy.api.refused_callbacks import RefusedCallbacks
@@ -151,12 +152,13 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
         side: str,
         most: float = math.inf,
         of_address: float = math.inf,
+        origins: Origins = NO_PAGES,
     ) -> ServerFactory:
-        resource = make_resource(*routes, is_token=is_token, report=refused.report)
+        resource = make_resource(*routes, is_token=is_token, report=refused.report, origins=origins)
         return ServerFactory(
             resource,
             reactor,
-            describe_error=describe_error,
+            describe_error=partial(describe_error, origins=origins),
             observer=traffic,
             now=environment.now,
             make_id=environment.make_request_id,
@@ -182,6 +184,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
             "client",
             _count_connections(settings, environment),
             settings.max_connections_per_address or math.inf,
+            _find_origins(settings),
         ),
         services=(lag, watch, feed, *services, table),
     )
@@ -249,7 +252,7 @@ def _make_job_routes(
 ) -> tuple[list[Routes], list[Routes]]:
     """Return the routes for callbacks, and those for clients."""
     path = urlsplit(settings.callback_url).path
-    origins = Origins(frozenset(origin.encode() for origin in settings.allow_origin))
+    origins = _find_origins(settings)
     profiles = {profile.name: profile for profile in settings.profile}
     callbacks: list[Routes] = []
     clients: list[Routes] = [JobRoutes(gateways, origins)]
@@ -276,3 +279,7 @@ def _make_job_routes(
             max_body = profile.limits.max_body or settings.max_body
             clients.append(ProfileRoutes(profile, holder, environment.reactor, max_body, origins))
     return callbacks, clients
+
+
+def _find_origins(settings: Settings) -> Origins:
+    return Origins(frozenset(origin.encode() for origin in settings.allow_origin))

@@ -29,12 +29,14 @@ class HttpError:
     :param reason: for the counters.
     :param detail: one sentence for a person, which says what to change if that is known.
     :param retry_after: seconds after which to try again; :data:`None`: that would not help.
+    :param origin: of the web page that sent it; :data:`None`: there is none, or it was not read.
     """
 
     status: int
     reason: RequestFault
     detail: str
     retry_after: int | None = None
+    origin: bytes | None = None
 
 
 class BadRequest(Exception):

@@ -30,9 +30,8 @@ def write_error(error: HttpError, server: ConnectionServer) -> bytes:
     """Return the response to a request that is refused before it reaches a route, and count it."""
     request_id = server.make_id()
     server.observer.request_refused(error.status, error.reason, request_id)
-    content_type, body = server.describe_error(error, request_id)
-    headers = {
-        b"content-type": b"Content-Type: %b\r\n" % content_type,
+    described, body = server.describe_error(error, request_id)
+    headers = {name.lower(): b"%b: %b\r\n" % (name, value) for name, value in described} | {
         b"x-request-id": b"X-Request-Id: %b\r\n" % request_id,
         b"connection": b"Connection: close\r\n",
     }

@@ -54,7 +54,7 @@ class RequestServer(Protocol):
         """Return the header lines of every response."""
 
 
-DescribeError = Callable[[HttpError, bytes], tuple[bytes, bytes]]
+DescribeError = Callable[[HttpError, bytes], tuple[list[tuple[bytes, bytes]], bytes]]
 #: Whether the client of a transport has closed the connection.
 HasLeft = Callable[[Any], bool]
 #: How many bytes the client of a transport has taken; None: that is not known.
@@ -64,8 +64,8 @@ CountAcked = Callable[[Any], int | None]
 class ConnectionServer(RequestServer, Protocol):
     """The interface of a server for its connections.
 
-    :ivar describe_error: returns the content type and the body of the response to a refused
-        request, from the error and the id of that response.
+    :ivar describe_error: returns headers and the body of the response to a refused request, from
+        the error and the id of that response.
     :ivar parsing: the arguments of a request parser.
     :ivar timeouts: the seconds that each phase may last.
     :ivar has_left: see :data:`HasLeft`.

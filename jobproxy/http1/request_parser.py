@@ -198,6 +198,11 @@ class RequestParser:
             keep_alive = self._parser.should_keep_alive()
             self._parser = parse_on(self, self._headers, keep_alive=keep_alive)
 
+    @property
+    def origin(self) -> bytes | None:
+        """The ``Origin`` of the request that is arriving, if that was read."""
+        return dict(self._headers).get(b"origin")
+
     def take_requests(self) -> list[ParsedRequest]:
         """Return the complete requests that no earlier call has returned."""
         requests, self._requests = self._requests, []

@@ -25,8 +25,8 @@ class ServerFactory(Factory):
 
     :param resource: its ``render`` is called with every request, whatever the path.
     :param reactor: its time is monotonic.
-    :param describe_error: returns the content type and the body of the response to a request that
-        is refused before it reaches the resource, from the error and the id of that response.
+    :param describe_error: returns headers and the body of the response to a request that is refused
+        before it reaches the resource, from the error and the id of that response.
     :param observer: counts what the server does; several servers may share one.
     :param now: returns Unix time in seconds.
     :param make_id: returns an id for a request that has none.

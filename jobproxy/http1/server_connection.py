@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -181,7 +182,7 @@ class ServerConnection(EagerWriter, Protocol):
         try:
             parser.feed(data)
         except BadRequest as bad:
-            self._error = bad.error
+            self._error = evolve(bad.error, origin=parser.origin)
         requests = parser.take_requests()
         if requests:
             self._queue = requests if self._queue is None else self._queue + requests
@@ -321,8 +322,10 @@ class ServerConnection(EagerWriter, Protocol):
         if self._phase in SENDING and self._has_progress():
             self._timeout.set(self.factory.limits.idle_time)
         elif self._phase in ARRIVING:
+            assert self._parser is not None
+            error = request_timeout(self.factory.limits.request_time)
+            self._error = evolve(error, origin=self._parser.origin)
             self._close_parser()
-            self._error = request_timeout(self.factory.limits.request_time)
             self._handle(Event.REST)
             self._start_next()
         elif self._phase in UNREAD:

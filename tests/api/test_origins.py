@@ -4,6 +4,7 @@ from typing import Any
 
 from jobproxy.api.jobs import PROXY_PATHS
 from tests.support.clients import Response
+from tests.support.http1_server import head
 from tests.support.profiles import parse_profile
 from tests.support.proxy import ProxyTestCase, result_of
 
@@ -80,6 +81,74 @@ class AllowedTests(ProxyTestCase):
             self.assert_problem(refused, 403, "forbidden")
             self.assertNotIn("access-control-allow-origin", refused.headers)
         self.assertEqual(self.starts, [])
+
+
+class ErrorTests(ProxyTestCase):
+    """What a page of an allowed origin can read of requests that reach no route for clients."""
+
+    settings: dict[str, Any] = {"allow_origin": (PAGE,)}
+
+    def refuse(self, *lines: bytes, body: bytes = b"", origin: str = PAGE) -> Response:
+        """Send a request with an origin that is refused, and return the response."""
+        client = self.connect().send(head(b"Origin: " + origin.encode(), *lines) + body)
+        self.clock.pump([1] * 20)
+        return client.response
+
+    def assert_readable(self, response: Response, status: int) -> None:
+        self.assertEqual(response.status, status)
+        self.assertEqual(response.headers["access-control-allow-origin"], PAGE)
+        self.assertEqual(response.headers["vary"], "Origin")
+        self.assertIn("Retry-After", response.headers["access-control-expose-headers"])
+
+    def test_errors_of_the_server_can_be_read(self) -> None:
+        """Q28: a page gets the problem of a request that is refused before it has a route."""
+        chunked = b"Transfer-Encoding: chunked"
+        for status, line, body in (
+            (400, b"Host: another.example", b""),
+            (400, chunked, b"no chunk\r\n"),
+            (408, b"Content-Length: 5", b"{"),
+            (413, b"Content-Length: 65537", b""),
+            (413, chunked, b"10001\r\n" + b"x" * 65_537),
+            (417, b"Expect: nothing", b""),
+            (431, b"X: " + b"x" * 16_384, b""),
+        ):
+            self.assert_readable(self.refuse(line, body=body), status)
+            for origin in ("https://evil.example", "null"):
+                refused = self.refuse(line, body=body, origin=origin)
+                self.assertEqual(refused.status, status)
+                self.assertNotIn("access-control-allow-origin", refused.headers)
+
+    def test_lack_of_memory_can_be_read(self) -> None:
+        """Q28: so does a page whose body comes while too many large ones arrive."""
+        budget = self.site.parsing[1](b"POST", b"/proxy")
+        assert budget is not None
+        budget.size = budget.limit
+        self.assert_readable(self.refuse(b"Content-Length: 60000", body=b"x"), 503)
+        budget.size = 0
+
+    def test_errors_without_a_route_can_be_read(self) -> None:
+        """Q28: so does a page that asks for what is not there."""
+        self.assert_readable(self.connect().get("/nowhere", Origin=PAGE).response, 404)
+        self.assert_readable(self.connect().get("/proxy", Origin=PAGE).response, 405)
+        refused = self.connect().get("/nowhere", Origin="https://evil.example").response
+        self.assertNotIn("access-control-allow-origin", refused.headers)
+
+    def test_operator_is_not_for_pages(self) -> None:
+        """Q28: no page reads anything from the port of the operator."""
+        for path in ("/nowhere", "/status"):
+            client = self.operate().get(path, Origin=PAGE)
+            self.assertNotIn("access-control-allow-origin", client.response.headers)
+        refused = self.operate().send(head(b"Origin: " + PAGE.encode(), b"Expect: nothing"))
+        self.assertEqual(refused.response.status, 417)
+        self.assertNotIn("access-control-allow-origin", refused.response.headers)
+
+    def test_origin_is_that_of_the_refused_request(self) -> None:
+        """Q28: the origin of an earlier request of the connection does not count."""
+        served = head(b"Origin: " + PAGE.encode(), start=b"GET /nowhere HTTP/1.1")
+        for bad in (b"\0\r\n\r\n", head(b"Expect: nothing"), b"FOO / HTTP/1.1\r\n\r\n"):
+            first, refused = self.connect().send(served + bad).responses
+            self.assertEqual(first.headers["access-control-allow-origin"], PAGE)
+            self.assertNotIn("access-control-allow-origin", refused.headers)
 
 
 class ProfileTests(ProxyTestCase):
