@@ -15,6 +15,7 @@ from jobproxy.app.build_client import make_agent
 from jobproxy.app.build_store import UnusableStore, make_store, prepare
 from jobproxy.app.build_traces import build_traces
 from jobproxy.app.environment import Environment
+from jobproxy.app.files_in_use import FIXED, list_files
 from jobproxy.app.options import Options
 from jobproxy.app.service import build_daemon, make_monotonic
 from jobproxy.http1.client import PlainClient
@@ -60,7 +61,15 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
     if key_path is None and settings.store.sqlite is not None:
         key_path = settings.store.sqlite.key_path
     proxy = build_proxy(settings, environment)
-    return build_daemon(settings, proxy, reactor, key_path, traces)
+    return build_daemon(
+        settings,
+        proxy,
+        reactor,
+        traces,
+        files=list_files(config.find_text, proxy, agent, key_path),
+        client_ca=config.find_text("client-ca"),
+        fixed=[name for name in FIXED if config.find_text(name) is not None],
+    )
 
 
 def _stop(reactor: Any) -> None:

@@ -1,32 +1,60 @@
-"""What SIGHUP does: opens the log again, and reads keys and certificates anew.
+"""What SIGHUP does: opens the log again, and reads keys, credentials and certificates anew.
 
 Held clients notice nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from attrs import define
+from attrs import define, frozen
 from twisted.logger import Logger
 
 from jobproxy import logs
 from jobproxy.daemon.tls_ports import TlsPort
-from jobproxy.store.key_file import read_keys
-from jobproxy.wire.tokens import TokenSigner
 
 _log = Logger()
+
+
+@frozen(eq=False)
+class FileInUse:
+    """A file that an option names, and that can be read again.
+
+    :param name: begins the line about a mistake: that of the option, or of the file itself.
+    :param read: reads the file with this path; its :class:`ValueError` is a message that follows
+        the name.
+    :param use: uses what was read, and returns what to say of it behind the path. It may raise
+        whatever the libraries do; what was used before is used then.
+    """
+
+    name: str
+    path: str
+    read: Callable[[str], Any]
+    use: Callable[[Any], str]
+
+    def read_again(self) -> None:
+        """Do it, and log what has changed."""
+        try:
+            words = self.use(self.read(self.path))
+        except Exception as error:  # OpenSSL and cryptography have their own
+            _log.error(
+                "SIGHUP: {name} {error}; what was read before stays", name=self.name, error=error
+            )
+        else:
+            _log.info("SIGHUP: {path} {words}", path=self.path, words=words)
 
 
 @define(eq=False)
 class Reload:
     """Reads files again; one that is wrong changes nothing.
 
-    :param path: of the keys of callback tokens; :data:`None`: the key is random.
+    :param files: that options name.
     :param ports: those with TLS.
+    :param fixed: options whose files are read at the start alone.
     """
 
-    _signer: TokenSigner
-    _path: str | None
+    _files: Sequence[FileInUse] = ()
     _ports: Sequence[TlsPort] = ()
+    _fixed: Sequence[str] = ()
 
     def run(self) -> None:
         """Do it, and log what has changed."""
@@ -34,21 +62,17 @@ class Reload:
             logs.reopen()
         except OSError as error:
             _log.error("SIGHUP: the log cannot be opened again: {error}", error=error.strerror)
-        if self._path is None and not self._ports:
+        if not self._files and not self._ports:
             _log.info("SIGHUP: nothing to read again, as there is no --secret-file")
-        if self._path is not None:
-            self._read_keys(self._path)
+        for file in self._files:
+            file.read_again()
         for port in self._ports:
             self._read_certificate(port)
-
-    def _read_keys(self, path: str) -> None:
-        try:
-            keys = read_keys(path)
-        except ValueError as error:
-            _log.error("SIGHUP: {path} {error}; the old keys stay", path=path, error=error)
-            return
-        words = "has new keys" if self._signer.replace_keys(keys) else "has not changed"
-        _log.info("SIGHUP: {path} {words}", path=path, words=words)
+        if self._fixed:
+            _log.info(
+                "SIGHUP: what {options} names is read at the start alone",
+                options=" or ".join(f"--{name}" for name in self._fixed),
+            )
 
     def _read_certificate(self, port: TlsPort) -> None:
         try:

@@ -14,7 +14,8 @@ from twisted.logger import Logger
 from jobproxy import __version__, logs
 from jobproxy.app.build import Proxy
 from jobproxy.app.drain import Drain
-from jobproxy.app.reload import Reload
+from jobproxy.app.files_in_use import authorities_in
+from jobproxy.app.reload import FileInUse, Reload
 from jobproxy.app.settings import CorrelateBy, Settings
 from jobproxy.daemon.listening import ListeningService
 from jobproxy.daemon.shutdown import Daemon
@@ -45,13 +46,18 @@ def build_daemon(
     settings: Settings,
     proxy: Proxy,
     reactor: Any,
-    key_path: str | None = None,
     services: Sequence[IService] = (),
+    *,
+    files: Sequence[FileInUse] = (),
+    client_ca: str | None = None,
+    fixed: Sequence[str] = (),
 ) -> MultiService:
     """Return the service that twistd runs: a proxy, and all that belongs to its process.
 
-    :param key_path: the file of the keys of callback tokens, to read it again on SIGHUP.
     :param services: others, which run until the proxy has ended its jobs.
+    :param files: that SIGHUP reads again.
+    :param client_ca: the file with the authorities of clients, which it reads again too.
+    :param fixed: options whose files it does not read again.
     """
     notifier = Notifier.from_environment(os.environ, os.getpid())
     clients = proxy.gateway.table.clients
@@ -61,6 +67,7 @@ def build_daemon(
     ports: list[IService] = []
     closed_first: list[IService] = []
     tls_ports: list[TlsPort] = []
+    asking: list[TlsPort] = []
     for endpoints, factory in (
         (settings.callback_listen, proxy.callbacks),
         (settings.admin_listen, proxy.admin),
@@ -72,6 +79,7 @@ def build_daemon(
             if endpoint.startswith("ssl:"):
                 authorities = settings.client_ca if factory is proxy.clients else ()
                 tls_ports.append(TlsPort(reactor, endpoint, authorities))
+                asking += tls_ports[-1:] if authorities else []
                 place = tls_ports[-1].make_endpoint()
             else:
                 place = serverFromString(reactor, restrict(endpoint, mode))
@@ -90,7 +98,9 @@ def build_daemon(
         closed_first,
         delay=settings.drain_delay,
     )
-    reload = Reload(proxy.signer, key_path, tls_ports)
+    if client_ca is not None:
+        files = [*files, authorities_in(client_ca, asking)]
+    reload = Reload(files, tls_ports, fixed)
     reactor.callWhenRunning(lambda: announce(settings))
     daemon = Daemon("jobproxy", drain, reactor.callWhenRunning, reactor.callFromThread, reload.run)
     # Services stop in reverse order: the ports close before the table ends the held clients.

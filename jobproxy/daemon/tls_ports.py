@@ -40,7 +40,7 @@ class TlsPort:
         **more: Any,
     ) -> Any:
         """Listen, with certificates that can be replaced; the endpoint calls this."""
-        self._use(contextFactory)
+        self._use(contextFactory, self._authorities)
         return self._reactor.listenSSL(port, factory, self, **more)
 
     def getContext(self) -> Any:  # noqa: N802 - Twisted's
@@ -55,15 +55,21 @@ class TlsPort:
         """
         found: list[CertificateOptions] = []
         serverFromString(cast(Any, _Reading(found)), self.description).listen(Factory())
-        self._use(found[0])
+        self._use(found[0], self._authorities)
 
-    def _use(self, options: CertificateOptions) -> None:
-        if self._authorities:
+    def replace_authorities(self, authorities: Sequence[Certificate]) -> None:
+        """Ask new connections for a certificate of other authorities."""
+        assert self._options is not None
+        self._use(self._options, authorities)
+        self._authorities = authorities
+
+    def _use(self, options: CertificateOptions, authorities: Sequence[Certificate]) -> None:
+        if authorities:
             options = CertificateOptions(
                 privateKey=options.privateKey,
                 certificate=options.certificate,
                 extraCertChain=options.extraCertChain,
-                trustRoot=trustRootFromCertificates(list(self._authorities)),
+                trustRoot=trustRootFromCertificates(list(authorities)),
             )
         # A key that is not that of the certificate fails here, and not with each client.
         options.getContext()

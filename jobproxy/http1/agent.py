@@ -90,12 +90,13 @@ class PooledAgent:
     handshake says nothing of what the server has read before.
 
     :param reactor: makes connections; its time is monotonic.
+    :ivar tls: of new connections.
     :param proxy: through which all connections go.
     """
 
     _reactor: Any
     _limits: ClientLimits
-    _tls: ClientTls = field(factory=ClientTls)
+    tls: ClientTls = field(factory=ClientTls)
     _proxy: HttpProxy | None = None
     #: How many more requests may be in progress; the requests that wait for their turn.
     _free: int = field(init=False)
@@ -148,6 +149,17 @@ class PooledAgent:
             while idle:
                 idle.popitem()[0].close()
 
+    def replace_tls(self, tls: ClientTls) -> None:
+        """Use other certificates for new connections; no connection from before is used again.
+
+        :raises Exception: if OpenSSL does not accept them; then nothing changes.
+        """
+        tls.options_for("name.invalid")
+        self.tls = tls
+        for origin in [each for each in self._endpoints if each[0] == "https"]:
+            del self._endpoints[origin]
+        self.close_idle()
+
     async def _send(
         self, turn: Deferred[None] | None, origin: Origin, data: bytes, may_keep: bool
     ) -> Response:
@@ -167,7 +179,10 @@ class PooledAgent:
         self, result: Any, origin: Origin, connection: ClientConnection, may_keep: bool
     ) -> Any:
         """Keep or close a connection, and give its place to the next request that waits."""
-        if connection.is_open and may_keep:
+        endpoints = self._endpoints
+        # One that was made before replace_tls() is not kept.
+        is_current = origin in endpoints and endpoints[origin][1] is connection.factory
+        if connection.is_open and may_keep and is_current:
             self._keep(origin, connection)
         elif not isinstance(result, Failure):
             connection.close()
@@ -205,7 +220,7 @@ class PooledAgent:
             to_proxy = self._make_tcp_endpoint(proxy.host, proxy.port)
             endpoint = TunnelEndpoint(self._reactor, to_proxy, proxy, name, port, seconds)
         if scheme == "https":
-            endpoint = wrapClientTLS(self._tls.options_for(name), endpoint)
+            endpoint = wrapClientTLS(self.tls.options_for(name), endpoint)
         # All connections to an origin share one map of idle ones.
         idle = self._idle.setdefault(origin, {})
         tls_name = name if scheme == "https" else None

@@ -113,6 +113,10 @@ class JobServer:
         self.results[_name_ack(report)] += 1
         return report
 
+    def replace_headers(self, headers: Headers) -> None:
+        """Send other headers with all start requests from now on."""
+        self._headers = headers
+
     def _record_failure(
         self, result: StartResult, health: Health, call: Call, is_probe: bool
     ) -> None:

@@ -102,7 +102,7 @@ def test_certificate_is_read_again_and_no_client_is_lost(tmp_path: Path) -> None
 
 
 def test_clients_must_have_a_certificate_of_the_authority(tmp_path: Path) -> None:
-    """--client-ca: without a certificate of its authorities no request is read."""
+    """G14: without one of ``--client-ca`` no request is read; SIGHUP reads that file again."""
     port = TlsPort(tmp_path)
     port.write(issue(authority(), ADDRESS))
     known, stranger, trusted = (tmp_path / name for name in ("known", "stranger", "clients.pem"))
@@ -122,4 +122,12 @@ def test_clients_must_have_a_certificate_of_the_authority(tmp_path: Path) -> Non
             assert client.receive().body == result_of(0)
         hang_up(stage, "is read again")
         assert not is_served(port)
+        trusted.write_bytes(authority(2).pem)
+        hang_up(stage, f"{trusted} is read again")
+        assert is_served(port, stranger)
+        assert not is_served(port, known)
+        trusted.write_bytes(b"no certificate")
+        hang_up(stage, f"--client-ca names {trusted}, which has no certificate in PEM")
+        assert is_served(port, stranger)
+        assert not is_served(port, known)
         assert "Traceback" not in stage.proxy.log

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from attrs import define, field
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import ClientFactory, Factory, Protocol, connectionDone
 from twisted.internet.ssl import Certificate
@@ -14,7 +15,7 @@ from twisted.python.failure import Failure
 
 from jobproxy.http1.agent import PooledAgent, Untrusted
 from jobproxy.http1.limits import ClientLimits
-from jobproxy.http1.tls import ClientTls, load_identity
+from jobproxy.http1.tls import ClientIdentity, ClientTls, load_identity
 from jobproxy.http1.tunnel import HttpProxy, TunnelRefused
 from tests.support.http1_peer import Peer, serving
 from tests.support.identities import ADDRESS, authority, issue
@@ -66,6 +67,43 @@ async def test_certificate_is_shown_to_a_server_that_asks_for_one() -> None:
     async with serving(answer, issue(authority(), ADDRESS), asks=authority()) as server:
         assert await post(server.url, tls=ClientTls(roots, identity)) == 200
     assert names == [mine.certificate.serial_number]
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_can_be_replaced() -> None:
+    """G14: new connections have the new certificate; one that was kept is not used again."""
+    names = []
+
+    def answer(peer: Peer) -> None:
+        if peer.received.endswith(BODY):
+            names.append(peer.transport.getPeerCertificate().to_cryptography().serial_number)
+            peer.transport.write(RESPONSE)
+
+    first, second = issue(authority(), ADDRESS), issue(authority(), ADDRESS)
+    roots = (Certificate.loadPEM(authority().pem),)
+    tls = [ClientTls(roots, load_identity(each.pem + each.key_pem)) for each in (first, second)]
+    agent = PooledAgent(reactor, ClientLimits(idle_time=30), tls[0])
+    async with serving(answer, issue(authority(), ADDRESS), asks=authority()) as server:
+
+        async def send() -> None:
+            await agent.send("POST", server.url.decode(), (), BODY)
+
+        await send()
+        await send()
+        sending = ensureDeferred(send())
+        agent.replace_tls(tls[1])
+        await sending
+        await send()
+        await send()
+        assert len(server.peers) == 2
+        with pytest.raises(ValueError, match="neither or both"):
+            agent.replace_tls(ClientTls(roots, ClientIdentity(first.certificate, None)))
+        await send()
+        agent.close_idle()
+        for delayed in reactor.getDelayedCalls():
+            delayed.cancel()
+    old, new = (each.certificate.serial_number for each in (first, second))
+    assert names == [old, old, old, new, new, new]
 
 
 @define(eq=False)

@@ -14,6 +14,7 @@ class JobServer(ThreadingHTTPServer):
     """It starts every job, and sends no callback by itself; each path has a result.
 
     :ivar callbacks: the callback URL of each job that was started, by the job's number.
+    :ivar headers: of the start request of each.
     :ivar acknowledged: the numbers of the jobs whose ack was written.
     :ivar asked: the paths whose result was asked for.
     :ivar gates: accounts whose starts are acknowledged, and paths whose result is sent, only once
@@ -27,6 +28,7 @@ class JobServer(ThreadingHTTPServer):
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Connection)
         self.callbacks: dict[int, str] = {}
+        self.headers: dict[int, dict[str, str]] = {}
         self.acknowledged: set[int] = set()
         self.asked: list[str] = []
         self.gates: dict[str, Event] = {}
@@ -87,6 +89,7 @@ class _Connection(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.headers[job["number"]] = dict(self.headers)
         self.server.callbacks[job["number"]] = job["callback"]
         gate = self.server.gates.get(job["account"])
         if gate is not None:
