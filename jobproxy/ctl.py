@@ -19,7 +19,13 @@ from jobproxy.ctl_profiles import FailedTrial, check_profiles, run_trial
 from jobproxy.store.inspection import export, inspect
 from jobproxy.store.sqlite_errors import BadStore
 from jobproxy.util.tables import list_counts, make_table
-from jobproxy.util.terminal import clear_screen, escape, write_output
+from jobproxy.util.terminal import (
+    clear_screen,
+    end_silently,
+    escape,
+    run_until_closed,
+    write_output,
+)
 
 #: Seconds between two checks whether a draining proxy still runs.
 INTERVAL = 0.5
@@ -212,8 +218,8 @@ def _describe_profile(found: dict[str, Any]) -> str:
     return f"{counts}; starts: {starts}; callbacks: {callbacks}"
 
 
-def main() -> None:
-    """Run the command."""
+def run_command() -> None:
+    """Run the command; a closed output ends it silently."""
     arguments = make_parser().parse_args()
 
     async def run(reactor: Any) -> None:
@@ -223,5 +229,12 @@ def main() -> None:
         except Failed as error:
             sys.stderr.write(escape(f"jobproxyctl: {error}\n"))
             raise SystemExit(1) from None
+        except BrokenPipeError:
+            end_silently()
 
     react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
+
+
+def main() -> None:
+    """Run the command; if nobody reads its output any more, end silently."""
+    run_until_closed(run_command)

@@ -19,6 +19,7 @@ from jobproxy.sandbox.processes import (
     run_pair,
 )
 from jobproxy.sandbox.profile_demo import run_profile_demo
+from jobproxy.util.terminal import run_until_closed
 
 ACCOUNT = "example"
 
@@ -100,7 +101,7 @@ def stay(url: str) -> None:
         signal.pause()
 
 
-def main() -> None:
+def run_command() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
         prog="jobproxy-demo",
@@ -150,6 +151,11 @@ def main() -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def main() -> None:
+    """Run the command; if nobody reads its output any more, end silently."""
+    run_until_closed(run_command)
 
 
 if __name__ == "__main__":

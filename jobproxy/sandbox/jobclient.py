@@ -6,7 +6,6 @@ It knows nothing of jobproxy. The work sample uses the job server's own protocol
 
 import argparse
 import json
-import os
 import secrets
 import shutil
 import signal
@@ -14,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from attrs import define, field
 from tqdm import tqdm
@@ -42,10 +41,10 @@ from jobproxy.sandbox.load_requests import LoadRequests
 from jobproxy.sandbox.load_tally import Tally
 from jobproxy.sandbox.proofs import BadProof, unpack_proof
 from jobproxy.sandbox.reports import Collector
-from jobproxy.util.terminal import escape
+from jobproxy.util.terminal import SIGNALLED, end_silently, escape, run_until_closed
 
 #: Exit codes; that of an interrupted run is that of its signal, as in a shell.
-PASSED, FAILED, SIGNALLED = 0, 1, 128
+PASSED, FAILED = 0, 1
 #: Seconds between two updates of the live line, and of the CSV.
 INTERVAL = 0.5
 
@@ -243,13 +242,6 @@ def open_files(arguments: argparse.Namespace) -> tuple[bytes | None, TextIO | No
         raise ValueError(f"--csv: {error}") from error
 
 
-def end_silently() -> NoReturn:
-    """End the process because nobody reads its output any more."""
-    # Python flushes standard output once more as it ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(SIGNALLED + signal.SIGPIPE) from None
-
-
 def run_command() -> None:
     """Run the command; a closed output raises BrokenPipeError."""
     parser = make_parser()
@@ -274,10 +266,7 @@ def run_command() -> None:
 
 def main() -> None:
     """Run the command; if nobody reads its output any more, end silently."""
-    try:
-        run_command()
-    except BrokenPipeError:
-        end_silently()
+    run_until_closed(run_command)
 
 
 if __name__ == "__main__":
