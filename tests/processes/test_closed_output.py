@@ -24,6 +24,7 @@ def run_closed(*command: str) -> "subprocess.CompletedProcess[str]":
             stdout=writer,
             stderr=subprocess.PIPE,
             text=True,
+            env={name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"},
             check=False,
         )
     finally:
