@@ -178,7 +178,8 @@ class IStore(Interface):
         Its note is removed.
 
         :param nodes: the nodes to send it to. If none of them is alive, it is sent to all nodes.
-        :param key_digest: the job's key, whose claim now says that the job has ended.
+        :param key_digest: the job's key, whose claim now says that the job has ended. A claim that
+            was made for the job says so too if its key is not known here.
         :param is_orphan: whether no client waits for it; :data:`None`: if none of the nodes is
             alive, or those that are do not :meth:`confirm` it before they die.
         :param upstream_id: the job server's name of the job, for the list of orphans.

@@ -77,7 +77,7 @@ class MemoryStore:
         def act() -> Claim:
             valid = self._shared.claims.get(key_digest.hex()) or claim
             if valid is claim:
-                self._shared.claims.put(key_digest.hex(), claim, self._shared.key_life)
+                self._put_claim(key_digest, claim)
             return valid
 
         return self._do(act)
@@ -86,7 +86,7 @@ class MemoryStore:
         def act() -> None:
             for key_digest, claim in claims:
                 if self._shared.claims.get(key_digest.hex()) is None:
-                    self._shared.claims.put(key_digest.hex(), claim, self._shared.key_life)
+                    self._put_claim(key_digest, claim)
 
         return self._do(act)
 
@@ -241,9 +241,14 @@ class MemoryStore:
     def _refuse(self) -> Returned:  # type: ignore[type-var]
         raise StoreUnreachable
 
+    def _put_claim(self, key_digest: bytes, claim: Claim) -> None:
+        self._shared.claims.put(key_digest.hex(), claim, self._shared.key_life)
+        self._shared.claim_names[claim.job_id] = key_digest.hex()
+
     def _end_claim(self, key_digest: bytes | None, job_id: str) -> None:
-        """Mark the claim of a key as that of a job that has ended."""
-        name = "" if key_digest is None else key_digest.hex()
+        """Mark the claim of a job as that of one that has ended."""
+        known = self._shared.claim_names.pop(job_id, "")
+        name = known if key_digest is None else key_digest.hex()
         claim = self._shared.claims.get(name)
         if claim is not None and claim.job_id == job_id:
             self._shared.claims.change(name, evolve(claim, has_ended=True))

@@ -103,7 +103,7 @@ class RedisStore:
         while True:
             pause, valid = await self._commands.run(
                 scripts.CLAIM,
-                [keys.claim(key_digest), keys.EPOCH],
+                [keys.claim(key_digest), keys.EPOCH, keys.CLAIM_NAMES + claim.job_id],
                 [keys.write_claim(claim), *times],
             )
             if not pause:
@@ -111,14 +111,19 @@ class RedisStore:
             await deferLater(self._clock, pause / 1000)
 
     def put_claims_again(self, claims: Sequence[tuple[bytes, Claim]]) -> Deferred[None]:
-        names = [keys.claim(key_digest) for key_digest, _ in claims]
-        values = [keys.write_claim(claim) for _, claim in claims]
+        names: list[str] = []
+        values: list[bytes | str] = []
+        for key_digest, claim in claims:
+            names += [keys.claim(key_digest), keys.CLAIM_NAMES + claim.job_id]
+            values += [keys.write_claim(claim), "yes" if claim.has_ended else "no"]
         life = keys.ms(self._key_life)
         return self._commands.run(scripts.PUT_CLAIMS_AGAIN, names, [life, *values])
 
     def release_claim(self, key_digest: bytes, claim: Claim) -> Deferred[None]:
         return self._commands.run(
-            scripts.RELEASE_CLAIM, [keys.claim(key_digest)], [keys.write_claim(claim)]
+            scripts.RELEASE_CLAIM,
+            [keys.claim(key_digest), keys.CLAIM_NAMES + claim.job_id],
+            [keys.write_claim(claim)],
         )
 
     def find_claim(self, key_digest: bytes) -> Deferred[Claim | None]:
@@ -135,7 +140,7 @@ class RedisStore:
         is_orphan: bool | None = None,
         upstream_id: str | None = None,
     ) -> Deferred[Placement]:
-        own = [keys.NOTES + job_id, keys.UPSTREAM_IDS + job_id]
+        own = [prefix + job_id for prefix in (keys.NOTES, keys.UPSTREAM_IDS, keys.CLAIM_NAMES)]
         names = [keys.RESULTS + job_id, keys.ORPHANS, keys.NODES, *own]
         if key_digest is not None:
             names.append(keys.claim(key_digest))
@@ -158,7 +163,7 @@ class RedisStore:
     def confirm(
         self, job_id: str, *, key_digest: bytes | None = None, is_collected: bool = False
     ) -> Deferred[None]:
-        names = [keys.UNCONFIRMED + self._node, keys.ORPHANS]
+        names = [keys.UNCONFIRMED + self._node, keys.ORPHANS, keys.CLAIM_NAMES + job_id]
         if key_digest is not None:
             names.append(keys.claim(key_digest))
         return self._commands.run(scripts.CONFIRM, names, [job_id, "yes" if is_collected else "no"])

@@ -11,6 +11,9 @@ EPOCH = f"{PREFIX}epoch"
 ORPHANS = f"{PREFIX}orphans"
 RESULTS = f"{PREFIX}result:"
 NOTES = f"{PREFIX}note:"
+#: The Redis keys of claims, by the ids of jobs that have not ended: a node that receives the callback
+#: of another one knows the job, but not its idempotency key.
+CLAIM_NAMES = f"{PREFIX}key:"
 #: The upstream ids of results that may be orphans.
 UPSTREAM_IDS = f"{PREFIX}id:"
 #: The results that were sent to a node, and that it has not confirmed.

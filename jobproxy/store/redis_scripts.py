@@ -12,15 +12,16 @@ local time = redis.call('time')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-#: KEYS claim, epoch; ARGV the new claim, how long to keep it, and the settle time. Returns how long
+#: KEYS claim, epoch, name; ARGV the new claim, how long to keep it, and the settle time. Returns how long
 #: no new claim is granted, or 0 and the valid claim. The epoch is when the data began: nodes see in
-#: the reply to a heartbeat that it is another one, and put their claims again.
+#: the reply to a heartbeat that it is another one, and put their claims again. One that is in the
+#: future, because the clock was ahead then, begins anew. The name is the claim's, by its job id.
 CLAIM = (
     _NOW
     + """
 local since = redis.call('get', KEYS[2])
-if not since then
-  redis.call('set', KEYS[2], now)
+if not since or tonumber(since) > now then
+  redis.call('set', KEYS[2], string.format('%.0f', now))
   since = now
 end
 local known = redis.call('get', KEYS[1])
@@ -28,26 +29,33 @@ if known then return {0, known} end
 local pause = since + ARGV[3] - now
 if pause > 0 then return {pause, ''} end
 redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('set', KEYS[3], KEYS[1], 'PX', ARGV[2])
 return {0, ARGV[1]}
 """
 )
 
-#: KEYS claims; ARGV how long to keep them, and each claim.
+#: KEYS each claim and its name; ARGV how long to keep them, and each claim and whether its job has
+#: ended (yes, no).
 PUT_CLAIMS_AGAIN = """
-for i, key in ipairs(KEYS) do
-  redis.call('set', key, ARGV[i + 1], 'NX', 'PX', ARGV[1])
+for i = 1, #KEYS, 2 do
+  local is_new = redis.call('set', KEYS[i], ARGV[i + 1], 'NX', 'PX', ARGV[1])
+  if is_new and ARGV[i + 2] == 'no' then
+    redis.call('set', KEYS[i + 1], KEYS[i], 'PX', ARGV[1])
+  end
 end
 """
 
-#: KEYS claim; ARGV the claim to remove.
+#: KEYS claim, name; ARGV the claim to remove.
 RELEASE_CLAIM = """
-if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('del', KEYS[1]) end
+if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('del', KEYS[1], KEYS[2]) end
 """
 
 _FUNCTIONS = (
     _NOW
     + """
-local function end_claim(key, job_id)
+local function end_claim(name, key, job_id)
+  key = key or redis.call('get', name)
+  redis.call('del', name)
   local claim = key and redis.call('get', key)
   if claim and string.sub(claim, 1, #job_id) == job_id then
     redis.call('setrange', key, #job_id, '+')
@@ -65,8 +73,8 @@ end
 """
 )
 
-#: KEYS result, orphans, nodes, note, upstream id, and the claim if the job has a key; ARGV body,
-#: how long to keep it, job id, whether it is an orphan (yes, no, if-unconfirmed), the head of the
+#: KEYS result, orphans, nodes, note, upstream id, the claim's name, and the claim if it is known;
+#: ARGV body, how long to keep it, job id, whether it is an orphan (yes, no, if-unconfirmed), the head of the
 #: message, the channel of all nodes, the prefix of the channels of nodes, the prefix of what is
 #: unconfirmed, the upstream id or nothing, and the nodes to send it to. Returns the value of a
 #: Placement.
@@ -75,7 +83,7 @@ PUT_RESULT = (
     + """
 local stored = redis.call('set', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
 redis.call('del', KEYS[4])
-end_claim(KEYS[6], ARGV[3])
+end_claim(KEYS[6], KEYS[7], ARGV[3])
 if not stored and redis.call('get', KEYS[1]) ~= ARGV[1] then return 'conflict' end
 local message, delivered = ARGV[5] .. ARGV[1], 0
 local may_be_orphan = stored and ARGV[4] == 'if-unconfirmed'
@@ -102,14 +110,14 @@ return delivered > 0 and 'taken' or 'orphaned'
 """
 )
 
-#: KEYS what is unconfirmed by this node, orphans, and the claim if the job has a key; ARGV job id,
-#: whether a client got the result (yes, no).
+#: KEYS what is unconfirmed by this node, orphans, the claim's name, and the claim if it is known;
+#: ARGV job id, whether a client got the result (yes, no).
 CONFIRM = (
     _FUNCTIONS
     + """
 redis.call('zrem', KEYS[1], ARGV[1])
 if ARGV[2] == 'yes' then redis.call('zrem', KEYS[2], ARGV[1]) end
-end_claim(KEYS[3], ARGV[1])
+end_claim(KEYS[3], KEYS[4], ARGV[1])
 """
 )
 

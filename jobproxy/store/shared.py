@@ -41,6 +41,8 @@ class Shared:
     key_life: float = LIFETIME
     nodes: dict[str, "Member"] = field(factory=dict, init=False)
     claims: TimedMap[Claim] = field(init=False)
+    #: The names of claims, by job id.
+    claim_names: dict[str, str] = field(factory=dict, init=False)
     results: TimedMap[Result] = field(init=False)
     notes: TimedMap[bytes] = field(init=False)
     #: The results that were sent to a node, by its name, until it has confirmed them.
@@ -58,6 +60,7 @@ class Shared:
         """Remove all data but the list of nodes."""
         self.claims, self.results = TimedMap(self.clock), TimedMap(self.clock)
         self.notes = TimedMap(self.clock)
+        self.claim_names.clear()
         self.unconfirmed.clear()
         self.orphans.clear()
         self.slots.clear()

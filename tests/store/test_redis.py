@@ -15,6 +15,7 @@ from jobproxy.store.orphans import START
 from tests.support.reactor import reactor
 from tests.support.redis_server import RedisServer
 from tests.support.stores import SHORT_TIMES, listener_of, make_redis_store, refuses, running, until
+from tests.support.waiting import DEADLINE
 
 NODE, OTHER = "node-one", "node-two"
 JOB_ID = f"AABrBmZl{NODE}rTQRFiGvvQ8WOrjqiMeQIQ"
@@ -279,3 +280,13 @@ async def test_unknown_message_and_failing_listener_stop_nothing(
         assert listener.caught_up == 1
     (error,) = errors
     assert JOB_ID in error
+
+
+@pytest_twisted.ensureDeferred
+async def test_clock_of_redis_that_was_ahead_does_not_block_claims(redis: RedisServer) -> None:
+    """X11: if the clock is put right after Redis got its first data, claims are granted soon."""
+    redis.ask("SET", "jobproxy:epoch", str(4 * 10**12))
+    store = make_redis_store(redis.url, NODE)
+    async with running(store):
+        claiming = store.claim(b"key", CLAIM).addTimeout(DEADLINE, reactor)
+        assert await claiming == CLAIM

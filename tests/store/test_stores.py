@@ -138,6 +138,34 @@ async def test_claim_outlives_its_result_and_is_not_released(run: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_claim_ends_with_a_result_that_another_node_received(run: Any) -> None:
+    """L8: a node that has a callback but not the key ends the claim: its owner may be dead."""
+    ended = evolve(MINE, has_ended=True)
+    async with run(retain=0.2) as cluster:
+        one, other, _ = cluster.stores
+        await one.claim(KEY_DIGEST, MINE)
+        await one.put_claims_again([(b"again", YOURS)])
+        for job_id in (MINE.job_id, YOURS.job_id):
+            await other.put_result(job_id, BODY, ["dead-node"])
+        await deferLater(reactor, 0.3)
+        assert await other.collect_job(JOB_ID) == (None, None)
+        assert await other.find_claim(KEY_DIGEST) == ended
+        assert await other.find_claim(b"again") == evolve(YOURS, has_ended=True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_result_leaves_the_claim_of_another_job(run: Any) -> None:
+    """L8: a key that was released and claimed for another job does not end with the first one."""
+    async with run() as cluster:
+        one, other, _ = cluster.stores
+        await one.claim(KEY_DIGEST, MINE)
+        await one.release_claim(KEY_DIGEST, MINE)
+        await one.claim(KEY_DIGEST, YOURS)
+        await other.put_result(JOB_ID, BODY, ["dead-node"])
+        assert await one.find_claim(KEY_DIGEST) == YOURS
+
+
+@pytest_twisted.ensureDeferred
 async def test_claim_expires_at_the_end_of_its_key(run: Any) -> None:
     """A claim is kept as long as the key lives."""
     async with run(key_life=0.2) as cluster:
