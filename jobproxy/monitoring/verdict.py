@@ -90,7 +90,7 @@ def judge(counts: Counts, past: Past, before: Verdict) -> Verdict:
     for reason, old in known.items():
         if reason in found:
             found[reason] = evolve(found[reason], since=old.since)
-        elif counts.time - old.seen < QUIET:
+        elif counts.time - old.seen < QUIET and not _is_of_the_start(old):
             until = counts.unix if old.until is None else old.until
             found[reason] = evolve(old, until=until)
     # The worst is first, and of those a cause before what it causes.
@@ -99,6 +99,11 @@ def judge(counts: Counts, past: Past, before: Verdict) -> Verdict:
     state = findings[0].state if findings else State.OK
     since = before.since if state is before.state else counts.unix
     return Verdict(state, since, findings, _describe_calm(counts, past))
+
+
+def _is_of_the_start(finding: Finding) -> bool:
+    """Whether a reason only says that the process has just begun, which does not come again."""
+    return finding.reason is Reason.STORE and finding.state is State.DOWN
 
 
 def show_time(unix: float) -> str:

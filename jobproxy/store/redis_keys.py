@@ -11,7 +11,7 @@ EPOCH = f"{PREFIX}epoch"
 ORPHANS = f"{PREFIX}orphans"
 RESULTS = f"{PREFIX}result:"
 NOTES = f"{PREFIX}note:"
-#: The Redis keys of claims, by the ids of jobs that have not ended: a node that receives the callback
+#: The Redis keys of claims, by the ids of jobs that have not ended: a node that gets the callback
 #: of another one knows the job, but not its idempotency key.
 CLAIM_NAMES = f"{PREFIX}key:"
 #: The upstream ids of results that may be orphans.

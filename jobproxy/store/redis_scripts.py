@@ -12,10 +12,11 @@ local time = redis.call('time')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-#: KEYS claim, epoch, name; ARGV the new claim, how long to keep it, and the settle time. Returns how long
-#: no new claim is granted, or 0 and the valid claim. The epoch is when the data began: nodes see in
-#: the reply to a heartbeat that it is another one, and put their claims again. One that is in the
-#: future, because the clock was ahead then, begins anew. The name is the claim's, by its job id.
+#: KEYS claim, epoch, name; ARGV the new claim, how long to keep it, and the settle time. Returns
+#: how long no new claim is granted, or 0 and the valid claim. The epoch is when the data began:
+#: nodes see in the reply to a heartbeat that it is another one, and put their claims again. One
+#: that is in the future, because the clock was ahead then, begins anew. The name is the claim's, by
+#: its job id.
 CLAIM = (
     _NOW
     + """
@@ -74,10 +75,10 @@ end
 )
 
 #: KEYS result, orphans, nodes, note, upstream id, the claim's name, and the claim if it is known;
-#: ARGV body, how long to keep it, job id, whether it is an orphan (yes, no, if-unconfirmed), the head of the
-#: message, the channel of all nodes, the prefix of the channels of nodes, the prefix of what is
-#: unconfirmed, the upstream id or nothing, and the nodes to send it to. Returns the value of a
-#: Placement.
+#: ARGV body, how long to keep it, job id, whether it is an orphan (yes, no, if-unconfirmed), the
+#: head of the message, the channel of all nodes, the prefix of the channels of nodes, the prefix of
+#: what is unconfirmed, the upstream id or nothing, and the nodes to send it to. Returns the value
+#: of a Placement.
 PUT_RESULT = (
     _FUNCTIONS
     + """

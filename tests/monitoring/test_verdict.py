@@ -8,7 +8,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobproxy.monitoring.counts import STEP, Counts, Past
-from jobproxy.monitoring.reasons import State
+from jobproxy.monitoring.reasons import Reason, State
 from jobproxy.monitoring.verdict import Verdict, judge
 from tests.support.callbacks import read_log
 from tests.support.cluster import ClusterTestCase
@@ -377,6 +377,14 @@ class ProcessTests(VerdictTestCase):
 
 
 class PollTests(SynchronousTestCase):
+    def test_start_is_over_once_the_store_was_reached(self) -> None:
+        """A2: a process that has just joined the others is well at once, not after a minute."""
+        first = Counts(time=0.0, unix=0.0, reasons=(Reason.STORE.slug,))
+        verdict = judge(first, Past(first), Verdict(State.OK, 0.0))
+        self.assertIs(verdict.state, State.DOWN)
+        joined = Counts(time=1.0, unix=1.0, has_store=True, is_store_up=True)
+        self.assertIs(judge(joined, Past(first), verdict).state, State.OK)
+
     def test_a_proxy_that_polls_misses_no_callbacks(self) -> None:
         """Where jobs end without callbacks, none is missed, however long none comes."""
         for expects, reasons in ((True, ["no-callbacks"]), (False, [])):

@@ -99,7 +99,7 @@ def test_the_demo_stays() -> None:
             page = re.search(r"http://\S+/ ", printed)
             assert page is not None
             with urllib.request.urlopen(page[0].strip(), timeout=DEADLINE) as response:
-                assert b"<title>jobproxy</title>" in response.read()
+                assert b"<title>Ok: jobproxy</title>" in response.read()
             demo.send_signal(signal.SIGINT)
             assert wait_for_exit(demo) == 0
         finally:
