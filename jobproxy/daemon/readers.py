@@ -21,7 +21,7 @@ _HOST = re.compile(r"[A-Za-z0-9.:\[\]_-]+")
 _LABEL = r"(?!..--(?<!xn--))[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.IGNORECASE)
 _PATH = re.compile(r"[A-Za-z0-9._~/-]*")
-_PORT = re.compile(r"(?:tcp6?|ssl):(?:port=)?([0-9]+)(?::.*)?")
+_PORT = re.compile(r"(?:haproxy:)?(?:tcp6?|ssl):(?:port=)?(-?[0-9]+)(?::.*)?")
 _SOCKET = re.compile(r"unix:(?:address=)?((?:[^:\\]|\\.)+)(?::.*)?")
 _SWITCH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
@@ -146,8 +146,8 @@ def _check_endpoints(text: str) -> Iterator[str]:
 def _check_place(description: str) -> None:
     """Check what would otherwise only be found out when the endpoint listens."""
     port, path = _PORT.fullmatch(description), _SOCKET.fullmatch(description)
-    if port and int(port[1]) > MAX_PORT:
-        raise ValueError(f"must have a port of at most {MAX_PORT}, not {description!r}")
+    if port and not 0 <= int(port[1]) <= MAX_PORT:
+        raise ValueError(f"must have a port of 0 to {MAX_PORT}, not {description!r}")
     if path and not Path(path[1].replace("\\", "")).parent.is_dir():
         raise ValueError(f"must have a socket in a folder that exists, not {description!r}")
 

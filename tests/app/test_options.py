@@ -202,7 +202,12 @@ class ProxyOptionsTests(OptionsTestCase):
             ("--starts-per-account=many", f"--starts-per-account {count} 'many'"),
             ("--queue-per-account=-3", f"--queue-per-account {count} '-3'"),
             ("--max-starts=99999999999", f"--max-starts {count} '99999999999'"),
-            ("--listen=tcp:65536", "--listen must have a port of at most 65535, not 'tcp:65536'"),
+            ("--listen=tcp:65536", "--listen must have a port of 0 to 65535, not 'tcp:65536'"),
+            ("--listen=tcp:-1", "--listen must have a port of 0 to 65535, not 'tcp:-1'"),
+            (
+                "--listen=haproxy:tcp:65536",
+                "--listen must have a port of 0 to 65535, not 'haproxy:tcp:65536'",
+            ),
             (
                 "--listen=unix:/none/s:mode=660",
                 "--listen must have a socket in a folder that exists, not 'unix:/none/s:mode=660'",

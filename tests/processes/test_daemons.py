@@ -68,7 +68,7 @@ def test_an_endpoint_that_cannot_be_is_one_line_on_standard_error(tmp_path: Path
     """A port out of range, or a socket in no folder, is one line, and exit code 78."""
     command = ("twistd", "-n", "--pidfile=", "--logfile=/dev/null", "jobserver")
     for place, reason in (
-        ("tcp:70000", "must have a port of at most 65535"),
+        ("tcp:70000", "must have a port of 0 to 65535"),
         (f"unix:{tmp_path}/none/socket", "must have a socket in a folder that exists"),
     ):
         done = run(*command, f"--listen={place}")
