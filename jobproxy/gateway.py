@@ -78,7 +78,8 @@ class Gateway:
             self.starter.follow_ups,
             self.profile,
             self.deliver,
-            self.callbacks,
+            self._secure,
+            self._count,
         )
 
     def submit(
@@ -204,7 +205,7 @@ class Gateway:
         if circuit.is_in_doubt and job_id is not None:
             circuit.record_callback()
         if job_id is not None and self.coordinator.is_elsewhere(job_id):
-            return self.coordinator.relay(job_id, report).addCallback(self._count_relayed)
+            return self.coordinator.relay(job_id, report).addCallback(self._count)
         delivery, record = self.table.complete(job_id, report, profile=self.profile)
         if delivery.is_refused:
             self.callbacks[REFUSED_RESULTS[delivery]] += 1
@@ -218,8 +219,8 @@ class Gateway:
         securing = self.coordinator.secure(record)
         return delivery if securing is None else securing.addCallback(lambda _: delivery)
 
-    def _count_relayed(self, delivery: Delivery) -> Delivery:
-        """Count a callback of another node's job, as any that comes here."""
+    def _count(self, delivery: Delivery) -> Delivery:
+        """Count a callback, also one of another node's job, by what became of it."""
         self.callbacks[delivery.value] += 1
         return delivery
 

@@ -1,6 +1,5 @@
 """Thin callbacks and the job that they are about, which may be another node's."""
 
-from collections import Counter
 from collections.abc import Callable
 
 from attrs import define, evolve
@@ -34,7 +33,8 @@ class ThinDeliveries:
 
     :param follow_ups: fetches results; :data:`None`: no profile says that callbacks are thin.
     :param deliver: receives a callback that has its result with it.
-    :param callbacks: the number of callbacks, by what became of them.
+    :param secure: makes the result of a job as safe as it has to be; returns what became of it.
+    :param count: counts a callback, and returns what became of it.
     """
 
     _table: CorrelationTable
@@ -42,7 +42,8 @@ class ThinDeliveries:
     _follow_ups: FollowUps | None
     _profile: str
     _deliver: Callable[[str | None, Report], Delivery | Deferred[Delivery]]
-    _callbacks: Counter[str]
+    _secure: Callable[[JobRecord, Delivery], Delivery | Deferred[Delivery]]
+    _count: Callable[[Delivery], Delivery]
 
     def receive(
         self, job_id: str | None, record: JobRecord | None, reading: Reading, message: Message
@@ -61,12 +62,12 @@ class ThinDeliveries:
         if job_id is not None and self._coordinator.is_elsewhere(job_id):
             relaying = self._coordinator.relay_thin(job_id, message.packed, reading.report)
             return relaying.addCallback(self._count)
-        if record is None and job_id is not None:
-            return self._deliver(job_id, reading.report)
         if record is None:
-            # It is parked; its result is fetched when the ack is there.
-            parked = evolve(reading.report, messages=Scope(message=message.compact()))
-            return self._deliver(None, parked)
+            report = reading.report
+            if job_id is None:
+                # It is parked; its result is fetched when the ack is there.
+                report = evolve(report, messages=Scope(message=message.compact()))
+            return self._deliver(job_id, report)
 
         def deliver(report: Report) -> Delivery | Deferred[Delivery]:
             if self._table.is_stopped:
@@ -116,14 +117,6 @@ class ThinDeliveries:
         if self._follow_ups is None or is_over:
             return deliver(reading.report)
         return self._follow_ups.thin.receive(record, message, deliver, is_early=is_early)
-
-    def _secure(self, record: JobRecord, delivery: Delivery) -> Delivery | Deferred[Delivery]:
-        securing = self._coordinator.secure(record)
-        return delivery if securing is None else securing.addCallback(lambda _: delivery)
-
-    def _count(self, delivery: Delivery) -> Delivery:
-        self._callbacks[delivery.value] += 1
-        return delivery
 
 
 def _log_crash(failure: Failure, record: JobRecord) -> None:

@@ -187,17 +187,18 @@ class FollowUps:
     def _fetch_thin(self, record: JobRecord, message: Message) -> Deferred[Report]:
         """Return the result that a thin callback has announced."""
         scope = messages_of(record) or Scope()
-        return Deferred.fromCoroutine(
-            self.fetch(record, scope, self.read_callback(record, message))
-        )
+        return Deferred.fromCoroutine(self.fetch(record, scope, self._read(scope, message)))
 
     def read_callback(self, record: JobRecord, message: Message) -> Reading:
         """Return what a callback of a job says."""
-        scope = (messages_of(record) or Scope()).with_message(message)
-        return read_message(self._profile, self._profile.callback, scope)
+        return self._read(messages_of(record) or Scope(), message)
 
     def _read_thin(self, message: Message) -> Report:
-        return read_message(self._profile, self._profile.callback, Scope(message=message)).report
+        return self._read(Scope(), message).report
+
+    def _read(self, scope: Scope, message: Message) -> Reading:
+        full = scope.with_message(message)
+        return read_message(self._profile, self._profile.callback, full)
 
     def client_left(self, failure: Failure, record: JobRecord) -> Failure:
         """Cancel a job whose last client has left, if nobody can come back for it.
