@@ -58,12 +58,7 @@ class JobEvents:
                 id=record.upstream_id,
             )
             return
-        outcome = "withdrawn"
-        if record.result is not None:
-            outcome = "result"
-        elif record.problem is not None:
-            outcome = record.problem.slug
-        ended = record.ended or record.created
+        outcome, ended = record.outcome or "withdrawn", record.ended or record.created
         _log.info(
             "job {job} has ended: {outcome}",
             **record.log_fields,

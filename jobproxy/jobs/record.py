@@ -108,6 +108,13 @@ class JobRecord:
         return self.state in ENDED
 
     @property
+    def outcome(self) -> str | None:
+        """``result``, or the name of the problem; :data:`None`: there is neither."""
+        if self.result is not None:
+            return "result"
+        return None if self.problem is None else self.problem.slug
+
+    @property
     def started(self) -> Started:
         """Whether the job was started on the job server, as far as it is known."""
         if self.acked is not None or self.result is not None:

@@ -16,7 +16,7 @@ def describe_timeline(record: JobRecord, now: float, wall: float) -> dict[str, A
         "id": record.upstream_id,
         "state": record.state.word,
         "started": record.started,
-        "outcome": _find_outcome(record),
+        "outcome": record.outcome,
         "waiting": len(record.waiters),
         "bytes": None if record.result is None else len(record.result.body),
     }
@@ -50,11 +50,5 @@ def _list_events(record: JobRecord) -> list[tuple[float, str]]:
     if record.overdue is not None:
         events.append((record.overdue, "the last client has gone"))
     if record.ended is not None:
-        events.append((record.ended, f"ended: {_find_outcome(record)}"))
+        events.append((record.ended, f"ended: {record.outcome}"))
     return events
-
-
-def _find_outcome(record: JobRecord) -> str | None:
-    if record.result is not None:
-        return "result"
-    return None if record.problem is None else record.problem.slug
