@@ -4,7 +4,6 @@ import contextlib
 import random
 import sys
 import time
-from functools import reduce
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -55,7 +54,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         now=time.time,
         node=node,
         stop=lambda: _stop(reactor),
-        observe=lambda observer: reduce(lambda found, each: each.observe(found), traces, observer),
+        job_ended=None if traces is None else traces.trace,
     )
     key_path = config.find_text("secret-file")
     if key_path is None and settings.store.sqlite is not None:
@@ -65,7 +64,7 @@ def makeService(config: Options, reactor: Any = None) -> MultiService:
         settings,
         proxy,
         reactor,
-        traces,
+        [] if traces is None else [traces],
         files=list_files(config.find_text, proxy, agent, key_path),
         client_ca=config.find_text("client-ca"),
         fixed=[name for name in FIXED if config.find_text(name) is not None],

@@ -41,7 +41,6 @@ from jobproxy.http1.body_budget import BodyBudget
 from jobproxy.http1.limits import ServerLimits
 from jobproxy.http1.server import ServerFactory
 from jobproxy.jobs.end_watch import EndWatch
-from jobproxy.jobs.events import JobEvents
 from jobproxy.monitoring.metrics import ProxyCollector, make_registry
 from jobproxy.monitoring.probes import Probes
 from jobproxy.monitoring.reactor_lag import ReactorLag
@@ -114,7 +113,7 @@ def build_proxy(settings: Settings, environment: Environment) -> Proxy:
     )
     ends = None
     if any(profile.limits.jobs_per_account for profile in settings.profile):
-        ends = EndWatch(JobEvents(environment.wants_events))
+        ends = EndWatch()
     thin = ThinRelay()
     table, coordinator, outbox = build_table(settings, environment, signer, thin, ends)
     shared = Shared(settings, environment, table, coordinator, outbox, signer, ends)

@@ -11,8 +11,8 @@ from jobproxy.cluster.remote_jobs import RemoteJobs
 from jobproxy.cluster.replicator import Replicator
 from jobproxy.cluster.store_coordinator import StoreCoordinator
 from jobproxy.cluster.thin_relay import ThinRelay
-from jobproxy.jobs.end_watch import EndWatch
-from jobproxy.jobs.events import JobEvents
+from jobproxy.jobs.end_watch import EndObserver, EndWatch
+from jobproxy.jobs.events import JobEvents, Observer
 from jobproxy.jobs.index import UpstreamIds
 from jobproxy.jobs.table import CorrelationTable
 from jobproxy.wire.tokens import TokenSigner
@@ -28,10 +28,13 @@ def build_table(
     """Return the table, the coordinator, and what calls the store in the background.
 
     :param thin: gets the thin callbacks that other nodes received.
-    :param ends: observes the table, in place of the job events alone.
+    :param ends: is told when jobs have ended.
     """
     reactor, store, node = environment.reactor, environment.store, environment.node
-    events = environment.observe(ends or JobEvents(environment.wants_events))
+    events: Observer = JobEvents(environment.wants_events)
+    for job_ended in (None if ends is None else ends.job_ended, environment.job_ended):
+        if job_ended is not None:
+            events = EndObserver(events, job_ended)
     if store is None:
         by_id = [profile.name for profile in settings.profile if profile.correlates_by_id]
         if settings.correlate_by is CorrelateBy.ID:

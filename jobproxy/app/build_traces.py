@@ -14,12 +14,10 @@ if TYPE_CHECKING:
     from jobproxy.monitoring.traces import Traces
 
 
-def build_traces(
-    settings: Settings, reactor: Any, now: Callable[[], float]
-) -> "tuple[Traces, ...]":
+def build_traces(settings: Settings, reactor: Any, now: Callable[[], float]) -> "Traces | None":
     """Return the service that sends the spans of jobs to a collector, if there is to be one."""
     if settings.traces is None:
-        return ()
+        return None
     # OpenTelemetry is an optional dependency.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
@@ -37,4 +35,4 @@ def build_traces(
         # The last spans are sent by blocking calls.
         return tracer, lambda: deferToThread(provider.shutdown)
 
-    return (Traces(reactor, now, begin),)
+    return Traces(reactor, now, begin)

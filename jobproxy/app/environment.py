@@ -11,7 +11,7 @@ from attrs import field, frozen
 from jobproxy import logs
 from jobproxy.daemon.process import read_file_limit
 from jobproxy.http1.client import PlainClient
-from jobproxy.jobs.events import Observer
+from jobproxy.jobs.end_watch import JobEnded
 from jobproxy.jobs.index import PARKED
 from jobproxy.jobs.retention import Bounds
 from jobproxy.monitoring.probes import Pool, has_descriptors
@@ -41,7 +41,7 @@ class Environment:
     :param make_request_id: returns an id for a request that has none.
     :param wants_events: returns whether to write job events to the log.
     :param count_dropped: returns how many log lines were dropped, by reason.
-    :param observe: returns what the table calls with each change of a job, in place of an observer.
+    :param job_ended: is called when a job has ended; :data:`None`: nobody has to know.
     :param file_limit: how many files this process may have open.
     :param has_descriptors: returns whether there are free file descriptors.
     """
@@ -60,6 +60,6 @@ class Environment:
     make_request_id: Callable[[], bytes] = make_request_id
     wants_events: Callable[[], bool] = logs.is_on
     count_dropped: Callable[[], dict[str, int]] = logs.count_dropped
-    observe: Callable[[Observer], Observer] = lambda observer: observer
+    job_ended: JobEnded | None = None
     file_limit: int = field(factory=read_file_limit)
     has_descriptors: Callable[[], bool] = has_descriptors

@@ -16,7 +16,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 
-from jobproxy.jobs.events import Observer, Source
 from jobproxy.jobs.record import JobRecord
 from jobproxy.jobs.states import State
 
@@ -25,7 +24,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 @define(eq=False)
 class Traces(Service):
-    """An observer of the table that makes the spans of jobs, while the service runs.
+    """Makes the spans of jobs, while the service runs.
 
     :param now: returns Unix time in seconds.
     :param begin: returns what makes spans, and what sends the last ones at the end; is called when
@@ -49,13 +48,9 @@ class Traces(Service):
         self._tracer = None
         return maybeDeferred(self._end)
 
-    def observe(self, observer: Observer) -> Observer:
-        """Return an observer that also makes spans."""
-        return _Tracing(observer, self.trace)
-
     def trace(self, record: JobRecord) -> None:
         """Make the spans of a job that has just ended."""
-        if self._tracer is None or record.is_copy:
+        if self._tracer is None or record.is_copy or record.state is State.FORGOTTEN:
             return
         is_late = record in self._failed
         if record.problem is not None:
@@ -119,28 +114,6 @@ def describe(record: JobRecord) -> dict[str, str]:
         "jobproxy.request_id": record.origin.request_id.decode("latin-1"),
         "jobproxy.profile": record.profile,
         "jobproxy.started": record.started,
-        "jobproxy.outcome": "result" if record.problem is None else record.problem.slug,
+        "jobproxy.outcome": record.outcome,
     }
     return {name: value for name, value in named.items() if value}
-
-
-@define(eq=False)
-class _Tracing:
-    """Calls another observer, and traces the jobs that have ended."""
-
-    _observer: Observer
-    _trace: Callable[[JobRecord], None]
-
-    def job_changed(self, record: JobRecord, source: Source) -> None:
-        self._observer.job_changed(record, source)
-        if record.is_ended and record.state is not State.FORGOTTEN:
-            self._trace(record)
-
-    def client_left(self, record: JobRecord) -> None:
-        self._observer.client_left(record)
-
-    def client_timed_out(self, record: JobRecord) -> None:
-        self._observer.client_timed_out(record)
-
-    def failure_forgotten(self, record: JobRecord) -> None:
-        self._observer.failure_forgotten(record)

@@ -24,7 +24,7 @@ class TraceTests(ProxyTestCase):
             self.clock, environment.now, lambda: (provider.get_tracer("test"), provider.shutdown)
         )
         self.traces.startService()
-        return evolve(environment, observe=self.traces.observe)
+        return evolve(environment, job_ended=self.traces.trace)
 
     def tearDown(self) -> None:
         super().tearDown()
