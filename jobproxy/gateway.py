@@ -160,10 +160,22 @@ class Gateway:
             # The table may have no room for the record.
             return locating.addCallback(self._poll, preferences)
         self.coordinator.orphan_collected(job_id)
+        return self._poll(self._find_known(job_id), preferences)
+
+    async def look_up(self, job_id: str) -> JobRecord:
+        """Return a job by its job id, for whoever does not fetch its result.
+
+        :raises ProblemError: if the job is unknown.
+        """
+        locating = self.coordinator.locate(job_id)
+        # The table may have no room for the record.
+        return self._find_known(job_id) if locating is None else await locating
+
+    def _find_known(self, job_id: str) -> JobRecord:
         record = self.table.find(job_id)
         if record is None:
             raise job_unknown(job_id) if is_job_id(job_id) else not_found()
-        return self._poll(record, preferences)
+        return record
 
     def _poll(self, record: JobRecord, preferences: Preferences) -> Deferred[JobRecord]:
         if not record.is_ended:
@@ -235,10 +247,7 @@ class Gateway:
 
         :raises ProblemError: if the job is unknown, has ended, or cannot be cancelled.
         """
-        locating, follow_ups = self.coordinator.locate(job_id), self.starter.follow_ups
-        record = self.table.find(job_id) if locating is None else await locating
-        if record is None:
-            raise job_unknown(job_id) if is_job_id(job_id) else not_found()
+        record, follow_ups = await self.look_up(job_id), self.starter.follow_ups
         if follow_ups is None or not follow_ups.can_cancel(record):
             detail = (
                 "This job cannot be cancelled: it has ended, its API has no way to do it, or "

@@ -1,6 +1,5 @@
 """What all routes for clients share: a job is begun, its client is held, and gets its response."""
 
-import json
 import math
 from collections.abc import Sequence
 from typing import ClassVar
@@ -11,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from jobproxy.api.documents import describe_state, describe_times, job_path
 from jobproxy.api.origins import NO_PAGES, Origins
-from jobproxy.api.responses import respond, send_report
+from jobproxy.api.responses import respond, respond_json, send_report
 from jobproxy.gateway import Gateway
 from jobproxy.http1.request import Request
 from jobproxy.jobs.record import JobRecord
@@ -89,7 +88,7 @@ class JobRoutes:
             gateway = (*found, gateway)[0]
         is_agreed = await gateway.cancel(job_id)
         words = "cancelled" if is_agreed else "refused"
-        return respond(request, json.dumps({"status": words}).encode(), 202 if is_agreed else 502)
+        return respond_json(request, {"status": words}, 202 if is_agreed else 502)
 
     async def job(self, request: Request, job_id: str) -> bytes:
         """Respond with a job's result or state; hold the client if it prefers to wait."""
