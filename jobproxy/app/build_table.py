@@ -1,5 +1,7 @@
 """Makes the correlation table, and what shares its jobs with other nodes."""
 
+from functools import partial
+
 from jobproxy.app.environment import Environment
 from jobproxy.app.settings import CorrelateBy, Settings
 from jobproxy.cluster.claims import Claims
@@ -35,6 +37,15 @@ def build_table(
     for job_ended in (None if ends is None else ends.job_ended, environment.job_ended):
         if job_ended is not None:
             events = EndObserver(events, job_ended)
+    make_table = partial(
+        CorrelationTable,
+        reactor,
+        settings.longest_retain,
+        key_life=settings.key_life,
+        bounds=environment.bounds,
+        max_promised=settings.max_held // 2,
+        strict_ids=settings.strict_ids,
+    )
     if store is None:
         by_id = [profile.name for profile in settings.profile if profile.correlates_by_id]
         if settings.correlate_by is CorrelateBy.ID:
@@ -42,28 +53,11 @@ def build_table(
         ids = UpstreamIds(
             lambda: signer.mint().job_id, settings.start_timeout, environment.parked_bounds
         )
-        table = CorrelationTable(
-            reactor,
-            settings.longest_retain,
-            observer=events,
-            key_life=settings.key_life,
-            bounds=environment.bounds,
-            max_promised=settings.max_held // 2,
-            strict_ids=settings.strict_ids,
-            upstream_ids=dict.fromkeys(by_id, ids),
-        )
+        table = make_table(observer=events, upstream_ids=dict.fromkeys(by_id, ids))
         return table, LocalCoordinator(table, reactor), None
     outbox = Outbox(reactor, settings.retain, environment.bounds)
     replicator = Replicator(reactor, store, outbox, node, events)
-    table = CorrelationTable(
-        reactor,
-        settings.longest_retain,
-        observer=replicator,
-        key_life=settings.key_life,
-        bounds=environment.bounds,
-        max_promised=settings.max_held // 2,
-        strict_ids=settings.strict_ids,
-    )
+    table = make_table(observer=replicator)
     remote_jobs = RemoteJobs(reactor, table, store, replicator, node)
     claims = Claims(reactor, table, store, remote_jobs, replicator)
     inbox = Inbox(table, store, remote_jobs, claims, replicator, outbox, thin, node)
